@@ -1,0 +1,1 @@
+"""Topology- and spatiality-aware masked autoencoders for nnU-Net."""

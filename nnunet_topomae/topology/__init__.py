@@ -1,0 +1,1 @@
+"""Persistent homology of 3D images: diagrams, distances between them, and losses."""
