@@ -1,1 +1,3 @@
-"""Topology- and spatiality-aware masked autoencoders for nnU-Net."""
+"""Topology- and spatiality-aware masked autoencoder pre-training for nnU-Net."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,89 @@
+"""Data that tests share: the real development data where present, and a phantom planned and preprocessed by nnU-Net."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from nnunet_topomae.cli import trainers_folder
+from nnunet_topomae.data.phantom import write_phantom_dataset
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    folder = REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the development data is not at {folder}")
+    return folder
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """A phantom data set in nnU-Net's folders; `run` calls a command on it."""
+
+    dataset_id: int
+    dataset_name: str
+    raw: Path
+    preprocessed: Path
+    results: Path
+
+    @property
+    def raw_dataset(self) -> Path:
+        return self.raw / self.dataset_name
+
+    @property
+    def preprocessed_dataset(self) -> Path:
+        return self.preprocessed / self.dataset_name
+
+    def run(self, *command: object, check: bool = True, **env: object) -> subprocess.CompletedProcess[str]:
+        """Run a command installed beside this Python, such as nnUNetv2_train, with `env` added to the environment.
+
+        Output and errors come together in `.stdout`. With `check`, an exit status other than 0 fails the test and
+        shows them.
+        """
+        program, *arguments = map(str, command)
+        done = subprocess.run(
+            [Path(sys.executable).parent / program, *arguments],
+            env=os.environ | {name: str(value) for name, value in env.items()},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+        )
+        if check and done.returncode:
+            pytest.fail(f"{program} ended with status {done.returncode}:\n{done.stdout[-4000:]}")
+        return done
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Phantom]:
+    """Six training and two test cases about 32 voxels wide, planned and preprocessed for 3d_fullres.
+
+    nnUNet_raw, nnUNet_preprocessed, nnUNet_results and nnUNet_extTrainer are set while the session lasts; training
+    uses one data augmentation worker unless a test sets nnUNet_n_proc_DA.
+    """
+    base = tmp_path_factory.mktemp("nnunet")
+    phantom = Phantom(100, "Dataset100_Phantom", base / "raw", base / "preprocessed", base / "results")
+    write_phantom_dataset(phantom.raw_dataset, num_training=6, num_test=2, seed=0, width=32)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "nnUNet_raw": phantom.raw,
+            "nnUNet_preprocessed": phantom.preprocessed,
+            "nnUNet_results": phantom.results,
+            "nnUNet_extTrainer": trainers_folder(),
+            "nnUNet_def_n_proc": 2,
+            "nnUNet_n_proc_DA": 1,
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "MPLBACKEND": "Agg",
+        }.items():
+            patch.setenv(name, str(value))
+        phantom.run("nnUNetv2_plan_and_preprocess", "-d", phantom.dataset_id, "-c", "3d_fullres", "-np", 2, "-npfp", 2)
+        yield phantom

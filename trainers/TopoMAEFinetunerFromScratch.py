@@ -1,0 +1,1 @@
+from nnunet_topomae.training.finetuner import TopoMAEFinetunerFromScratch as TopoMAEFinetunerFromScratch

@@ -1,0 +1,1 @@
+from nnunet_topomae.training.pretrainer import TopoMAEPretrainer as TopoMAEPretrainer
