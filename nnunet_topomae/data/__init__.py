@@ -1,0 +1,1 @@
+"""Crops that know where they lie in their volume."""

@@ -1,0 +1,87 @@
+"""Spatial augmentation of pre-training crops that keeps account of where each voxel came from.
+
+The pixels are moved by batchgeneratorsv2's own transforms; the subclasses here only compose the same motion into the
+sample's `crop_to_volume` map (`pretext/position.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
+
+from nnunet_topomae.pretext.position import compose
+
+
+class TrackedSpatialTransform(SpatialTransform):
+    """Rotation, scaling and centre crop. On a pseudo-2D image it acts in the last two axes of the crop only."""
+
+    def apply(self, data_dict: dict, **params) -> dict:
+        shape = torch.tensor(data_dict["image"].shape[1:], dtype=torch.float64)
+        size = torch.tensor([float(side) for side in self.patch_size], dtype=torch.float64)
+        data_dict = super().apply(data_dict, **params)
+        if params["grid"] is None:
+            linear = torch.eye(len(size), dtype=torch.float64)
+            centre = torch.tensor([math.floor(c) for c in params["center_location_in_pixels"]], dtype=torch.float64)
+            offset = centre - torch.floor(size / 2)
+        else:
+            linear = torch.from_numpy(params["affine"])
+            offset = (shape - 1) / 2 - linear @ ((size - 1) / 2)
+        data_dict["crop_to_volume"] = compose(data_dict["crop_to_volume"], *_in_three_dimensions(linear, offset))
+        return data_dict
+
+
+class TrackedMirrorTransform(MirrorTransform):
+    """Mirroring along random axes."""
+
+    def apply(self, data_dict: dict, **params) -> dict:
+        data_dict = super().apply(data_dict, **params)
+        sign, offset = torch.ones(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+        for axis in params["axes"]:
+            sign[axis], offset[axis] = -1, data_dict["image"].shape[axis + 1] - 1
+        data_dict["crop_to_volume"] = compose(data_dict["crop_to_volume"], torch.diag(sign), offset)
+        return data_dict
+
+
+def pretraining_transforms(
+    patch_size: Sequence[int],
+    rotation: tuple[float, float],
+    in_plane_only: bool,
+    rotation_probability: float,
+    scaling_probability: float,
+    mirror_axes: Sequence[int],
+) -> BasicTransform:
+    """From a larger crop to a patch: rotation and scaling (nnU-Net's ranges), centre crop, mirroring.
+
+    Args:
+        patch_size: the patch, [3].
+        rotation: range of the angles in radians.
+        in_plane_only: rotate and scale in the last two axes only, as nnU-Net does for anisotropic patches.
+        rotation_probability, scaling_probability: per crop.
+        mirror_axes: axes that may be mirrored; none when empty.
+    """
+    spatial = TrackedSpatialTransform(
+        tuple(patch_size[1:] if in_plane_only else patch_size),
+        patch_center_dist_from_border=0,
+        random_crop=False,
+        p_rotation=rotation_probability,
+        rotation=rotation,
+        p_scaling=scaling_probability,
+        scaling=(0.7, 1.4),
+        p_synchronize_scaling_across_axes=1,
+    )
+    transforms = [Convert3DTo2DTransform(), spatial, Convert2DTo3DTransform()] if in_plane_only else [spatial]
+    if mirror_axes:
+        transforms.append(TrackedMirrorTransform(tuple(mirror_axes)))
+    return ComposeTransforms(transforms)
+
+
+def _in_three_dimensions(linear: torch.Tensor, offset: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    untouched = 3 - len(offset)
+    return torch.block_diag(torch.eye(untouched, dtype=torch.float64), linear), torch.cat([torch.zeros(untouched), offset])

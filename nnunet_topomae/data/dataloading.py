@@ -1,0 +1,66 @@
+"""Random crops without labels, each with the nine points that say where it lies in its volume."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from threadpoolctl import threadpool_limits
+
+from nnunet_topomae.pretext.position import crop_at, nine_points
+
+MAX_DRAWS = 20
+
+
+class CropPositionDataLoader(nnUNetDataLoader):
+    """nnU-Net's data loader for images alone. A batch holds
+
+    data: [B, C, *patch_size] float32, zero outside of the volume.
+    points: [B, 9, 3] float32, centre and corners of each crop in coordinates of its volume (`pretext/position.py`).
+    crop_to_volume: [B, 3, 4] float64, from the crop's voxel indices to the volume's.
+    volume_shape: [B, 3] int64.
+    keys: the B case identifiers.
+
+    Neither the segmentation nor the class locations of a case are looked at: crops are drawn uniformly. A crop without
+    any contrast teaches nothing and is drawn again.
+    """
+
+    def generate_train_batch(self) -> dict:
+        keys = self.get_indices()
+        with torch.no_grad(), threadpool_limits(limits=1, user_api=None):
+            samples = [self.draw_sample(key) for key in keys]
+        return {**{name: torch.stack([s[name] for s in samples]) for name in samples[0]}, "keys": keys}
+
+    def draw_sample(self, key: str) -> dict[str, torch.Tensor]:
+        volume = self._data.load_case(key)[0]
+        shape = volume.shape[1:]
+        for _ in range(MAX_DRAWS):
+            sample = self._crop(volume, self._draw_corner(shape))
+            image = sample["image"]
+            if not torch.isfinite(image).all():
+                raise ValueError(f"case {key}: the image holds NaN or infinity. Repair it and preprocess the dataset again")
+            if image.min() < image.max():
+                points = nine_points(sample["crop_to_volume"], self.final_patch_size, shape)
+                volume_shape = torch.tensor(shape)
+                return {
+                    "data": image,
+                    "points": points,
+                    "crop_to_volume": sample["crop_to_volume"],
+                    "volume_shape": volume_shape,
+                }
+        raise ValueError(
+            f"case {key}: {MAX_DRAWS} random crops of {tuple(self.final_patch_size)} voxels were constant. "
+            "Is the image empty? Remove the case from the split or repair it"
+        )
+
+    def _draw_corner(self, shape: tuple[int, ...]) -> list[int]:
+        # The parent looks up annotated voxels where a dataset has an ignore label: labels, which must not matter here.
+        self.has_ignore = False
+        return self.get_bbox(np.array(shape), force_fg=False, class_locations=None)[0]
+
+    def _crop(self, volume: np.ndarray, lower: list[int]) -> dict[str, torch.Tensor]:
+        box = [[low, low + side] for low, side in zip(lower, self.patch_size, strict=True)]
+        image = torch.from_numpy(crop_and_pad_nd(volume, box, 0)).float()
+        sample = {"image": image, "crop_to_volume": crop_at(lower)}
+        return sample if self.transforms is None else self.transforms(**sample)

@@ -1,0 +1,25 @@
+"""Position: the error of the nine points."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def position_loss(points: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean over points and axes of (p̂ − p)².
+
+    Args:
+        points, target: [B, 9, 3], coordinates in which the whole volume spans [0, 1] (`pretext/position.py`).
+    """
+    return F.mse_loss(points, target)
+
+
+def point_distance(points: torch.Tensor, target: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
+    """Mean Euclidean distance of the nine points of each crop, [B].
+
+    Args:
+        points, target: [B, 9, 3] in coordinates of the volume.
+        unit: [B, 3], extent of the volume per axis in the unit wanted: voxels, or mm.
+    """
+    return ((points - target) * unit[:, None]).norm(dim=2).mean(dim=1)

@@ -1,0 +1,104 @@
+"""The loss of pre-training: reconstruction + topology + position + consistency, over both networks."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from nnunet_topomae.config import TopoMAEConfig
+from nnunet_topomae.losses.consistency import point_consistency, reconstruction_consistency
+from nnunet_topomae.losses.position import position_loss
+from nnunet_topomae.losses.reconstruction import reconstruction_loss, token_statistics
+from nnunet_topomae.networks.copretrain import CoPretrainingOutput
+from nnunet_topomae.networks.geometry import Geometry
+from nnunet_topomae.networks.tokens import expand_mask
+from nnunet_topomae.topology import TopologicalLoss
+
+BRANCHES = CoPretrainingOutput._fields
+TERMS = (
+    *(f"{term}_{branch}" for term in ("reconstruction", "topology", "position") for branch in BRANCHES),
+    "consistency_points",
+    "consistency_reconstruction",
+)
+
+
+class PretrainingLoss(nn.Module):
+    """Each term by name, unweighted, and their weighted sum.
+
+    The topological loss looks at *completed* volumes: the image where it is visible, the reconstruction where it was
+    masked. A masked autoencoder is not asked for the visible voxels, and what it leaves there has no shape to compare.
+    """
+
+    def __init__(self, config: TopoMAEConfig, geometry: Geometry) -> None:
+        super().__init__()
+        self.geometry = geometry
+        self.normalise_targets = config.normalise_targets
+        self.weights = {
+            "reconstruction": config.weight_reconstruction,
+            "topology": config.weight_topology,
+            "position": config.weight_position,
+            "consistency_points": config.weight_consistency_points,
+            "consistency_reconstruction": config.weight_consistency_reconstruction,
+        }
+        self.topology = TopologicalLoss(
+            dimensions=config.topology_dimensions,
+            rel_tol=config.topology_tolerance,
+            max_side=config.topology_max_side or None,
+            min_persistence=config.topology_min_persistence,
+            normalisation=config.topology_normalisation,
+            backend=config.topology_backend,
+        )
+
+    def forward(
+        self, output: CoPretrainingOutput, image: torch.Tensor, points: torch.Tensor, mask: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Terms of `TERMS`, each a scalar; topology is left out where its weight is zero, for its cost.
+
+        Args:
+            output: of both networks.
+            image: [B, C, D, H, W], what was to be reconstructed.
+            points: [B, 9, 3], where the crops lie.
+            mask: [B, N] bool, True where a token was hidden.
+        """
+        voxel_mask = self.voxel_mask(mask)
+        volumes = self.reconstructed_intensities(output, image)
+        token_std = token_statistics(image, self.geometry.token_size)[1] if self.normalise_targets else None
+        terms = {}
+        for name, branch in zip(BRANCHES, output, strict=True):
+            terms[f"reconstruction_{name}"] = reconstruction_loss(volumes[name], image, voxel_mask, token_std)
+            terms[f"position_{name}"] = position_loss(branch.points.float(), points)
+        if self.weights["topology"]:
+            target_diagrams = self.topology.diagrams(image)
+            for name, completed in self.completed_volumes(output, image, voxel_mask).items():
+                terms[f"topology_{name}"] = self.topology(completed, image, target_diagrams)
+        terms["consistency_points"] = point_consistency(*(branch.points.float() for branch in output))
+        terms["consistency_reconstruction"] = reconstruction_consistency(*volumes.values(), voxel_mask)
+        return terms
+
+    def voxel_mask(self, mask: torch.Tensor) -> torch.Tensor:
+        """[B, N] tokens to [B, 1, D, H, W] voxels."""
+        return expand_mask(mask, self.geometry.token_grid, self.geometry.token_size)
+
+    def reconstructed_intensities(
+        self, output: CoPretrainingOutput, image: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Each network's reconstruction [B, C, D, H, W] in intensities, float32: un-normalised where that is due."""
+        volumes = {name: branch.reconstruction.float() for name, branch in zip(BRANCHES, output, strict=True)}
+        if not self.normalise_targets:
+            return volumes
+        mean, std = token_statistics(image, self.geometry.token_size)
+        return {name: volume * std + mean for name, volume in volumes.items()}
+
+    def completed_volumes(
+        self, output: CoPretrainingOutput, image: torch.Tensor, voxel_mask: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """The image where it was visible, each network's reconstruction where it was masked."""
+        volumes = self.reconstructed_intensities(output, image)
+        return {name: torch.where(voxel_mask, volume, image) for name, volume in volumes.items()}
+
+    def total(self, terms: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Σ weight · term."""
+        return sum(self._weight(name) * value for name, value in terms.items())
+
+    def _weight(self, term: str) -> float:
+        return self.weights[term if term in self.weights else term.rsplit("_", 1)[0]]

@@ -1,0 +1,99 @@
+"""What both trainers share: the knobs, the geometry, atomic checkpoints."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig
+from nnunet_topomae.data.checks import check_images
+from nnunet_topomae.networks.geometry import Geometry, geometry_from_plan
+
+ARCHITECTURE_KNOBS = ("preset", "fusion")
+
+
+class TopoMAETrainer(nnUNetTrainer):
+    """Base of the pre-trainer and the fine-tuner.
+
+    Raises:
+        ConfigError: a knob is unknown or has a bad value.
+        ValueError: the configuration has no geometry for our networks (2d, patch too small).
+    """
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
+    ) -> None:
+        self.config = TopoMAEConfig.resolve(plans)
+        plans[PLANS_SECTION] = self.config.to_section()
+        self.geometry = geometry_of(PlansManager(plans).get_configuration(configuration))
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_iterations_per_epoch = self.config.iterations_per_epoch
+        self.num_val_iterations_per_epoch = self.config.val_iterations_per_epoch
+        self.weight_decay = self.config.weight_decay
+        self.print_to_log_file(f"{type(self).__name__} with these knobs:\n{self.config}", add_timestamp=False)
+
+    def initialize(self) -> None:
+        if self.config.seed >= 0:
+            torch.manual_seed(self.config.seed)
+            np.random.seed(self.config.seed + self.local_rank)
+        super().initialize()
+
+    @property
+    def plain_network(self) -> nn.Module:
+        """The network without the wrappers of DDP and torch.compile."""
+        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+        return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+    def on_train_start(self) -> None:
+        self._refuse_to_mix_architectures()
+        if self.local_rank == 0:
+            train_keys, val_keys = self.do_split()
+            keys = sorted({*train_keys, *val_keys})
+            check_images(self.dataset_class(self.preprocessed_dataset_folder, keys), keys)
+        super().on_train_start()
+
+    def plot_network_architecture(self) -> None:
+        """nnU-Net draws its own networks with a package that knows no attention; nothing to draw here."""
+
+    def save_checkpoint(self, filename: str) -> None:
+        """As nnU-Net's, but the file appears whole or not at all, whenever the process dies."""
+        partial = f"{filename}.partial"
+        super().save_checkpoint(partial)
+        if self.local_rank == 0 and not self.disable_checkpointing:
+            os.replace(partial, filename)
+
+    def _refuse_to_mix_architectures(self) -> None:
+        """Folds of one results folder share its plans.json, from which prediction rebuilds the network."""
+        folder = Path(self.output_folder_base)
+        others = [path for path in folder.glob("fold_*/checkpoint_*.pth") if path.parent != Path(self.output_folder)]
+        if not others or not (folder / "plans.json").is_file():
+            return
+        theirs = TopoMAEConfig.from_plans(load_json(str(folder / "plans.json")))
+        for knob in ARCHITECTURE_KNOBS:
+            here, there = getattr(self.config, knob), getattr(theirs, knob)
+            if here != there:
+                raise ValueError(
+                    f"{folder} holds folds trained with {knob} = {there!r}, this run has {here!r}. Folds of one folder "
+                    f"must agree: set NNUNET_TOPOMAE_{knob.upper()}={there}, or use plans of another name (-p)."
+                )
+
+
+def geometry_of(configuration: ConfigurationManager) -> Geometry:
+    """The geometry of both networks for one configuration of a plan."""
+    if len(configuration.patch_size) != 3:
+        return geometry_from_plan(configuration.patch_size, ())
+    return geometry_from_plan(configuration.patch_size, configuration.pool_op_kernel_sizes)

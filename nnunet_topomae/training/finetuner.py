@@ -1,0 +1,136 @@
+"""`-tr TopoMAEFinetuner`: segments with the pre-trained ViT encoder fused into the pre-trained UNETR++."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from batchgenerators.utilities.file_and_folder_operations import isfile, join
+from nnunetv2.paths import nnUNet_results
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+
+from nnunet_topomae.config import TopoMAEConfig
+from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork, deep_supervision_scales
+from nnunet_topomae.networks.presets import PRESETS
+from nnunet_topomae.training.base import TopoMAETrainer, geometry_of
+from nnunet_topomae.training.checkpoint import load_network_weights
+from nnunet_topomae.training.schedule import WarmupCosineSchedule, adamw
+
+DEEP_SUPERVISION_WEIGHTS = (4 / 7, 2 / 7, 1 / 7)  # UNETR++, Shaker et al. 2024
+FROM_SCRATCH = "none"
+
+
+class TopoMAEFinetuner(TopoMAETrainer):
+    """nnU-Net's loss, augmentation and validation around our hybrid network.
+
+    The pre-trained checkpoint is the one of the same dataset, plans, configuration and fold, or the one that
+    `NNUNET_TOPOMAE_PRETRAINED` names. With `none` an object of this class is a `TopoMAEFinetunerFromScratch`.
+    """
+
+    def __new__(cls, plans: dict, *args, **kwargs) -> TopoMAEFinetuner:
+        from_scratch = cls is TopoMAEFinetuner and TopoMAEConfig.resolve(plans).pretrained == FROM_SCRATCH
+        return super().__new__(TopoMAEFinetunerFromScratch if from_scratch else cls)
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = self.config.finetune_epochs
+        self.initial_lr = self.config.finetune_lr
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        config = TopoMAEConfig.from_plans(plans_manager.plans)
+        return HybridSegmentationNetwork(
+            num_input_channels,
+            num_output_channels,
+            geometry_of(configuration_manager),
+            PRESETS[config.preset],
+            deep_supervision=enable_deep_supervision,
+            fusion=config.fusion,
+        )
+
+    def _get_deep_supervision_scales(self) -> list[list[float]] | None:
+        return deep_supervision_scales(self.geometry) if self.enable_deep_supervision else None
+
+    def _build_loss(self) -> nn.Module:
+        loss = super()._build_loss()
+        if self.enable_deep_supervision:
+            loss.weight_factors = DEEP_SUPERVISION_WEIGHTS
+        return loss
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupCosineSchedule]:
+        pretrained = set(self.plain_network.pretrained_parameters())
+        new = [p for p in self.network.parameters() if p not in pretrained]
+        factor = self.config.pretrained_lr_factor if self.uses_pretraining else 1.0
+        optimizer = adamw(
+            [(new, self.initial_lr), (self.plain_network.pretrained_parameters(), factor * self.initial_lr)],
+            self.weight_decay,
+        )
+        return optimizer, WarmupCosineSchedule(optimizer, self.num_epochs, self.config.warmup_fraction)
+
+    @property
+    def uses_pretraining(self) -> bool:
+        return True
+
+    def on_train_start(self) -> None:
+        starts_anew = self.uses_pretraining and self.current_epoch == 0
+        checkpoint = self.find_pretrained_checkpoint() if starts_anew else None
+        if not self.was_initialized:
+            self.initialize()
+        if checkpoint is not None:
+            self._load_pretrained(checkpoint)
+        super().on_train_start()
+
+    def find_pretrained_checkpoint(self) -> Path:
+        """Raises FileNotFoundError that gives the command to run."""
+        if self.config.pretrained:
+            named = Path(self.config.pretrained)
+            if not named.is_file():
+                raise FileNotFoundError(f"NNUNET_TOPOMAE_PRETRAINED names {named}, and there is no such file")
+            return named
+        plans_name, dataset = self.plans_manager.plans_name, self.plans_manager.dataset_name
+        folder = join(
+            nnUNet_results, dataset, f"TopoMAEPretrainer__{plans_name}__{self.configuration_name}", f"fold_{self.fold}"
+        )
+        if isfile(join(folder, "checkpoint_final.pth")):
+            return Path(folder, "checkpoint_final.pth")
+        unfinished = any(isfile(join(folder, f"checkpoint_{name}.pth")) for name in ("latest", "best"))
+        command = f"nnUNetv2_train {dataset} {self.configuration_name} {self.fold} -tr TopoMAEPretrainer -p {plans_name}"
+        raise FileNotFoundError(
+            f"no pre-trained checkpoint at {join(folder, 'checkpoint_final.pth')}. "
+            + (f"Its training has not ended; go on with:\n  {command} --c" if unfinished else f"Run first:\n  {command}")
+            + "\nor set NNUNET_TOPOMAE_PRETRAINED to another checkpoint, or to 'none' to train from scratch."
+        )
+
+    def _load_pretrained(self, checkpoint: Path) -> None:
+        self.print_to_log_file(f"Pre-trained weights: {checkpoint}")
+        try:
+            report = self.plain_network.load_pretrained(load_network_weights(checkpoint))
+        except ValueError as error:
+            raise ValueError(f"{checkpoint} does not fit this network (preset '{self.config.preset}'): {error}") from error
+        self.print_to_log_file(str(report), add_timestamp=False)
+
+
+class TopoMAEFinetunerFromScratch(TopoMAEFinetuner):
+    """The same network, losses and schedule without pre-training: the baseline.
+
+    nnU-Net names results folders by the trainer's class, and finds a trainer again by the name in the checkpoint, so a
+    class of its own is what keeps the two kinds of model apart everywhere.
+    """
+
+    @property
+    def uses_pretraining(self) -> bool:
+        return False

@@ -1,0 +1,305 @@
+"""`-tr TopoMAEPretrainer`: co-trains a ViT and UNETR++ on images alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from time import time
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from batchgenerators.utilities.file_and_folder_operations import isfile, join, load_json, save_json
+from nnunetv2.utilities.collate_outputs import collate_outputs
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from nnunetv2.utilities.helpers import dummy_context
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import autocast, nn
+from torch import distributed as dist
+
+from nnunet_topomae.config import TopoMAEConfig
+from nnunet_topomae.data.augmentation import pretraining_transforms
+from nnunet_topomae.data.dataloading import CropPositionDataLoader
+from nnunet_topomae.evaluation.pretraining import MAX_PICTURES, PretrainingEvaluation, mean_over_cases
+from nnunet_topomae.losses.position import point_distance
+from nnunet_topomae.losses.pretraining import BRANCHES, TERMS, PretrainingLoss
+from nnunet_topomae.networks.copretrain import CoPretrainingNetwork, CoPretrainingOutput
+from nnunet_topomae.networks.presets import PRESETS
+from nnunet_topomae.pretext.masking import draw_mask
+from nnunet_topomae.training.base import TopoMAETrainer, geometry_of
+from nnunet_topomae.training.schedule import WarmupCosineSchedule, adamw
+from nnunet_topomae.visualization.progress import save_progress_figure
+
+POINT_ERRORS = tuple(f"point_error_{branch}" for branch in BRANCHES)
+
+
+class TopoMAEPretrainer(TopoMAETrainer):
+    """Masked autoencoding with topology and position (docs/method.md). No label is read.
+
+    The cases of a split's `train` list are trained on, and, where `splits_final.json` carries one, of its `unlabelled`
+    list. Validation cases are looked at for the curves and the final report only.
+    """
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = self.config.pretrain_epochs
+        self.initial_lr = self.config.pretrain_lr
+        self.enable_deep_supervision = False
+        self.folder_with_segs_from_previous_stage = None  # a cascade's second input is made from labels
+        self.mask_generator = torch.Generator()
+        for name in (*TERMS, *POINT_ERRORS):
+            for phase in ("train", "val"):
+                self.logger.local_logger.my_fantastic_logging[f"{phase}_{name}"] = []
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        config = TopoMAEConfig.from_plans(plans_manager.plans)
+        image_channels = len(configuration_manager.normalization_schemes)  # without a cascade's one-hot channels
+        return CoPretrainingNetwork(image_channels, geometry_of(configuration_manager), PRESETS[config.preset])
+
+    def _build_loss(self) -> PretrainingLoss:
+        return PretrainingLoss(self.config, self.geometry)
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupCosineSchedule]:
+        optimizer = adamw([(self.network.parameters(), self.initial_lr)], self.weight_decay)
+        return optimizer, WarmupCosineSchedule(optimizer, self.num_epochs, self.config.warmup_fraction)
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """Reconstruction has no deep supervision."""
+
+    # ------------------------------------------------------------------------------------------------ data
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        train_keys, val_keys = super().do_split()
+        unlabelled = self._unlabelled_cases()
+        leaked = sorted(set(unlabelled) & set(val_keys))
+        if leaked:
+            raise ValueError(f"splits_final.json lists validation cases of fold {self.fold} as unlabelled: {', '.join(leaked)}")
+        if unlabelled:
+            self.print_to_log_file(f"Pre-training on {len(unlabelled)} unlabelled cases too.")
+        return sorted({*train_keys, *unlabelled}), val_keys
+
+    def _unlabelled_cases(self) -> list[str]:
+        splits_file = join(self.preprocessed_dataset_folder_base, "splits_final.json")
+        if self.fold == "all" or not isfile(splits_file):
+            return []
+        splits = load_json(splits_file)
+        return splits[self.fold].get("unlabelled", []) if self.fold < len(splits) else []
+
+    def get_dataloaders(self):
+        patch_size = self.configuration_manager.patch_size
+        rotation, in_plane_only, initial_patch_size, mirror_axes = (
+            self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        transforms = pretraining_transforms(
+            patch_size,
+            rotation,
+            in_plane_only,
+            self.config.rotation_probability,
+            self.config.scaling_probability,
+            mirror_axes if self.config.mirror else (),
+        )
+        train, val = self.get_tr_and_val_datasets()
+        num_processes = get_allowed_n_proc_DA()
+        train_loader = self._crop_loader(train, initial_patch_size, transforms)
+        val_loader = self._crop_loader(val, patch_size, None)
+        return self._in_background(train_loader, num_processes), self._in_background(val_loader, num_processes // 2)
+
+    def _crop_loader(self, dataset, crop_size: Sequence[int], transforms) -> CropPositionDataLoader:
+        return CropPositionDataLoader(
+            dataset,
+            self.batch_size,
+            crop_size,
+            self.configuration_manager.patch_size,
+            self.label_manager,
+            transforms=transforms,
+        )
+
+    def _in_background(self, loader: CropPositionDataLoader, num_processes: int):
+        if get_allowed_n_proc_DA() == 0:
+            return SingleThreadedAugmenter(loader, None)
+        num_processes = max(1, num_processes)
+        seed = self.config.seed
+        augmenter = NonDetMultiThreadedAugmenter(
+            data_loader=loader,
+            transform=None,
+            num_processes=num_processes,
+            num_cached=max(3, num_processes // 2),
+            seeds=None if seed < 0 else [seed + 1000 * self.local_rank + i for i in range(num_processes)],
+            pin_memory=self.device.type == "cuda",
+            wait_time=0.002,
+        )
+        next(augmenter)  # starts the workers, so that a fault in them shows before the first epoch
+        return augmenter
+
+    # ------------------------------------------------------------------------------------------------ steps
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self._seed_masks(self.current_epoch)
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self._seed_masks(-1)  # the same masks in every epoch, so that curves are comparable
+
+    def _seed_masks(self, epoch: int) -> None:
+        base = self.config.seed if self.config.seed >= 0 else torch.initial_seed()
+        self.mask_generator.manual_seed(hash((base, epoch, self.local_rank)) & 0x7FFFFFFFFFFF)
+
+    def train_step(self, batch: dict) -> dict[str, float]:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, terms = self._forward(batch)
+        if self.grad_scaler is None:
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss is {loss.item()} in epoch {self.current_epoch} "
+                    f"({', '.join(f'{name} {value.item():g}' for name, value in terms.items())}). "
+                    "Lower NNUNET_TOPOMAE_PRETRAIN_LR or NNUNET_TOPOMAE_PRETRAIN_GRADIENT_CLIP"
+                )
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.pretrain_gradient_clip)
+            self.optimizer.step()
+        else:
+            self.grad_scaler.scale(loss).backward()
+            self.grad_scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.pretrain_gradient_clip)
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
+        return _as_floats(loss, terms)
+
+    def validation_step(self, batch: dict) -> dict[str, float]:
+        return _as_floats(*self._forward(batch))
+
+    def _forward(self, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The total loss, and everything that is logged by name."""
+        image = batch["data"].to(self.device, non_blocking=True)
+        points = batch["points"].to(self.device, non_blocking=True)
+        volume_shape = batch["volume_shape"].to(self.device, non_blocking=True)
+        mask = self._draw_mask(len(image))
+        with self._autocast():
+            output: CoPretrainingOutput = self.network(image, mask)
+        terms = self.loss(output, image, points, mask)
+        total = self.loss.total(terms)
+        for name, branch in zip(POINT_ERRORS, output, strict=True):
+            terms[name] = point_distance(branch.points.detach().float(), points, volume_shape).mean()
+        return total, terms
+
+    def _draw_mask(self, batch_size: int) -> torch.Tensor:
+        mask = draw_mask(batch_size, self.geometry.num_tokens, self.config.mask_ratio, self.mask_generator)
+        return mask.to(self.device, non_blocking=True)
+
+    def _autocast(self):
+        return autocast("cuda") if self.device.type == "cuda" else dummy_context()
+
+    # ------------------------------------------------------------------------------------------------ curves
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        self._log("train", train_outputs)
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        self._log("val", val_outputs)
+
+    def _log(self, phase: str, outputs: list[dict]) -> None:
+        of_ranks = self._gather({name: np.mean(values) for name, values in collate_outputs(outputs).items()})
+        means = {name: float(np.mean([means[name] for means in of_ranks])) for name in of_ranks[0]}
+        self.logger.log(f"{phase}_losses", means.pop("loss"), self.current_epoch)
+        for name, value in means.items():
+            self.logger.log(f"{phase}_{name}", value, self.current_epoch)
+
+    def on_epoch_end(self) -> None:
+        epoch, log = self.current_epoch, self.logger
+        self._log_end_of_epoch()
+        if (epoch + 1) % self.save_every == 0 and epoch != self.num_epochs - 1:
+            self.save_checkpoint(join(self.output_folder, "checkpoint_latest.pth"))
+        val_loss = log.get_value("val_losses", step=-1)
+        if math.isfinite(val_loss) and (self._best_ema is None or val_loss < self._best_ema):
+            self._best_ema = val_loss  # here the smallest validation loss: there is no Dice to average
+            self.print_to_log_file(f"New best validation loss: {val_loss:.4f}")
+            self.save_checkpoint(join(self.output_folder, "checkpoint_best.pth"))
+        if self.local_rank == 0:
+            save_progress_figure(
+                Path(self.output_folder, "progress.png"), log.local_logger.my_fantastic_logging, (*TERMS, *POINT_ERRORS)
+            )
+        self.current_epoch += 1
+
+    def _log_end_of_epoch(self) -> None:
+        epoch, log = self.current_epoch, self.logger
+        log.log("epoch_end_timestamps", time(), epoch)
+        for phase in ("train", "val"):
+            self.print_to_log_file(f"{phase}_loss", round(log.get_value(f"{phase}_losses", step=-1), 4))
+        for name in (*TERMS, *POINT_ERRORS):
+            values = {phase: log.get_value(f"{phase}_{name}", step=None) for phase in ("train", "val")}
+            if all(values.values()):
+                self.print_to_log_file(
+                    f"  {name:28} train {values['train'][-1]:10.4g}  val {values['val'][-1]:10.4g}", add_timestamp=False
+                )
+
+    # ------------------------------------------------------------------------------------------------ validation
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Instead of nnU-Net's segmentation of the validation cases: how well they are reconstructed and placed.
+
+        Writes `validation/summary.json` and a picture of each of the first cases.
+        """
+        self.network.eval()
+        _, val_keys = self.do_split()
+        folder = Path(self.output_folder, "validation")
+        folder.mkdir(exist_ok=True)
+        dataset = self.dataset_class(self.preprocessed_dataset_folder, list(val_keys))
+        evaluation = PretrainingEvaluation(
+            self.plain_network,
+            self.loss,
+            self._crop_loader(dataset, self.configuration_manager.patch_size, None),
+            self.config.mask_ratio,
+            self.config.validation_crops,
+            self.configuration_manager.spacing,
+            self.device,
+        )
+        cases = []
+        for index, key in list(enumerate(val_keys))[self.local_rank :: self._world_size]:
+            self.print_to_log_file(f"reconstructing {key} ({index + 1} of {len(val_keys)})")
+            cases.append(evaluation.case(key, folder / f"{key}.png" if index < MAX_PICTURES else None))
+        cases = [case for of_rank in self._gather(cases) for case in of_rank]
+        if self.local_rank == 0:
+            self._report_validation(folder, sorted(cases, key=lambda case: case["case"]))
+
+    def _report_validation(self, folder: Path, cases: list[dict]) -> None:
+        mean = mean_over_cases(cases)
+        save_json({"mean": mean, "metric_per_case": cases}, str(folder / "summary.json"), sort_keys=False)
+        for branch, metrics in mean.items():
+            self.print_to_log_file(f"{branch}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+            for name, value in metrics.items():
+                self.logger.log_summary(f"final_val/{branch}_{name}", value)
+        self.print_to_log_file(f"Validation complete: {folder / 'summary.json'}")
+
+    @property
+    def _world_size(self) -> int:
+        return dist.get_world_size() if self.is_ddp else 1
+
+    def _gather(self, value) -> list:
+        """The values of all ranks."""
+        gathered = [value] * self._world_size
+        if self.is_ddp:
+            dist.all_gather_object(gathered, value)
+        return gathered
+
+
+def _as_floats(loss: torch.Tensor, terms: dict[str, torch.Tensor]) -> dict[str, float]:
+    """One transfer from the device for all of them."""
+    names, values = zip(*{"loss": loss, **terms}.items(), strict=True)
+    return dict(zip(names, torch.stack([value.detach().float() for value in values]).tolist(), strict=True))

@@ -1,0 +1,86 @@
+import json
+from dataclasses import fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnunet_topomae.config import ConfigError, TopoMAEConfig, describe_knobs
+
+
+def test_defaults_then_plans_then_environment():
+    plans = {"topomae": {"preset": "small", "mask_ratio": 0.6}}
+    environment = {"NNUNET_TOPOMAE_PRESET": "tiny", "PATH": "untouched"}
+
+    config = TopoMAEConfig.resolve(plans, environment)
+
+    assert (config.preset, config.mask_ratio, config.weight_topology) == ("tiny", 0.6, TopoMAEConfig().weight_topology)
+
+
+def test_a_trained_model_is_rebuilt_without_the_environment(monkeypatch):
+    monkeypatch.setenv("NNUNET_TOPOMAE_PRESET", "tiny")
+    assert TopoMAEConfig.from_plans({"topomae": {"preset": "small"}}).preset == "small"
+
+
+def test_environment_strings_become_the_types_of_the_knobs():
+    config = TopoMAEConfig.resolve(
+        {}, {"NNUNET_TOPOMAE_TOPOLOGY_DIMENSIONS": "0,2", "NNUNET_TOPOMAE_MIRROR": "True", "NNUNET_TOPOMAE_SEED": "7"}
+    )
+    assert (config.topology_dimensions, config.mirror, config.seed) == ((0, 2), True, 7)
+
+
+def test_the_section_written_to_the_plans_reads_back_as_the_same_config():
+    config = TopoMAEConfig(preset="tiny", topology_dimensions=(1,))
+    assert TopoMAEConfig.from_plans(json.loads(json.dumps({"topomae": config.to_section()}))) == config
+
+
+def test_an_unknown_name_is_an_error_that_lists_the_valid_ones():
+    with pytest.raises(ConfigError, match="'mask_ration' in the environment.*mask_ratio"):
+        TopoMAEConfig.resolve({}, {"NNUNET_TOPOMAE_MASK_RATION": "0.5"})
+    with pytest.raises(ConfigError, match="'presett' in the 'topomae' section.*preset"):
+        TopoMAEConfig.resolve({"topomae": {"presett": "tiny"}}, {})
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "says"),
+    [
+        ("preset", "huge", "one of tiny, small, base"),
+        ("mask_ratio", "1.0", "strictly between 0 and 1"),
+        ("pretrain_epochs", "0", "at least 1"),
+        ("pretrain_epochs", "ten", "takes int"),
+        ("pretrain_epochs", 2.5, "takes int"),
+        ("pretrain_lr", "nan", "at least 0"),
+        ("mirror", "maybe", "takes bool"),
+        ("topology_dimensions", "0,3", "distinct homology dimensions"),
+        ("topology_dimensions", "", "distinct homology dimensions"),
+    ],
+)
+def test_a_bad_value_is_an_error_that_says_what_is_valid(knob, value, says):
+    with pytest.raises(ConfigError, match=f"{knob}.*{says}.*NNUNET_TOPOMAE_{knob.upper()}"):
+        TopoMAEConfig.resolve({"topomae": {knob: value}}, {})
+
+
+def test_the_section_must_be_a_mapping():
+    with pytest.raises(ConfigError, match="must map names to values, not be a list"):
+        TopoMAEConfig.from_plans({"topomae": ["preset"]})
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=4), children, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(st.dictionaries(st.sampled_from([f.name for f in fields(TopoMAEConfig)]) | st.text(max_size=12), json_values, max_size=4))
+def test_any_section_gives_a_config_or_a_config_error(section):
+    try:
+        config = TopoMAEConfig.from_plans({"topomae": section})
+    except ConfigError:
+        return
+    assert TopoMAEConfig.from_plans({"topomae": config.to_section()}) == config
+
+
+def test_every_knob_is_described():
+    table = describe_knobs()
+    assert all(f"`{knob.name}`" in table for knob in fields(TopoMAEConfig))
