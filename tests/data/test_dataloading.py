@@ -1,0 +1,134 @@
+"""Every voxel of the test volumes is marked with its own coordinates, and followed through the pipeline."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_topomae.data.augmentation import pretraining_transforms
+from nnunet_topomae.data.dataloading import CropPositionDataLoader
+
+LABELS = SimpleNamespace(all_labels=[0, 1], has_ignore_label=False)
+
+
+class Volumes:
+    """A data set in nnU-Net's interface whose labels cannot be read."""
+
+    def __init__(self, **volumes: np.ndarray):
+        self.volumes = volumes
+        self.identifiers = list(volumes)
+
+    def load_case(self, key):
+        return self.volumes[key], None, None, None
+
+
+def coordinate_volume(*shape: int) -> np.ndarray:
+    """[3, *shape]: channel a holds the voxel's index along axis a, plus 1 to tell it from padding."""
+    return np.stack(np.meshgrid(*(np.arange(1.0, side + 1) for side in shape), indexing="ij")).astype(np.float32)
+
+
+def loader(volume: np.ndarray, crop_size, patch_size, transforms=None, labels=LABELS) -> CropPositionDataLoader:
+    return CropPositionDataLoader(Volumes(case=volume), 4, crop_size, patch_size, labels, transforms=transforms)
+
+
+def assert_every_voxel_is_where_it_says(batch: dict, volume_shape, tolerance: float) -> None:
+    """A voxel inside the volume must carry the coordinates that crop_to_volume gives it; padding must lie outside."""
+    patch_size = batch["data"].shape[2:]
+    index = torch.stack(torch.meshgrid(*(torch.arange(s) for s in patch_size), indexing="ij")).double().flatten(1)
+    shape = torch.tensor(volume_shape)[:, None]
+    inside_voxels = 0
+    for image, to_volume in zip(batch["data"], batch["crop_to_volume"], strict=True):
+        claimed = to_volume[:, :3] @ index + to_volume[:, 3:]
+        inside = ((claimed >= 0) & (claimed <= shape - 1)).all(0)
+        outside = ((claimed <= -1) | (claimed >= shape)).any(0)
+        found = image.flatten(1).double() - 1
+        assert (found - claimed)[:, inside].abs().max() <= tolerance
+        assert (image.flatten(1)[:, outside] == 0).all()
+        inside_voxels += int(inside.sum())
+    assert inside_voxels > 0
+
+
+@pytest.mark.parametrize("shape", [(20, 24, 28), (9, 30, 7), (16, 16, 16)], ids=["larger", "thin", "equal"])
+def test_plain_crops_are_exact_also_where_they_reach_outside(shape):
+    np.random.seed(0)
+    batch = next(loader(coordinate_volume(*shape), (16, 16, 16), (16, 16, 16)))
+    assert_every_voxel_is_where_it_says(batch, shape, tolerance=0)
+
+
+@pytest.mark.parametrize("patch_size", [(8, 12, 10), (9, 11, 10)], ids=["even", "odd"])
+@pytest.mark.parametrize("augmentation", ["crop", "mirror", "rotate", "scale", "all", "in plane"])
+def test_voxels_are_followed_through_every_augmentation(augmentation, patch_size):
+    np.random.seed(1)
+    torch.manual_seed(1)
+    some = float(augmentation in ("rotate", "all", "in plane")), float(augmentation in ("scale", "all", "in plane"))
+    mirror_axes = (0, 1, 2) if augmentation in ("mirror", "all", "in plane") else ()
+    in_plane = augmentation == "in plane"
+    transforms = pretraining_transforms(patch_size, (-0.5, 0.5), in_plane, *some, mirror_axes)
+    crop_size = (patch_size[0], 17, 16) if in_plane else (15, 17, 16)
+
+    batch = next(loader(coordinate_volume(30, 25, 20), crop_size, patch_size, transforms))
+
+    assert batch["data"].shape == (4, 3, *patch_size)
+    exact = augmentation in ("crop", "mirror")
+    # Trilinear interpolation is exact on coordinates, but for rounding, and but for samples that mix in the padding
+    # around the larger crop: those are where rotation and scaling reach over its border.
+    if exact:
+        assert_every_voxel_is_where_it_says(batch, (30, 25, 20), tolerance=0)
+    else:
+        assert_centre_voxels_are_where_they_say(batch, tolerance=1e-4)
+
+
+def assert_centre_voxels_are_where_they_say(batch: dict, tolerance: float) -> None:
+    patch_size = torch.tensor(batch["data"].shape[2:])
+    followed = 0
+    for image, to_volume in zip(batch["data"], batch["crop_to_volume"], strict=True):
+        for offset in ([0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [-1, 1, 1]):
+            voxel = patch_size // 2 + torch.tensor(offset)
+            claimed = to_volume[:, :3] @ voxel.double() + to_volume[:, 3]
+            if (claimed < 0).any() or (claimed > torch.tensor([29.0, 24, 19])).any():
+                continue
+            found = image[(slice(None), *voxel)].double() - 1
+            assert (found - claimed).abs().max() < tolerance
+            followed += 1
+    assert followed > 0
+
+
+def test_the_nine_points_follow_a_mirrored_crop():
+    torch.manual_seed(0)
+    transforms = pretraining_transforms((4, 4, 4), (0, 0), False, 0.0, 0.0, (0,))
+    batch = next(loader(coordinate_volume(8, 8, 8), (4, 4, 4), (4, 4, 4), transforms))
+    for image, points in zip(batch["data"], batch["points"], strict=True):
+        mirrored = image[0, 0, 2, 2] > image[0, -1, 2, 2]
+        assert bool(points[1, 0] > points[5, 0]) == bool(mirrored)
+
+
+def test_a_batch_is_labelled_with_shapes_and_keys():
+    batch = next(loader(coordinate_volume(10, 12, 14), (8, 8, 8), (8, 8, 8)))
+    assert batch["points"].shape == (4, 9, 3) and batch["points"].dtype == torch.float32
+    assert batch["volume_shape"].tolist() == [[10, 12, 14]] * 4
+    assert list(batch["keys"]) == ["case"] * 4
+
+
+def test_an_ignore_label_does_not_make_labels_matter():
+    labels = SimpleNamespace(all_labels=[0, 1], has_ignore_label=True)
+    next(loader(coordinate_volume(10, 12, 14), (8, 8, 8), (8, 8, 8), labels=labels))  # reading them would fail
+
+
+def test_a_constant_crop_is_drawn_again():
+    volume = np.zeros((1, 32, 8, 8), np.float32)
+    volume[:, 20:] = np.random.default_rng(0).normal(size=(1, 12, 8, 8))
+    for image in next(loader(volume, (8, 8, 8), (8, 8, 8)))["data"]:
+        assert image.min() < image.max()
+
+
+def test_a_case_without_contrast_is_an_error_that_names_it():
+    with pytest.raises(ValueError, match="case case: 20 random crops of .8, 8, 8. voxels were constant"):
+        next(loader(np.full((1, 20, 20, 20), 3.0, np.float32), (8, 8, 8), (8, 8, 8)))
+
+
+def test_nan_is_an_error_that_names_the_case():
+    volume = coordinate_volume(10, 10, 10)
+    volume[0, 5, 5, 5] = np.nan
+    with pytest.raises(ValueError, match="case case: the image holds NaN or infinity"):
+        next(loader(volume, (10, 10, 10), (10, 10, 10)))
