@@ -1,0 +1,12 @@
+"""Colours that stay apart for colour-blind eyes: Okabe and Ito, "Color Universal Design", 2008."""
+
+BLUE = "#0072B2"
+ORANGE = "#E69F00"
+GREEN = "#009E73"
+PINK = "#CC79A7"
+SKY = "#56B4E9"
+VERMILION = "#D55E00"
+YELLOW = "#F0E442"
+MUTED_BLUE = "#4C6A85"  # ours, for large areas
+
+CLASSES = (ORANGE, SKY, GREEN, PINK, YELLOW, VERMILION, BLUE)
