@@ -1,0 +1,156 @@
+"""Co-training of a ViT-MAE and UNETR++: both see the same visible tokens and answer the same two questions."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from nnunet_topomae.networks.geometry import Geometry
+from nnunet_topomae.networks.presets import Preset
+from nnunet_topomae.networks.tokens import expand_mask, visible_tokens
+from nnunet_topomae.networks.unetrpp import UNETRPP
+from nnunet_topomae.networks.vit import MAEDecoder, ViTEncoder
+
+NUM_POINTS = 9  # the crop's centre and its eight corners
+
+
+class BranchOutput(NamedTuple):
+    """What one network answers: reconstruction [B, C, D, H, W] and nine points [B, 9, 3] (axes as in the image)."""
+
+    reconstruction: torch.Tensor
+    points: torch.Tensor
+
+
+class CoPretrainingOutput(NamedTuple):
+    """The answers of both networks."""
+
+    vit: BranchOutput
+    unetrpp: BranchOutput
+
+
+class PositionHead(nn.Sequential):
+    """Features averaged over the crop [B, dim] to nine points [B, 9, 3]."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(nn.LayerNorm(dim), nn.Linear(dim, NUM_POINTS * 3), nn.Unflatten(1, (NUM_POINTS, 3)))
+
+
+class ViTBranch(nn.Module):
+    """Masked autoencoder with a position head on the mean of the visible tokens' features."""
+
+    def __init__(
+        self,
+        input_channels: int,
+        geometry: Geometry,
+        preset: Preset,
+        drop_path_rate: float = 0.0,
+        layer_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = build_vit_encoder(input_channels, geometry, preset, drop_path_rate, layer_scale)
+        self.decoder = MAEDecoder(
+            input_channels,
+            geometry.token_grid,
+            geometry.token_size,
+            preset.vit_embed_dim,
+            preset.mae_embed_dim,
+            preset.mae_depth,
+            preset.mae_num_heads,
+        )
+        self.position_head = PositionHead(preset.vit_embed_dim)
+
+    def forward(self, image: torch.Tensor, ids_keep: torch.Tensor) -> BranchOutput:
+        features = self.encoder(image, ids_keep)
+        return BranchOutput(self.decoder(features, ids_keep), self.position_head(features.mean(dim=1)))
+
+
+class UNETRPPBranch(nn.Module):
+    """UNETR++ that draws the image instead of classes, with a position head on its pooled bottleneck."""
+
+    def __init__(self, input_channels: int, geometry: Geometry, preset: Preset) -> None:
+        super().__init__()
+        unetrpp = build_unetrpp(input_channels, input_channels, geometry, preset, n_outputs=1, deep_supervision=False)
+        self.encoder = unetrpp.encoder
+        self.decoder = unetrpp.decoder
+        self.position_head = PositionHead(preset.features_per_stage[-1])
+
+    def forward(self, image: torch.Tensor) -> BranchOutput:
+        features = self.encoder(image)
+        return BranchOutput(self.decoder(features), self.position_head(features[-1].mean(dim=(2, 3, 4))))
+
+
+class CoPretrainingNetwork(nn.Module):
+    """Both networks of pre-training.
+
+    Args:
+        input_channels: C of the image.
+        geometry: from `geometry_from_plan`.
+        preset: from `PRESETS`.
+        drop_path_rate, layer_scale: of the ViT encoder.
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        geometry: Geometry,
+        preset: Preset,
+        drop_path_rate: float = 0.0,
+        layer_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.geometry = geometry
+        self.vit = ViTBranch(input_channels, geometry, preset, drop_path_rate, layer_scale)
+        self.unetrpp = UNETRPPBranch(input_channels, geometry, preset)
+
+    def forward(self, image: torch.Tensor, mask: torch.Tensor) -> CoPretrainingOutput:
+        """Reconstructions and points of both networks.
+
+        Args:
+            image: [B, C, D, H, W].
+            mask: [B, N] bool over tokens, True where masked; as many in every row. The ViT gets the visible tokens
+                alone; for UNETR++ masked voxels are zero, the mean of a z-scored image.
+
+        Raises:
+            ValueError: an image of another size; rows that mask different numbers of tokens, or all.
+        """
+        voxel_mask = expand_mask(mask, self.geometry.token_grid, self.geometry.token_size)
+        return CoPretrainingOutput(
+            vit=self.vit(image, visible_tokens(mask)), unetrpp=self.unetrpp(image.masked_fill(voxel_mask, 0))
+        )
+
+
+def build_vit_encoder(
+    input_channels: int, geometry: Geometry, preset: Preset, drop_path_rate: float, layer_scale: float | None
+) -> ViTEncoder:
+    return ViTEncoder(
+        input_channels,
+        geometry.patch_size,
+        geometry.token_size,
+        preset.vit_embed_dim,
+        preset.vit_depth,
+        preset.vit_num_heads,
+        drop_path_rate,
+        layer_scale,
+    )
+
+
+def build_unetrpp(
+    input_channels: int, num_classes: int, geometry: Geometry, preset: Preset, n_outputs: int, deep_supervision: bool
+) -> UNETRPP:
+    return UNETRPP(
+        input_channels,
+        num_classes,
+        geometry.patch_size,
+        geometry.stem_stride,
+        geometry.stage_strides,
+        features_per_stage=preset.features_per_stage,
+        n_blocks_per_stage=(preset.n_blocks_per_stage,) * 4,
+        n_blocks_per_stage_decoder=(preset.n_blocks_per_stage,) * 3,
+        num_heads=preset.epa_num_heads,
+        projection_sizes=preset.projection_sizes,
+        projection_size_decoder=preset.projection_sizes[0],
+        n_outputs=n_outputs,
+        deep_supervision=deep_supervision,
+    )

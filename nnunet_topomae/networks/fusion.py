@@ -1,0 +1,88 @@
+"""How the ViT's features meet UNETR++'s in fine-tuning.
+
+Every fusion maps (UNETR++'s features [full resolution, stage 1, ..., stage 4], the ViT's features on the token grid
+[B, C, D, H, W]) to features of the same shapes for UNETR++'s decoder. Each starts as the identity on UNETR++'s
+features, so that fine-tuning sets out from the pre-trained UNETR++ and lets the ViT in as far as it helps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import MappingProxyType
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nnunet_topomae.networks.geometry import Geometry
+
+
+class BottleneckFusion(nn.Module):
+    """The ViT's features, averaged to the grid of stage 4, concatenated with it, then a 1×1×1 convolution."""
+
+    def __init__(self, vit_dim: int, features_per_stage: Sequence[int], geometry: Geometry, num_heads: int) -> None:
+        super().__init__()
+        self.stride = geometry.stage_strides[2]
+        dim = features_per_stage[3]
+        self.mix = nn.Conv3d(dim + vit_dim, dim, 1)
+        with torch.no_grad():
+            self.mix.weight.zero_()
+            self.mix.weight[:, :dim, 0, 0, 0] = torch.eye(dim)
+            self.mix.bias.zero_()
+
+    def forward(self, features: Sequence[torch.Tensor], vit_features: torch.Tensor) -> list[torch.Tensor]:
+        pooled = F.avg_pool3d(vit_features, self.stride)
+        return [*features[:4], self.mix(torch.cat([features[4], pooled], dim=1))]
+
+
+class StagesFusion(nn.Module):
+    """The ViT's features, projected and resampled to the grid of each stage, added with a learned scale per channel."""
+
+    def __init__(self, vit_dim: int, features_per_stage: Sequence[int], geometry: Geometry, num_heads: int) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(nn.Conv3d(vit_dim, dim, 1) for dim in features_per_stage)
+        self.scales = nn.ParameterList(torch.zeros(dim, 1, 1, 1) for dim in features_per_stage)
+
+    def forward(self, features: Sequence[torch.Tensor], vit_features: torch.Tensor) -> list[torch.Tensor]:
+        fused = [features[0]]
+        for stage, projection, scale in zip(features[1:], self.projections, self.scales, strict=True):
+            fused.append(stage + scale * _resample(projection(vit_features), stage.shape[2:]))
+        return fused
+
+
+class CrossAttentionFusion(nn.Module):
+    """Stage 3, which shares the token grid, queries the ViT's tokens; the answer is added with a scale per channel."""
+
+    def __init__(self, vit_dim: int, features_per_stage: Sequence[int], geometry: Geometry, num_heads: int) -> None:
+        super().__init__()
+        dim = features_per_stage[2]
+        self.num_heads = num_heads
+        self.norm = nn.LayerNorm(dim)
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(vit_dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.scale = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, features: Sequence[torch.Tensor], vit_features: torch.Tensor) -> list[torch.Tensor]:
+        stage = features[3]
+        tokens = stage.flatten(2).transpose(1, 2)  # [B, N, C]
+        query = self._split_heads(self.query(self.norm(tokens)))
+        key, value = self.key_value(vit_features.flatten(2).transpose(1, 2)).chunk(2, dim=-1)
+        answer = F.scaled_dot_product_attention(query, self._split_heads(key), self._split_heads(value))
+        tokens = tokens + self.scale * self.out(answer.transpose(1, 2).flatten(2))
+        return [*features[:3], tokens.transpose(1, 2).reshape(stage.shape), features[4]]
+
+    def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, N, d]
+
+
+FUSIONS = MappingProxyType(
+    {"stages": StagesFusion, "bottleneck": BottleneckFusion, "cross_attention": CrossAttentionFusion}
+)
+
+
+def _resample(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Trilinear to a finer grid, average over cells to a coarser one."""
+    if any(new < old for new, old in zip(size, x.shape[2:], strict=True)):
+        return F.adaptive_avg_pool3d(x, tuple(size))
+    return F.interpolate(x, size=tuple(size), mode="trilinear")

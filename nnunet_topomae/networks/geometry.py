@@ -1,0 +1,171 @@
+"""From an nnU-Net plan to the geometry of both networks. No number of a dataset stands here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Size3D = tuple[int, int, int]
+
+AXES = ("first", "second", "third")
+MIN_EDGE = 4  # voxels; also the smallest feature map that nnU-Net's planner allows
+MIN_HALVINGS = 2  # of the most halved axis: fewer leave UNETR++'s stages and the ViT's tokens nothing to summarise
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of UNETR++ and of the ViT beside it, all in (first, second, third) axis order of nnU-Net's patch.
+
+    Attributes:
+        patch_size: voxels of the input.
+        stem_stride: of UNETR++'s stem, voxels.
+        stage_strides: of the three downsamplings between UNETR++'s four stages.
+    """
+
+    patch_size: Size3D
+    stem_stride: Size3D
+    stage_strides: tuple[Size3D, Size3D, Size3D]
+
+    def __post_init__(self) -> None:
+        for axis, (size, stride) in enumerate(zip(self.patch_size, self.cumulative_strides[-1], strict=True)):
+            if size % stride:
+                raise ValueError(
+                    f"the {AXES[axis]} axis of patch {_times(self.patch_size)} has {size} voxels, which the total stride "
+                    f"{stride} does not divide: set patch_size[{axis}] in the plans to {math.ceil(size / stride) * stride}"
+                )
+
+    @property
+    def cumulative_strides(self) -> list[Size3D]:
+        """Voxels per grid point in each of UNETR++'s four stages."""
+        strides = [self.stem_stride]
+        for stage_stride in self.stage_strides:
+            strides.append(tuple(a * b for a, b in zip(strides[-1], stage_stride, strict=True)))
+        return strides
+
+    @property
+    def stage_grids(self) -> list[Size3D]:
+        """Spatial sizes of UNETR++'s four stages, finest first."""
+        return [_divide(self.patch_size, stride) for stride in self.cumulative_strides]
+
+    @property
+    def token_size(self) -> Size3D:
+        """Voxels of a ViT token: as much as one grid point of UNETR++'s third stage covers."""
+        return self.cumulative_strides[2]
+
+    @property
+    def token_grid(self) -> Size3D:
+        """Tokens along each axis: the grid of UNETR++'s third stage, so that masks and fusion line up."""
+        return self.stage_grids[2]
+
+    @property
+    def num_tokens(self) -> int:
+        return math.prod(self.token_grid)
+
+    @property
+    def deep_supervision_scales(self) -> list[list[float]]:
+        """Sizes of the outputs under deep supervision as fractions of the patch, finest first (nnU-Net's `ds_scales`)."""
+        strides = [(1, 1, 1), *self.cumulative_strides[:2]]
+        return [[1 / stride for stride in per_axis] for per_axis in strides]
+
+
+def geometry_from_plan(
+    patch_size: Sequence[int], pool_op_kernel_sizes: Sequence[Sequence[int]]
+) -> Geometry:
+    """The geometry of both networks for one configuration of an nnU-Net plan.
+
+    An axis gets as many halvings as the plan gives it, up to five: UNETR++ has a stem and three downsamplings.
+
+    | halvings in the plan | stem | stages  |
+    | -------------------- | ---- | ------- |
+    | 5 or more            | 4    | 2, 2, 2 |
+    | 4                    | 2    | 2, 2, 2 |
+    | 3, 2, 1, 0           | 2    | as many 2 as are left, first stages first |
+
+    An axis of at most three halvings that the plan starts to halve later than the others (thick slices) keeps the
+    resolution that it has: stem 1, and each halving in the stage that halves the other axes at the same place of the
+    plan. With five halvings in plane this gives the published stems (2, 4, 4) and (1, 4, 4).
+
+    Args:
+        patch_size: of the configuration, voxels.
+        pool_op_kernel_sizes: the plan's strides, one triple a stage, as in `configuration_manager.pool_op_kernel_sizes`.
+
+    Raises:
+        ValueError: a 2d configuration; a patch too small; a stride that is no power of two; a patch that the strides
+            do not divide. The message says which axis and what to change.
+    """
+    if len(patch_size) != 3:
+        raise ValueError(
+            f"patch {_times(patch_size)} has {len(patch_size)} axes, the networks are three-dimensional: "
+            "use the configuration 3d_fullres (or 3d_lowres) instead of 2d"
+        )
+    patch_size = tuple(int(size) for size in patch_size)
+    halvings = [_halvings_of_axis(axis, pool_op_kernel_sizes) for axis in range(3)]
+    _require_large_enough(patch_size, halvings)
+    first = min(places[0] for places in halvings if places)
+    on_time = [places for places in halvings if places and places[0] == first]
+    reference = max(on_time, key=len)
+    strides = [
+        _late_strides(places, reference) if places and len(places) <= 3 and places[0] > first else _strides(len(places))
+        for places in halvings
+    ]
+    stem, *stages = zip(*strides, strict=True)
+    return Geometry(patch_size=patch_size, stem_stride=stem, stage_strides=tuple(stages))
+
+
+def _halvings_of_axis(axis: int, pool_op_kernel_sizes: Sequence[Sequence[int]]) -> list[int]:
+    """The stages of the plan that halve this axis; a stage of stride 4 counts twice."""
+    places = []
+    for stage, strides in enumerate(pool_op_kernel_sizes):
+        exponent = int(strides[axis]).bit_length() - 1
+        if strides[axis] != 2**exponent:
+            raise ValueError(
+                f"stage {stage} of the plan has stride {strides[axis]} on the {AXES[axis]} axis: "
+                "the networks need powers of two in pool_op_kernel_sizes (strides), as nnU-Net's planners write them"
+            )
+        places += [stage] * exponent
+    return places
+
+
+def _require_large_enough(patch_size: Size3D, halvings: list[list[int]]) -> None:
+    for axis, size in enumerate(patch_size):
+        if size < MIN_EDGE:
+            raise ValueError(
+                f"patch {_times(patch_size)} is too small: its {AXES[axis]} axis has {size} voxels, the networks need at "
+                f"least {MIN_EDGE}. Set patch_size[{axis}] in the plans to {MIN_EDGE} or more, or plan a finer spacing there"
+            )
+    most = max(range(3), key=lambda axis: len(halvings[axis]))
+    if len(halvings[most]) < MIN_HALVINGS:
+        raise ValueError(
+            f"patch {_times(patch_size)} is too small: the plan halves no axis more than {len(halvings[most])} times, the "
+            f"networks need {MIN_HALVINGS}. Make the {AXES[most]} axis at least {MIN_EDGE * 2**MIN_HALVINGS} voxels long "
+            f"(patch_size[{most}] in the plans) and halve it in {MIN_HALVINGS} stages of pool_op_kernel_sizes (strides)"
+        )
+
+
+def _strides(halvings: int) -> list[int]:
+    """Stem and three stages for an axis that is halved from the plan's first halving on."""
+    stem = 4 if halvings >= 5 else 2 if halvings else 1
+    left = halvings - (stem.bit_length() - 1)
+    return [stem, *(2 if stage < left else 1 for stage in range(3))]
+
+
+def _late_strides(places: list[int], reference: list[int]) -> list[int]:
+    """Stem 1 and three stages for an axis whose first halving comes later in the plan than that of `reference`."""
+    strides = [1, 1, 1, 1]
+    stem_halvings = _strides(len(reference))[0].bit_length() - 1
+    stage = 0
+    for number, place in enumerate(places):
+        same_as_reference = sum(other <= place for other in reference) - stem_halvings
+        latest = 3 - (len(places) - 1 - number)  # leave a stage to each halving that follows
+        stage = min(max(same_as_reference, stage + 1), latest)
+        strides[stage] = 2
+    return strides
+
+
+def _divide(size: Size3D, stride: Size3D) -> Size3D:
+    return tuple(a // b for a, b in zip(size, stride, strict=True))
+
+
+def _times(size: Sequence[int]) -> str:
+    return "×".join(str(int(edge)) for edge in size)

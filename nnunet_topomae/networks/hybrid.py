@@ -1,0 +1,102 @@
+"""The network of fine-tuning: UNETR++ complemented by the features of a ViT encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import nn
+
+from nnunet_topomae.networks.copretrain import build_unetrpp, build_vit_encoder
+from nnunet_topomae.networks.fusion import FUSIONS
+from nnunet_topomae.networks.geometry import Geometry
+from nnunet_topomae.networks.presets import Preset
+from nnunet_topomae.networks.pretrained import LoadReport, load_adapted
+
+# Where the parts of this network lie in the state dict of CoPretrainingNetwork.
+PRETRAINED_PARTS = {"vit.": "vit.encoder.", "encoder.": "unetrpp.encoder.", "decoder.": "unetrpp.decoder."}
+NEW_PARTS = ("decoder.seg_layers.", "fusion.")
+
+
+class HybridSegmentationNetwork(nn.Module):
+    """ViT encoder and UNETR++ encoder side by side, a fusion, UNETR++'s decoder.
+
+    Args:
+        input_channels: C of the image.
+        num_classes: K, background included.
+        geometry: from `geometry_from_plan`.
+        preset: from `PRESETS`.
+        deep_supervision: return outputs at three resolutions; may be changed through `decoder.deep_supervision`.
+        fusion: a name out of `FUSIONS`.
+        drop_path_rate, layer_scale: of the ViT encoder; a layer scale must match the pre-trained one.
+
+    Raises:
+        ValueError: an unknown fusion.
+    """
+
+    key_to_encoder = "encoder"
+    key_to_vit = "vit"
+    key_to_stem = "encoder.stem"
+    keys_to_in_proj = (
+        "encoder.stem.0",
+        "encoder.image_block.conv1",
+        "encoder.image_block.shortcut.0",
+        "vit.token_embedding",
+    )
+
+    def __init__(
+        self,
+        input_channels: int,
+        num_classes: int,
+        geometry: Geometry,
+        preset: Preset,
+        deep_supervision: bool = True,
+        fusion: str = "stages",
+        drop_path_rate: float = 0.0,
+        layer_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        if fusion not in FUSIONS:
+            raise ValueError(f"unknown fusion {fusion!r}: choose one of {', '.join(FUSIONS)}")
+        self.geometry = geometry
+        unetrpp = build_unetrpp(
+            input_channels, num_classes, geometry, preset, n_outputs=3, deep_supervision=deep_supervision
+        )
+        self.vit = build_vit_encoder(input_channels, geometry, preset, drop_path_rate, layer_scale)
+        self.encoder = unetrpp.encoder
+        self.fusion = FUSIONS[fusion](preset.vit_embed_dim, preset.features_per_stage, geometry, preset.epa_num_heads)
+        self.decoder = unetrpp.decoder
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        """[B, C, D, H, W] to logits [B, K, D, H, W] or, under deep supervision, a list of them, finest first."""
+        vit_features = self.vit(x).transpose(1, 2).unflatten(2, self.geometry.token_grid)  # [B, C, D, H, W]
+        return self.decoder(self.fusion(self.encoder(x), vit_features))
+
+    @property
+    def deep_supervision_scales(self) -> list[list[float]]:
+        """Sizes of the outputs under deep supervision as fractions of the patch, finest first."""
+        return self.geometry.deep_supervision_scales
+
+    def load_pretrained(self, state_dict: Mapping[str, torch.Tensor]) -> LoadReport:
+        """Fill this network with the state dict of a `CoPretrainingNetwork`.
+
+        Channels and patch may differ from pre-training: stems are repeated and rescaled, whatever belongs to a grid
+        is resampled. Segmentation layers and fusion stay as they are.
+
+        Raises:
+            ValueError: a layer is missing or has other widths; the message lists the mismatch by layer, and nothing
+                has been loaded.
+        """
+        return load_adapted(self, state_dict, self._pretrained_name)
+
+    def pretrained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and parameters that `load_pretrained` fills."""
+        return ((name, p) for name, p in self.named_parameters() if self._pretrained_name(name) is not None)
+
+    @staticmethod
+    def _pretrained_name(name: str) -> str | None:
+        """The name in pre-training of a parameter or buffer of this network; None for what starts anew."""
+        if name.startswith(NEW_PARTS):
+            return None
+        here, there = next(pair for pair in PRETRAINED_PARTS.items() if name.startswith(pair[0]))
+        return there + name.removeprefix(here)

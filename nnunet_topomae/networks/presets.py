@@ -1,0 +1,43 @@
+"""Widths and depths of the networks. Geometry comes from the plan, size from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes of the ViT encoder, of the MAE decoder and of UNETR++.
+
+    Attributes:
+        vit_embed_dim, vit_depth, vit_num_heads: the ViT encoder.
+        mae_embed_dim, mae_depth, mae_num_heads: the MAE decoder, only used in pre-training.
+        features_per_stage: channels of UNETR++'s four stages, finest first.
+        n_blocks_per_stage: EPA blocks in each stage, of the encoder and of the decoder.
+        epa_num_heads: attention heads of every EPA block.
+        projection_sizes: tokens that keys and values are projected to, per encoder stage.
+    """
+
+    vit_embed_dim: int
+    vit_depth: int
+    vit_num_heads: int
+    mae_embed_dim: int
+    mae_depth: int
+    mae_num_heads: int
+    features_per_stage: tuple[int, int, int, int]
+    n_blocks_per_stage: int
+    epa_num_heads: int
+    projection_sizes: tuple[int, int, int, int]
+
+
+PRESETS = MappingProxyType(
+    {
+        # A step takes a fraction of a second on one CPU core.
+        "tiny": Preset(96, 4, 3, 48, 2, 3, (16, 32, 64, 128), 1, 4, (32, 32, 32, 16)),
+        # ViT-S beside a UNETR++ of a third of the published blocks.
+        "small": Preset(384, 12, 6, 192, 4, 6, (32, 64, 128, 256), 1, 4, (64, 64, 64, 32)),
+        # ViT-B and the decoder of He et al. 2022 (MAE) beside UNETR++ as published.
+        "base": Preset(768, 12, 12, 512, 8, 16, (32, 64, 128, 256), 3, 4, (64, 64, 64, 32)),
+    }
+)

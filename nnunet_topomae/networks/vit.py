@@ -1,0 +1,143 @@
+"""A 3D vision transformer and the masked autoencoder around it (He et al. 2022, arXiv 2111.06377)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Block
+from torch import nn
+
+from nnunet_topomae.networks.tokens import gather_tokens, patchify, scatter_tokens, unpatchify
+
+
+def sincos_position_embedding(token_grid: Sequence[int], embed_dim: int, temperature: float = 10000.0) -> torch.Tensor:
+    """Fixed embedding [N, embed_dim] of token positions, counted in tokens from the patch's first corner.
+
+    Each axis gets the same even share of the channels, sines then cosines, as in Vaswani et al. 2017; channels that
+    do not divide by six stay zero. A larger patch continues the same waves, so nothing needs resampling.
+    """
+    num_bands = embed_dim // 6
+    bands = temperature ** (-torch.arange(num_bands, dtype=torch.float32) / num_bands)
+    positions = torch.cartesian_prod(*(torch.arange(edge, dtype=torch.float32) for edge in token_grid))  # [N, 3]
+    angles = positions.unsqueeze(-1) * bands  # [N, 3, bands]
+    embedding = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)
+    return F.pad(embedding, (0, embed_dim - embedding.shape[1]))
+
+
+class TokenEmbedding(nn.Module):
+    """One linear map of each token's voxels. Its weight has the shape of the convolution that it equals."""
+
+    def __init__(self, input_channels: int, token_size: Sequence[int], embed_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(embed_dim, input_channels, *token_size))
+        self.bias = nn.Parameter(torch.zeros(embed_dim))
+        nn.init.xavier_uniform_(self.weight.flatten(1))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """[B, N, C·d·h·w] to [B, N, embed_dim]."""
+        return F.linear(tokens, self.weight.flatten(1), self.bias)
+
+
+class ViTEncoder(nn.Module):
+    """ViT encoder over all tokens of a patch, or over the visible ones alone.
+
+    Args:
+        input_channels: C of the image.
+        patch_size: voxels; must be divisible by token_size.
+        token_size: voxels of a token.
+        embed_dim, depth, num_heads: of the transformer.
+        drop_path_rate: stochastic depth of the last block; it rises linearly from 0 at the first.
+        layer_scale: initial value of the learned scale of each residual branch; None: no scale.
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        patch_size: Sequence[int],
+        token_size: Sequence[int],
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        drop_path_rate: float = 0.0,
+        layer_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.patch_size = tuple(patch_size)
+        self.token_size = tuple(token_size)
+        self.token_grid = tuple(edge // step for edge, step in zip(patch_size, token_size, strict=True))
+        self.embed_dim = embed_dim
+        self.token_embedding = TokenEmbedding(input_channels, token_size, embed_dim)
+        self.register_buffer(
+            "position_embedding", sincos_position_embedding(self.token_grid, embed_dim), persistent=False
+        )
+        drop_rates = torch.linspace(0, drop_path_rate, depth).tolist()
+        self.blocks = nn.ModuleList(
+            Block(embed_dim, num_heads, qkv_bias=True, init_values=layer_scale, drop_path=rate) for rate in drop_rates
+        )
+        self.norm = nn.LayerNorm(embed_dim)
+        self.blocks.apply(init_transformer_weights)
+
+    def forward(self, image: torch.Tensor, ids_keep: torch.Tensor | None = None) -> torch.Tensor:
+        """Features of the tokens `ids_keep` [B, M] (default: all, in order) of an image [B, C, D, H, W]: [B, M, embed_dim]."""
+        require_patch_size(image, self.patch_size)
+        tokens = patchify(image, self.token_size)
+        positions = self.position_embedding.expand(len(image), -1, -1)
+        if ids_keep is not None:
+            tokens, positions = gather_tokens(tokens, ids_keep), gather_tokens(positions, ids_keep)
+        x = self.token_embedding(tokens) + positions
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+class MAEDecoder(nn.Module):
+    """Lightweight transformer from the features of visible tokens to the voxels of all tokens."""
+
+    def __init__(
+        self,
+        output_channels: int,
+        token_grid: Sequence[int],
+        token_size: Sequence[int],
+        encoder_dim: int,
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+    ) -> None:
+        super().__init__()
+        self.output_channels = output_channels
+        self.token_grid = tuple(token_grid)
+        self.token_size = tuple(token_size)
+        self.embed = nn.Linear(encoder_dim, embed_dim)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, embed_dim).normal_(std=0.02))
+        self.register_buffer(
+            "position_embedding", sincos_position_embedding(self.token_grid, embed_dim), persistent=False
+        )
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, qkv_bias=True) for _ in range(depth))
+        self.norm = nn.LayerNorm(embed_dim)
+        self.predict = nn.Linear(embed_dim, output_channels * math.prod(token_size))
+        self.apply(init_transformer_weights)
+
+    def forward(self, features: torch.Tensor, ids_keep: torch.Tensor) -> torch.Tensor:
+        """Features [B, M, encoder_dim] of the tokens `ids_keep` [B, M] to a reconstruction [B, C, D, H, W]."""
+        visible = self.embed(features)
+        masked = self.mask_token.to(visible.dtype).expand(len(visible), len(self.position_embedding), -1)
+        x = scatter_tokens(visible, ids_keep, masked) + self.position_embedding
+        for block in self.blocks:
+            x = block(x)
+        return unpatchify(self.predict(self.norm(x)), self.token_grid, self.token_size, self.output_channels)
+
+
+def init_transformer_weights(module: nn.Module) -> None:
+    """Xavier-uniform linear layers with zero bias, as in MAE."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def require_patch_size(image: torch.Tensor, patch_size: tuple[int, ...]) -> None:
+    if tuple(image.shape[2:]) != patch_size:
+        raise ValueError(f"the network was built for patches of {patch_size} voxels, got {tuple(image.shape[2:])}")
