@@ -72,6 +72,7 @@ def _draw(cell: Axes, title: str, curves: Mapping[str, Sequence[float]]) -> None
         cell.set_yscale("log")
     cell.set_title(title, fontsize=12)
     cell.set_xlabel("epoch", fontsize=10)
+    cell.set_xlim(-0.5, max(map(len, curves.values())) - 0.5)
     cell.xaxis.set_major_locator(MaxNLocator(integer=True))
     cell.grid(alpha=0.3)
     if "" not in curves:

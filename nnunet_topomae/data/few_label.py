@@ -1,0 +1,46 @@
+"""Splits with few labelled cases: the rest is pre-trained on without its labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+def write_few_label_split(
+    description: str | Path, num_labelled: int, preprocessed_dataset: str | Path, overwrite: bool = False
+) -> Path:
+    """Turn one entry of `few_label_splits.json` into a `splits_final.json` with a single fold; return its path.
+
+    The description maps a number of labelled cases to `{"labelled": [...], "unlabelled": [...], "val": [...]}`. nnU-Net
+    reads the fold's `train` and `val`; only TopoMAEPretrainer looks at the third list, `unlabelled`.
+
+    Raises:
+        FileNotFoundError: no description, or the dataset is not preprocessed.
+        FileExistsError: there is a split already, and `overwrite` is not set.
+        ValueError: no entry of that number; cases that the dataset does not have, or that stand in two lists.
+    """
+    description, preprocessed_dataset = Path(description), Path(preprocessed_dataset)
+    split_file = preprocessed_dataset / "splits_final.json"
+    if not description.is_file():
+        raise FileNotFoundError(f"{description} does not exist: name the file that describes the few-label splits")
+    labels = preprocessed_dataset / "gt_segmentations"
+    if not labels.is_dir():
+        raise FileNotFoundError(f"{labels} does not exist: run nnUNetv2_plan_and_preprocess first")
+    if split_file.exists() and not overwrite:
+        raise FileExistsError(f"{split_file} exists; overwriting it changes what every fold means")
+
+    entries = json.loads(description.read_text())
+    if str(num_labelled) not in entries:
+        raise ValueError(f"{description} has no split with {num_labelled} labelled cases, only {', '.join(entries)}")
+    lists = {name: entries[str(num_labelled)][name] for name in ("labelled", "unlabelled", "val")}
+    listed = [case for cases in lists.values() for case in cases]
+    repeated = sorted({case for case in listed if listed.count(case) > 1})
+    if repeated:
+        raise ValueError(f"{description}, entry {num_labelled}: more than once: {', '.join(repeated)}")
+    missing = sorted(case for case in listed if not any(labels.glob(f"{case}.*")))
+    if missing:
+        raise ValueError(f"{description}, entry {num_labelled}: not in {preprocessed_dataset}: {', '.join(missing)}")
+
+    fold = {"train": lists["labelled"], "val": lists["val"], "unlabelled": lists["unlabelled"]}
+    split_file.write_text(json.dumps([fold], indent=2))
+    return split_file

@@ -1,0 +1,300 @@
+"""The whole method on a small data set, by nnU-Net's own commands: `nnunet-topomae demo`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from nnunetv2.evaluation.evaluate_predictions import load_summary_json
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+from nnunet_topomae.cli import external_trainers
+from nnunet_topomae.data.few_label import write_few_label_split
+from nnunet_topomae.data.phantom import write_phantom_dataset
+from nnunet_topomae.evaluation.thresholds import Baselines, trivial_baselines
+from nnunet_topomae.visualization.segmentation import SegmentedCase, save_segmentation_figure
+
+PHANTOM = "Dataset100_Phantom"
+CONFIGURATION, FOLD = "3d_fullres", "0"
+RESULTS_NAME = "{trainer}__nnUNetPlans__" + CONFIGURATION
+MARKER = ".topomae_demo"
+FOLDERS = ("raw", "preprocessed", "results", "held_out", "predictions", "logs")
+
+# For minutes on two cores. What is set in the environment already comes first.
+BUDGET = {
+    "NNUNET_TOPOMAE_PRESET": "tiny",
+    "NNUNET_TOPOMAE_PRETRAIN_EPOCHS": "5",
+    "NNUNET_TOPOMAE_FINETUNE_EPOCHS": "10",
+    "NNUNET_TOPOMAE_ITERATIONS_PER_EPOCH": "10",
+    "NNUNET_TOPOMAE_VAL_ITERATIONS_PER_EPOCH": "2",
+}
+
+
+class DemoError(RuntimeError):
+    """What went wrong and what to do, for the command line."""
+
+
+@dataclass(frozen=True)
+class Shell:
+    """Runs commands as a user would, with the demo's environment; output goes to a file a step."""
+
+    environment: Mapping[str, str]
+    logs: Path
+
+    def run(self, title: str, *command: str, **knobs: str) -> None:
+        """Raises DemoError with the end of the log if the command fails."""
+        log = self.logs / f"{len(list(self.logs.iterdir())) + 1}_{command[0]}.log"
+        settings = [f"{name}={shlex.quote(value)}" for name, value in knobs.items()]
+        print(f"\n{title}\n  $ " + " \\\n    ".join([*settings, shlex.join(command)]), flush=True)
+        start = time.monotonic()
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **self.environment, **knobs},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        assert process.stdout is not None
+        with process, log.open("w") as file:
+            for line in process.stdout:
+                file.write(line)
+                _show_progress(time.monotonic() - start, line)
+        _show_progress(time.monotonic() - start, f"done, log in {log}", last=True)
+        if process.returncode:
+            tail = "".join(log.read_text().splitlines(keepends=True)[-25:])
+            raise DemoError(f"{command[0]} failed with status {process.returncode}. The end of {log}:\n\n{tail}")
+
+
+def _show_progress(seconds: float, line: str, last: bool = False) -> None:
+    """The newest line of output, in place on a terminal; elsewhere only the last one."""
+    text = f"  {seconds:4.0f} s  {line.strip()}"
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns - 1
+        print("\r" + (text if last else text[:width].ljust(width)), end="\n" if last else "", flush=True)
+    elif last:
+        print(text, flush=True)
+
+
+def run_demo(out: Path, dataset: Path | None, num_labelled: int | None, device: str) -> None:
+    """Plan, preprocess, pre-train, fine-tune, predict held-out cases, evaluate; print a table of Dice.
+
+    Args:
+        out: folder for everything that is written. One from an earlier demo is replaced.
+        dataset: any nnU-Net raw dataset; a phantom is written if None. Without test labels the validation cases of
+            fold 0 are held out.
+        num_labelled: train on so many labelled cases of the dataset's `few_label_splits.json` (the rest unlabelled).
+        device: cpu, cuda or mps.
+
+    Raises:
+        DemoError: bad input, or a command failed.
+    """
+    start = time.monotonic()
+    if dataset is not None:
+        _check_dataset(dataset, num_labelled)
+    elif num_labelled is not None:
+        raise DemoError("--labels needs --dataset: the phantom has no few_label_splits.json")
+    out = _fresh_folder(out)
+    name = dataset.resolve().name if dataset else PHANTOM
+    raw, preprocessed = out / "raw" / name, out / "preprocessed" / name
+    if dataset:
+        raw.symlink_to(dataset.resolve(), target_is_directory=True)
+    else:
+        print(f"Writing a phantom data set to {raw}")
+        write_phantom_dataset(raw, num_training=20, num_test=4, seed=0, width=40)
+
+    shell = Shell(_environment(out), out / "logs")
+    print("The commands below are nnU-Net's own. They work in any shell that has set:")
+    print("\n".join(f"  export {variable}={shlex.quote(value)}" for variable, value in shell.environment.items()))
+    knobs = {variable: os.environ.get(variable, value) for variable, value in BUDGET.items()}
+    dataset_id = str(convert_dataset_name_to_id(name))
+    train = ("nnUNetv2_train", dataset_id, CONFIGURATION, FOLD, "-device", device, "-tr")
+
+    shell.run(
+        "1/5 Plan and preprocess",
+        *("nnUNetv2_plan_and_preprocess", "-d", dataset_id, "-c", CONFIGURATION),
+        *("-np", _processes(), "-npfp", _processes()),
+    )
+    if num_labelled is not None:
+        split = write_few_label_split(raw / "few_label_splits.json", num_labelled, preprocessed)
+        print(f"\nWrote {split}: {num_labelled} labelled cases in fold 0")
+    shell.run("2/5 Pre-train without labels", *train, "TopoMAEPretrainer", **knobs)
+    shell.run("3/5 Fine-tune with labels", *train, "TopoMAEFinetuner", **knobs)
+
+    held_out = HeldOut.of(raw, preprocessed, out / "held_out")
+    predictions = out / "predictions"
+    shell.run(
+        f"4/5 Predict {len(held_out.test)} held-out cases",
+        *("nnUNetv2_predict", "-i", str(held_out.images), "-o", str(predictions), "-d", dataset_id),
+        *("-c", CONFIGURATION, "-f", FOLD, "-tr", "TopoMAEFinetuner", "-device", device, "-npp", "1", "-nps", "1"),
+    )
+    plans = preprocessed / "nnUNetPlans.json"
+    shell.run(
+        "5/5 Evaluate",
+        *("nnUNetv2_evaluate_folder", str(held_out.labels), str(predictions)),
+        *("-djfile", str(raw / "dataset.json"), "-pfile", str(plans), "-np", _processes()),
+    )
+    _report(out, held_out, predictions, start)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Cases that no training saw, as folders for nnU-Net, and the training cases they are held out from.
+
+    A case is (images by channel, label), files.
+    """
+
+    images: Path
+    labels: Path
+    description: dict
+    training: dict[str, tuple[list[str], str]]
+    test: dict[str, tuple[list[str], str]]
+
+    @classmethod
+    def of(cls, raw: Path, preprocessed: Path, folder: Path) -> HeldOut:
+        """The dataset's test cases if they have labels, else links in `folder` to the validation cases of fold 0."""
+        description = json.loads((raw / "dataset.json").read_text())
+        ending = description["file_ending"]
+        listed = get_filenames_of_train_images_and_targets(str(raw), description)
+        cases = {case: (files["images"], files["label"]) for case, files in listed.items()}
+        split = json.loads((preprocessed / "splits_final.json").read_text())[int(FOLD)]
+        training = {case: cases[case] for case in split["train"]}
+        if any((raw / "labelsTs").glob(f"*{ending}")):
+            images, labels = raw / "imagesTs", raw / "labelsTs"
+        else:
+            images, labels = folder / "imagesTs", folder / "labelsTs"
+            images.mkdir(), labels.mkdir()
+            for case in split["val"]:
+                files, label = cases[case]
+                for channel, file in enumerate(files):
+                    (images / f"{case}_{channel:04d}{ending}").symlink_to(Path(file).resolve())
+                (labels / f"{case}{ending}").symlink_to(Path(label).resolve())
+        names = [path.name.removesuffix(ending) for path in sorted(labels.glob(f"*{ending}"))]
+        test = {
+            case: ([str(path) for path in sorted(images.glob(f"{case}_????{ending}"))], str(labels / f"{case}{ending}"))
+            for case in names
+        }
+        return cls(images, labels, description, training, test)
+
+    @property
+    def classes(self) -> dict[str, int | tuple[int, ...]]:
+        """Foreground labels, or regions, by name."""
+        return {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in self.description["labels"].items()
+            if name not in ("background", "ignore")
+        }
+
+    def read(self, cases: Mapping[str, tuple[list[str], str]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Image [C, D, H, W] and label [D, H, W] of each case."""
+        for images, label in cases.values():
+            reader = determine_reader_writer_from_dataset_json(self.description, images[0], verbose=False)()
+            yield reader.read_images(images)[0], reader.read_seg(label)[0][0]
+
+
+def _report(out: Path, held_out: HeldOut, predictions: Path, start: float) -> None:
+    summary = load_summary_json(str(predictions / "summary.json"))
+    dice = {name: summary["mean"][label]["Dice"] for name, label in held_out.classes.items()}
+    baselines = trivial_baselines(
+        held_out.read(held_out.training),
+        held_out.read(held_out.test),
+        held_out.classes,
+        held_out.description["labels"].get("ignore"),
+    )
+    table = dice_table(dice, baselines)
+    (out / "dice.md").write_text(table + "\n")
+    picture = out / "predictions.png"
+    _draw_predictions(picture, held_out, predictions)
+    print(f"\nDice, mean over {len(held_out.test)} held-out cases:\n\n{table}\n")
+    results = next((out / "results").iterdir())
+    pretrained, finetuned = (
+        results / RESULTS_NAME.format(trainer=trainer) / f"fold_{FOLD}"
+        for trainer in ("TopoMAEPretrainer", "TopoMAEFinetuner")
+    )
+    for what, path in {
+        "this table": out / "dice.md",
+        "pictures of predictions": picture,
+        "predictions, summary.json": predictions,
+        "pre-training curves": pretrained / "progress.png",
+        "pictures of reconstructions": pretrained / "validation",
+        "fine-tuning curves": finetuned / "progress.png",
+        "the model": finetuned / "checkpoint_final.pth",
+        "logs": out / "logs",
+    }.items():
+        print(f"  {what:28} {path}")
+    print(f"\nDone in {time.monotonic() - start:.0f} s.")
+
+
+def dice_table(dice: Mapping[str, float], baselines: Baselines) -> str:
+    """A Markdown table: a row a class and one for their mean."""
+    columns = {"TopoMAEFinetuner": dice, "best threshold": baselines.threshold, "all background": baselines.background}
+    rows = [["class", *columns]]
+    rows += [[name, *(f"{column[name]:.3f}" for column in columns.values())] for name in dice]
+    rows += [["mean", *(f"{np.nanmean(list(column.values())):.3f}" for column in columns.values())]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    return "\n".join(f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows)
+
+
+def _draw_predictions(path: Path, held_out: HeldOut, predictions: Path, count: int = 4) -> None:
+    ending = held_out.description["file_ending"]
+    cases = []
+    for case, (images, label) in list(held_out.test.items())[:count]:
+        reader = determine_reader_writer_from_dataset_json(held_out.description, images[0], verbose=False)()
+        image, properties = reader.read_images(images[:1])
+        reference, prediction = (reader.read_seg(str(f))[0][0] for f in (label, predictions / f"{case}{ending}"))
+        cases.append(SegmentedCase(case, image[0], reference, prediction, properties["spacing"]))
+    names = {label: name for name, label in held_out.classes.items() if isinstance(label, int)}
+    save_segmentation_figure(path, cases, names)
+
+
+def _check_dataset(dataset: Path, num_labelled: int | None) -> None:
+    for needed in ("dataset.json", "imagesTr", "labelsTr"):
+        if not (dataset / needed).exists():
+            raise DemoError(f"{dataset} has no {needed}: it is not a dataset in nnU-Net's raw format")
+    name = dataset.resolve().name
+    if not (name.startswith("Dataset") and name[7:10].isdigit() and name[10:11] == "_"):
+        raise DemoError(f"{dataset} must be named DatasetXXX_Name, XXX a number of three digits, as nnU-Net wants it")
+    if num_labelled is not None and not (dataset / "few_label_splits.json").is_file():
+        raise DemoError(f"--labels needs {dataset / 'few_label_splits.json'}, which does not exist")
+
+
+def _fresh_folder(out: Path) -> Path:
+    """An empty folder tree for a demo. Only what an earlier demo made is removed."""
+    out = out.expanduser().absolute()
+    if out.exists() and not (out / MARKER).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise DemoError(f"{out} exists and no demo made it: name another folder with --out")
+    for folder in FOLDERS:
+        shutil.rmtree(out / folder, ignore_errors=True)
+        (out / folder).mkdir(parents=True)
+    (out / "predictions").rmdir()
+    (out / MARKER).touch()
+    return out
+
+
+def _environment(out: Path) -> dict[str, str]:
+    """nnU-Net's folders, the trainers, as many processes as cores, and this Python's commands."""
+    return {
+        "nnUNet_raw": str(out / "raw"),
+        "nnUNet_preprocessed": str(out / "preprocessed"),
+        "nnUNet_results": str(out / "results"),
+        "nnUNet_extTrainer": external_trainers(),
+        "nnUNet_def_n_proc": _processes(),
+        "nnUNet_n_proc_DA": _processes(),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+    }
+
+
+def _processes() -> str:
+    return str(min(os.cpu_count() or 1, 8))
