@@ -35,6 +35,7 @@ class PretrainingEvaluation:
     Args:
         network: CoPretrainingNetwork in evaluation mode, on `device`.
         loss: holds the geometry and un-normalises reconstructions.
+        topology: without normalisation, for the topological distance.
         loader: draws crops with their points.
         mask_ratio: part of the tokens hidden.
         crops_per_case: the figures of a case are means over these.
@@ -44,6 +45,7 @@ class PretrainingEvaluation:
 
     network: nn.Module
     loss: PretrainingLoss
+    topology: TopologicalLoss
     loader: CropPositionDataLoader
     mask_ratio: float
     crops_per_case: int
@@ -78,15 +80,14 @@ class PretrainingEvaluation:
         output = self.network(image, mask)
         voxel_mask = self.loss.voxel_mask(mask)
         completed = self.loss.completed_volumes(output, image, voxel_mask)
-        distance = TopologicalLoss(normalisation="none")
-        target_diagrams = distance.diagrams(image)
+        target_diagrams = self.topology.diagrams(image)
         if picture is not None:
             self._draw(picture, key, image, voxel_mask, completed)
         return {
             name: {
                 "masked_mse": masked_mean((completed[name] - image) ** 2, voxel_mask).item(),
                 "psnr": psnr(completed[name], image, voxel_mask),
-                "topological_distance": (2 * distance(completed[name], image, target_diagrams)).sqrt().item(),
+                "topological_distance": (2 * self.topology(completed[name], image, target_diagrams)).sqrt().item(),
                 "point_error_voxels": point_distance(branch.points.float(), points, shape).item(),
                 "point_error_mm": point_distance(branch.points.float(), points, shape * self._mm(shape)).item(),
             }

@@ -40,14 +40,7 @@ class PretrainingLoss(nn.Module):
             "consistency_points": config.weight_consistency_points,
             "consistency_reconstruction": config.weight_consistency_reconstruction,
         }
-        self.topology = TopologicalLoss(
-            dimensions=config.topology_dimensions,
-            rel_tol=config.topology_tolerance,
-            max_side=config.topology_max_side or None,
-            min_persistence=config.topology_min_persistence,
-            normalisation=config.topology_normalisation,
-            backend=config.topology_backend,
-        )
+        self.topology = topological_loss(config, config.topology_normalisation)
 
     def forward(
         self, output: CoPretrainingOutput, image: torch.Tensor, points: torch.Tensor, mask: torch.Tensor
@@ -102,3 +95,15 @@ class PretrainingLoss(nn.Module):
 
     def _weight(self, term: str) -> float:
         return self.weights[term if term in self.weights else term.rsplit("_", 1)[0]]
+
+
+def topological_loss(config: TopoMAEConfig, normalisation: str) -> TopologicalLoss:
+    """The topological loss with the knobs of `config`."""
+    return TopologicalLoss(
+        dimensions=config.topology_dimensions,
+        rel_tol=config.topology_tolerance,
+        max_side=config.topology_max_side or None,
+        min_persistence=config.topology_min_persistence,
+        normalisation=normalisation,
+        backend=config.topology_backend,
+    )

@@ -11,7 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunet_topomae.config import TopoMAEConfig
-from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork, deep_supervision_scales
+from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.training.base import TopoMAETrainer, geometry_of
 from nnunet_topomae.training.checkpoint import load_network_weights
@@ -63,7 +63,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
         )
 
     def _get_deep_supervision_scales(self) -> list[list[float]] | None:
-        return deep_supervision_scales(self.geometry) if self.enable_deep_supervision else None
+        return self.geometry.deep_supervision_scales if self.enable_deep_supervision else None
 
     def _build_loss(self) -> nn.Module:
         loss = super()._build_loss()
@@ -72,13 +72,11 @@ class TopoMAEFinetuner(TopoMAETrainer):
         return loss
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupCosineSchedule]:
-        pretrained = set(self.plain_network.pretrained_parameters())
-        new = [p for p in self.network.parameters() if p not in pretrained]
+        pretrained = [parameter for _, parameter in self.plain_network.pretrained_parameters()]
+        known = set(pretrained)
+        new = [parameter for parameter in self.network.parameters() if parameter not in known]
         factor = self.config.pretrained_lr_factor if self.uses_pretraining else 1.0
-        optimizer = adamw(
-            [(new, self.initial_lr), (self.plain_network.pretrained_parameters(), factor * self.initial_lr)],
-            self.weight_decay,
-        )
+        optimizer = adamw([(new, self.initial_lr), (pretrained, factor * self.initial_lr)], self.weight_decay)
         return optimizer, WarmupCosineSchedule(optimizer, self.num_epochs, self.config.warmup_fraction)
 
     @property

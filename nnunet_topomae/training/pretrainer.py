@@ -24,7 +24,7 @@ from nnunet_topomae.data.augmentation import pretraining_transforms
 from nnunet_topomae.data.dataloading import CropPositionDataLoader
 from nnunet_topomae.evaluation.pretraining import MAX_PICTURES, PretrainingEvaluation, mean_over_cases
 from nnunet_topomae.losses.position import point_distance
-from nnunet_topomae.losses.pretraining import BRANCHES, TERMS, PretrainingLoss
+from nnunet_topomae.losses.pretraining import BRANCHES, TERMS, PretrainingLoss, topological_loss
 from nnunet_topomae.networks.copretrain import CoPretrainingNetwork, CoPretrainingOutput
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.pretext.masking import draw_mask
@@ -264,6 +264,7 @@ class TopoMAEPretrainer(TopoMAETrainer):
         evaluation = PretrainingEvaluation(
             self.plain_network,
             self.loss,
+            topological_loss(self.config, normalisation="none"),
             self._crop_loader(dataset, self.configuration_manager.patch_size, None),
             self.config.mask_ratio,
             self.config.validation_crops,
