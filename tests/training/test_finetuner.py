@@ -1,0 +1,108 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunet_topomae.training.finetuner import TopoMAEFinetuner, TopoMAEFinetunerFromScratch
+from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
+
+
+@pytest.fixture
+def pretrained(workshop) -> TopoMAEPretrainer:
+    """A pre-trainer that has saved its final checkpoint (of random weights) where a finetuner looks for it."""
+    trainer = workshop.build(TopoMAEPretrainer)
+    trainer.initialize()
+    trainer.save_checkpoint(str(Path(trainer.output_folder, "checkpoint_final.pth")))
+    return trainer
+
+
+def test_it_starts_from_the_pretrained_weights_of_its_fold(workshop, pretrained, monkeypatch):
+    trainer = workshop.build(TopoMAEFinetuner, seed=5)
+    trainer.on_train_start()
+    ours, theirs = trainer.network.state_dict(), pretrained.network.state_dict()
+    assert torch.equal(ours["vit.token_embedding.weight"], theirs["vit.encoder.token_embedding.weight"])
+    assert torch.equal(ours["encoder.stem.0.weight"], theirs["unetrpp.encoder.stem.0.weight"])
+
+
+def test_it_trains_and_its_folder_holds_no_pretraining(workshop, pretrained):
+    trainer = workshop.build(TopoMAEFinetuner)
+    trainer.run_training()
+    fold = workshop.results / "TopoMAEFinetuner__nnUNetPlans__3d_fullres" / "fold_0"
+    weights = torch.load(fold / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    assert not [name for name in weights if "position_head" in name or "mask_token" in name]
+    assert json.loads((fold.parent / "plans.json").read_text())["topomae"]["preset"] == "tiny"
+
+
+def test_a_missing_checkpoint_is_an_error_with_the_command_to_run(workshop):
+    with pytest.raises(FileNotFoundError) as error:
+        workshop.build(TopoMAEFinetuner).run_training()
+    assert "nnUNetv2_train Dataset100_Phantom 3d_fullres 0 -tr TopoMAEPretrainer -p nnUNetPlans" in str(error.value)
+    assert "'none' to train from scratch" in str(error.value)
+
+
+def test_an_unfinished_pretraining_is_an_error_that_says_so(workshop, pretrained):
+    final = Path(pretrained.output_folder, "checkpoint_final.pth")
+    final.rename(final.with_name("checkpoint_latest.pth"))
+    with pytest.raises(FileNotFoundError, match="has not ended(.|\n)*-p nnUNetPlans --c"):
+        workshop.build(TopoMAEFinetuner).run_training()
+
+
+def test_another_checkpoint_can_be_named(workshop, pretrained, tmp_path):
+    elsewhere = tmp_path / "elsewhere.pth"
+    Path(pretrained.output_folder, "checkpoint_final.pth").rename(elsewhere)
+    assert workshop.build(TopoMAEFinetuner, pretrained=str(elsewhere)).find_pretrained_checkpoint() == elsewhere
+    with pytest.raises(FileNotFoundError, match="names nowhere.pth, and there is no such file"):
+        workshop.build(TopoMAEFinetuner, pretrained="nowhere.pth").run_training()
+
+
+def test_other_widths_are_an_error_that_lists_the_layers(workshop, pretrained):
+    with pytest.raises(ValueError, match="does not fit this network .preset 'small'.(.|\n)*vit.token_embedding.weight: "):
+        workshop.build(TopoMAEFinetuner, preset="small").run_training()
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(workshop, tmp_path):
+    (tmp_path / "broken.pth").write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match="broken.pth cannot be read as a checkpoint"):
+        workshop.build(TopoMAEFinetuner, pretrained=str(tmp_path / "broken.pth")).run_training()
+
+
+def test_none_trains_from_scratch_in_a_folder_of_its_own(workshop):
+    trainer = workshop.build(TopoMAEFinetuner, pretrained="none")
+    assert type(trainer) is TopoMAEFinetunerFromScratch
+    assert "TopoMAEFinetunerFromScratch__nnUNetPlans__3d_fullres" in trainer.output_folder
+    trainer.run_training()
+    assert Path(trainer.output_folder, "checkpoint_final.pth").is_file()
+
+
+def test_pretrained_parameters_learn_more_slowly(workshop):
+    def peaks(**knobs) -> dict[str, float]:
+        trainer = workshop.build(TopoMAEFinetuner, finetune_lr=1e-3, pretrained_lr_factor=0.25, **knobs)
+        trainer.initialize()
+        name_of = {parameter: name for name, parameter in trainer.network.named_parameters()}
+        return {name_of[p]: group["peak_lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
+
+    peak = peaks()
+    assert peak["decoder.seg_layers.0.weight"] == 1e-3 and peak["encoder.stem.0.weight"] == 2.5e-4
+    assert len(peak) == len(peaks(pretrained="none")) and set(peaks(pretrained="none").values()) == {1e-3}
+
+
+def test_deep_supervision_matches_the_targets(workshop):
+    trainer = workshop.build(TopoMAEFinetuner, pretrained="none")
+    trainer.initialize()
+    trainer.on_train_start()
+    batch = next(trainer.dataloader_train)
+    outputs = trainer.network(batch["data"])
+    assert [o.shape[2:] for o in outputs] == [t.shape[2:] for t in batch["target"]]
+    assert trainer.loss.weight_factors == (4 / 7, 2 / 7, 1 / 7)
+
+
+def test_folds_of_one_folder_must_share_an_architecture(workshop):
+    trainer = workshop.build(TopoMAEFinetuner, pretrained="none")
+    trainer.initialize()
+    other_fold = Path(trainer.output_folder_base, "fold_1")
+    other_fold.mkdir(parents=True)
+    (other_fold / "checkpoint_final.pth").touch()
+    Path(trainer.output_folder_base, "plans.json").write_text(json.dumps({"topomae": {"preset": "base"}}))
+    with pytest.raises(ValueError, match="preset = 'base', this run has 'tiny'"):
+        trainer.run_training()

@@ -1,0 +1,146 @@
+import json
+from pathlib import Path
+
+import blosc2
+import numpy as np
+import pytest
+import torch
+
+from nnunet_topomae.config import ConfigError
+from nnunet_topomae.losses.pretraining import TERMS
+from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
+
+
+def scramble_labels(images: Path) -> None:
+    for file in images.glob("*_seg.b2nd"):
+        labels = blosc2.open(str(file))[:]
+        file.unlink()
+        blosc2.asarray(np.random.default_rng(1).permutation(labels.ravel()).reshape(labels.shape), urlpath=str(file))
+
+
+def test_it_pretrains_and_reports(workshop):
+    trainer = workshop.build(TopoMAEPretrainer)
+    trainer.run_training()
+    trainer.perform_actual_validation()
+
+    fold = workshop.results / "TopoMAEPretrainer__nnUNetPlans__3d_fullres" / "fold_0"
+    checkpoint = torch.load(fold / "checkpoint_final.pth", weights_only=True)
+    assert checkpoint["current_epoch"] == 1 and checkpoint["trainer_name"] == "TopoMAEPretrainer"
+    assert checkpoint["init_args"]["plans"]["topomae"] == trainer.config.to_section()
+    for term in TERMS:
+        assert np.isfinite(checkpoint["logging"][f"train_{term}"]).all()
+        assert len(checkpoint["logging"][f"val_{term}"]) == 1
+    assert (fold / "progress.png").stat().st_size > 0
+    summary = json.loads((fold / "validation" / "summary.json").read_text())
+    val_cases = [case["case"] for case in summary["metric_per_case"]]
+    assert val_cases == sorted(json.loads((workshop.dataset / "splits_final.json").read_text())[0]["val"])
+    for network in ("vit", "unetrpp"):
+        metrics = summary["mean"][network]
+        assert set(metrics) == {"masked_mse", "psnr", "topological_distance", "point_error_voxels", "point_error_mm"}
+        assert all(np.isfinite(list(metrics.values())))
+        # The first axis of the phantom is coarser than 1 mm, the others are 1 mm.
+        assert metrics["point_error_voxels"] < metrics["point_error_mm"] < 2 * metrics["point_error_voxels"]
+    assert all((fold / "validation" / f"{case}.png").is_file() for case in val_cases)
+
+
+def test_no_label_is_read(workshop):
+    def trained_weights() -> dict[str, torch.Tensor]:
+        trainer = workshop.build(TopoMAEPretrainer)
+        trainer.run_training()
+        return trainer.network.state_dict()
+
+    weights = trained_weights()
+    scramble_labels(workshop.images)
+    with_other_labels = trained_weights()
+
+    assert all(torch.equal(weights[name], with_other_labels[name]) for name in weights)
+
+
+def test_the_seed_decides_the_weights(workshop):
+    first, second = (workshop.build(TopoMAEPretrainer, seed=seed) for seed in (0, 1))
+    first.initialize()
+    second.initialize()
+    name = "vit.decoder.mask_token"
+    assert not torch.equal(first.network.state_dict()[name], second.network.state_dict()[name])
+
+
+def test_training_cases_are_those_of_the_split_and_unlabelled_ones(workshop):
+    cases = [f"phantom_tr_{i:03d}" for i in range(6)]
+    cases = sorted({file.name.removesuffix("_seg.b2nd") for file in workshop.images.glob("*_seg.b2nd")})
+    splits = [{"train": cases[:1], "val": cases[1:3], "unlabelled": cases[3:]}]
+    (workshop.dataset / "splits_final.json").write_text(json.dumps(splits))
+    trainer = workshop.build(TopoMAEPretrainer)
+    assert trainer.do_split() == (sorted(cases[:1] + cases[3:]), cases[1:3])
+
+    splits[0]["unlabelled"].append(cases[1])
+    (workshop.dataset / "splits_final.json").write_text(json.dumps(splits))
+    with pytest.raises(ValueError, match=f"validation cases of fold 0 as unlabelled: {cases[1]}"):
+        workshop.build(TopoMAEPretrainer).do_split()
+
+
+def test_a_2d_configuration_is_refused(workshop):
+    with pytest.raises(ValueError, match="use the configuration 3d_fullres"):
+        workshop.build(TopoMAEPretrainer, configuration="2d")
+    assert not workshop.results.exists()
+
+
+def test_a_patch_too_small_is_refused(workshop):
+    plans = workshop.plans
+    plans["configurations"]["3d_fullres"]["patch_size"] = [2, 40, 40]
+    with pytest.raises(ValueError, match="too small: its first axis has 2 voxels"):
+        workshop.build(TopoMAEPretrainer, plans=plans)
+
+
+def test_a_wrong_knob_is_refused(workshop, monkeypatch):
+    monkeypatch.setenv("NNUNET_TOPOMAE_MASK_RATIO", "1.5")
+    with pytest.raises(ConfigError, match="mask_ratio = '1.5' is not valid"):
+        workshop.build(TopoMAEPretrainer)
+
+
+def test_a_bad_image_is_refused_before_training(workshop):
+    file = sorted(workshop.images.glob("*_seg.b2nd"))[0].name.replace("_seg", "")
+    image = blosc2.open(str(workshop.images / file))[:]
+    image[0, 3, 4, 5] = np.nan
+    (workshop.images / file).unlink()
+    blosc2.asarray(image, urlpath=str(workshop.images / file))
+    with pytest.raises(ValueError, match=f"{file.removesuffix('.b2nd')}: 1 voxels are NaN or infinite"):
+        workshop.build(TopoMAEPretrainer).run_training()
+
+
+def test_a_checkpoint_is_written_whole_or_not_at_all(workshop, monkeypatch):
+    trainer = workshop.build(TopoMAEPretrainer)
+    trainer.initialize()
+    file = Path(trainer.output_folder, "checkpoint_latest.pth")
+    trainer.save_checkpoint(str(file))
+    before = file.read_bytes()
+
+    def killed_half_way(checkpoint, filename):
+        Path(filename).write_bytes(before[:1000])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", killed_half_way)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.save_checkpoint(str(file))
+    assert file.read_bytes() == before
+
+
+def test_a_resumed_training_goes_on_with_its_curves(workshop):
+    first = workshop.build(TopoMAEPretrainer, pretrain_epochs=2)
+    first.num_epochs = 1  # stopped after one epoch of two
+    first.run_training()
+    resumed = workshop.build(TopoMAEPretrainer, pretrain_epochs=2)
+    resumed.load_checkpoint(str(Path(first.output_folder, "checkpoint_final.pth")))
+    resumed.run_training()
+    log = resumed.logger.local_logger.my_fantastic_logging
+    assert resumed.current_epoch == 2
+    assert log["train_losses"][:1] == first.logger.local_logger.my_fantastic_logging["train_losses"]
+    assert len(log["lrs"]) == 2 and log["lrs"][1] == pytest.approx(resumed.lr_scheduler.factor(1) * 3e-4)
+
+
+def test_ignoring_the_previous_stage_of_a_cascade(workshop):
+    plans = workshop.plans
+    plans["configurations"]["3d_lowres"] = plans["configurations"]["3d_fullres"] | {"next_stage": "3d_cascade_fullres"}
+    plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    trainer = workshop.build(TopoMAEPretrainer, configuration="3d_cascade_fullres", plans=plans)
+    trainer.run_training()
+    assert trainer.network.vit.encoder.token_embedding.weight.shape[1] == 1
