@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+
 import torch
 from torch import nn
 
@@ -12,7 +14,7 @@ from nnunet_topomae.losses.reconstruction import reconstruction_loss, token_stat
 from nnunet_topomae.networks.copretrain import CoPretrainingOutput
 from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.networks.tokens import expand_mask
-from nnunet_topomae.topology import TopologicalLoss
+from nnunet_topomae.topology import Diagrams, TopologicalLoss
 
 BRANCHES = CoPretrainingOutput._fields
 TERMS = (
@@ -42,28 +44,40 @@ class PretrainingLoss(nn.Module):
         }
         self.topology = topological_loss(config, config.topology_normalisation)
 
+    def submit_target(self, image: torch.Tensor) -> list[Future[Diagrams]] | None:
+        """Start on the diagrams of [B, C, D, H, W] images while the networks run; None where topology has no weight."""
+        return self.topology.submit_diagrams(image) if self.weights["topology"] else None
+
     def forward(
-        self, output: CoPretrainingOutput, image: torch.Tensor, points: torch.Tensor, mask: torch.Tensor
+        self,
+        output: CoPretrainingOutput,
+        image: torch.Tensor,
+        points: torch.Tensor,
+        mask: torch.Tensor,
+        target_diagrams: list[Future[Diagrams]] | None,
     ) -> dict[str, torch.Tensor]:
-        """Terms of `TERMS`, each a scalar; topology is left out where its weight is zero, for its cost.
+        """Terms of `TERMS`, each a scalar.
 
         Args:
             output: of both networks.
             image: [B, C, D, H, W], what was to be reconstructed.
             points: [B, 9, 3], where the crops lie.
             mask: [B, N] bool, True where a token was hidden.
+            target_diagrams: from `submit_target(image)`; without them the topological terms are left out.
         """
         voxel_mask = self.voxel_mask(mask)
         volumes = self.reconstructed_intensities(output, image)
         token_std = token_statistics(image, self.geometry.token_size)[1] if self.normalise_targets else None
+        pending = {}
+        if target_diagrams is not None:
+            for name, completed in self.completed_volumes(output, image, voxel_mask).items():
+                pending[name] = self.topology.submit(completed, None, target_diagrams)
         terms = {}
         for name, branch in zip(BRANCHES, output, strict=True):
             terms[f"reconstruction_{name}"] = reconstruction_loss(volumes[name], image, voxel_mask, token_std)
             terms[f"position_{name}"] = position_loss(branch.points.float(), points)
-        if self.weights["topology"]:
-            target_diagrams = self.topology.diagrams(image)
-            for name, completed in self.completed_volumes(output, image, voxel_mask).items():
-                terms[f"topology_{name}"] = self.topology(completed, image, target_diagrams)
+        for name, topology in pending.items():
+            terms[f"topology_{name}"] = topology.result().loss
         terms["consistency_points"] = point_consistency(*(branch.points.float() for branch in output))
         terms["consistency_reconstruction"] = reconstruction_consistency(*volumes.values(), voxel_mask)
         return terms

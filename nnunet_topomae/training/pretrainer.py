@@ -187,13 +187,14 @@ class TopoMAEPretrainer(TopoMAETrainer):
 
     def _forward(self, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The total loss, and everything that is logged by name."""
+        target_diagrams = self.loss.submit_target(batch["data"])
         image = batch["data"].to(self.device, non_blocking=True)
         points = batch["points"].to(self.device, non_blocking=True)
         volume_shape = batch["volume_shape"].to(self.device, non_blocking=True)
         mask = self._draw_mask(len(image))
         with self._autocast():
             output: CoPretrainingOutput = self.network(image, mask)
-        terms = self.loss(output, image, points, mask)
+        terms = self.loss(output, image, points, mask, target_diagrams)
         total = self.loss.total(terms)
         for name, branch in zip(POINT_ERRORS, output, strict=True):
             terms[name] = point_distance(branch.points.detach().float(), points, volume_shape).mean()
