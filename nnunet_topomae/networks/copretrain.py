@@ -151,6 +151,7 @@ def build_unetrpp(
         num_heads=preset.epa_num_heads,
         projection_sizes=preset.projection_sizes,
         projection_size_decoder=preset.projection_sizes[0],
+        dropout=preset.dropout,
         n_outputs=n_outputs,
         deep_supervision=deep_supervision,
     )

@@ -31,8 +31,8 @@ class Geometry:
         for axis, (size, stride) in enumerate(zip(self.patch_size, self.cumulative_strides[-1], strict=True)):
             if size % stride:
                 raise ValueError(
-                    f"the {AXES[axis]} axis of patch {_times(self.patch_size)} has {size} voxels, which the total stride "
-                    f"{stride} does not divide: set patch_size[{axis}] in the plans to {math.ceil(size / stride) * stride}"
+                    f"the {AXES[axis]} axis of patch {_times(self.patch_size)} has {size} voxels, which the total "
+                    f"stride {stride} does not divide: set patch_size[{axis}] in the plans to a multiple of {stride}"
                 )
 
     @property
@@ -64,14 +64,12 @@ class Geometry:
 
     @property
     def deep_supervision_scales(self) -> list[list[float]]:
-        """Sizes of the outputs under deep supervision as fractions of the patch, finest first (nnU-Net's `ds_scales`)."""
+        """Sizes of deep supervision's outputs as fractions of the patch, finest first (nnU-Net's `ds_scales`)."""
         strides = [(1, 1, 1), *self.cumulative_strides[:2]]
         return [[1 / stride for stride in per_axis] for per_axis in strides]
 
 
-def geometry_from_plan(
-    patch_size: Sequence[int], pool_op_kernel_sizes: Sequence[Sequence[int]]
-) -> Geometry:
+def geometry_from_plan(patch_size: Sequence[int], pool_op_kernel_sizes: Sequence[Sequence[int]]) -> Geometry:
     """The geometry of both networks for one configuration of an nnU-Net plan.
 
     An axis gets as many halvings as the plan gives it, up to five: UNETR++ has a stem and three downsamplings.
@@ -88,7 +86,7 @@ def geometry_from_plan(
 
     Args:
         patch_size: of the configuration, voxels.
-        pool_op_kernel_sizes: the plan's strides, one triple a stage, as in `configuration_manager.pool_op_kernel_sizes`.
+        pool_op_kernel_sizes: the plan's strides, one triple a stage.
 
     Raises:
         ValueError: a 2d configuration; a patch too small; a stride that is no power of two; a patch that the strides
@@ -128,18 +126,18 @@ def _halvings_of_axis(axis: int, pool_op_kernel_sizes: Sequence[Sequence[int]]) 
 
 
 def _require_large_enough(patch_size: Size3D, halvings: list[list[int]]) -> None:
+    too_small = f"patch {_times(patch_size)} is too small"
     for axis, size in enumerate(patch_size):
         if size < MIN_EDGE:
             raise ValueError(
-                f"patch {_times(patch_size)} is too small: its {AXES[axis]} axis has {size} voxels, the networks need at "
-                f"least {MIN_EDGE}. Set patch_size[{axis}] in the plans to {MIN_EDGE} or more, or plan a finer spacing there"
+                f"{too_small}: its {AXES[axis]} axis has {size} voxels, the networks need {MIN_EDGE}. "
+                f"Set patch_size[{axis}] in the plans to {MIN_EDGE} or more, or plan a finer spacing on this axis"
             )
     most = max(range(3), key=lambda axis: len(halvings[axis]))
     if len(halvings[most]) < MIN_HALVINGS:
         raise ValueError(
-            f"patch {_times(patch_size)} is too small: the plan halves no axis more than {len(halvings[most])} times, the "
-            f"networks need {MIN_HALVINGS}. Make the {AXES[most]} axis at least {MIN_EDGE * 2**MIN_HALVINGS} voxels long "
-            f"(patch_size[{most}] in the plans) and halve it in {MIN_HALVINGS} stages of pool_op_kernel_sizes (strides)"
+            f"{too_small}: pool_op_kernel_sizes in the plans halve no axis {MIN_HALVINGS} times, as the networks need. "
+            f"Enlarge patch_size[{most}] and halve that axis more often"
         )
 
 

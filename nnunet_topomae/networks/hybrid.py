@@ -16,6 +16,7 @@ from nnunet_topomae.networks.pretrained import LoadReport, load_adapted
 # Where the parts of this network lie in the state dict of CoPretrainingNetwork.
 PRETRAINED_PARTS = {"vit.": "vit.encoder.", "encoder.": "unetrpp.encoder.", "decoder.": "unetrpp.decoder."}
 NEW_PARTS = ("decoder.seg_layers.", "fusion.")
+NOT_NEEDED = ("vit.decoder.", "vit.position_head.", "unetrpp.decoder.seg_layers.", "unetrpp.position_head.")
 
 
 class HybridSegmentationNetwork(nn.Module):
@@ -84,10 +85,15 @@ class HybridSegmentationNetwork(nn.Module):
         is resampled. Segmentation layers and fusion stay as they are.
 
         Raises:
-            ValueError: a layer is missing or has other widths; the message lists the mismatch by layer, and nothing
-                has been loaded.
+            ValueError: not such a state dict; or layers are missing, left over or of other widths: the message lists
+                the mismatch by layer, and nothing has been loaded.
         """
-        return load_adapted(self, state_dict, self._pretrained_name)
+        if not all(any(key.startswith(part) for key in state_dict) for part in PRETRAINED_PARTS.values()):
+            raise ValueError(
+                "these are not the weights of pre-training (CoPretrainingNetwork): there must be names that begin with "
+                f"each of {', '.join(PRETRAINED_PARTS.values())}; the first names are {', '.join(list(state_dict)[:3])}"
+            )
+        return load_adapted(self, state_dict, self._pretrained_name, NOT_NEEDED)
 
     def pretrained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and parameters that `load_pretrained` fills."""

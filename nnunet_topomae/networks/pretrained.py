@@ -31,42 +31,52 @@ class LoadReport:
     new: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        lines = [f"loaded {len(self.loaded)}, adapted {len(self.adapted)}, new {len(self.new)}, left out {len(self.skipped)}"]
+        lines = [
+            f"{len(self.loaded)} weights loaded, {len(self.adapted)} adapted, {len(self.new)} new, "
+            f"{len(self.skipped)} of the checkpoint not needed"
+        ]
         lines += [f"  adapted {name}: {what}" for name, what in self.adapted.items()]
-        lines += [f"  new: {', '.join(self.new)}", f"  left out: {', '.join(_modules(self.skipped))}"]
-        return "\n".join(lines)
+        return "\n".join([*lines, f"  new: {_parts(self.new)}", f"  not needed: {_parts(self.skipped)}"])
 
 
 def load_adapted(
-    network: nn.Module, source: Mapping[str, torch.Tensor], source_name: Callable[[str], str | None]
+    network: nn.Module,
+    source: Mapping[str, torch.Tensor],
+    source_name: Callable[[str], str | None],
+    not_needed: tuple[str, ...],
 ) -> LoadReport:
-    """Load `source` into `network`; `source_name` gives the name there of each entry here, None for new ones.
+    """Load `source` into `network`, whose `keys_to_in_proj` name the layers that read image channels.
+
+    Args:
+        source_name: the name in `source` of each entry of the network's state dict; None for new ones.
+        not_needed: prefixes of the names in `source` that the network has no use for.
 
     Raises:
-        ValueError: entries that are missing or cannot be adapted, all of them listed; nothing is loaded then.
+        ValueError: entries are missing, left over or cannot be adapted: all of them are listed, nothing is loaded.
     """
     report, state, problems = LoadReport(), {}, []
-    used = set()
-    for name, target in network.state_dict().items():
-        key = source_name(name)
-        if key is None:
+    targets = network.state_dict()
+    origins = {name: source_name(name) for name in targets}
+    for name, origin in origins.items():
+        if origin is None:
             report.new.append(name)
-        elif key not in source:
-            problems.append(f"{name}: the checkpoint has no {key}")
+        elif origin not in source:
+            problems.append(f"{name}: not in the checkpoint (as {origin})")
+        elif source[origin].shape == targets[name].shape:
+            state[name] = source[origin]
+            report.loaded.append(name)
         else:
-            used.add(key)
-            weight = source[key]
-            if weight.shape == target.shape:
-                report.loaded.append(name)
-            else:
-                try:
-                    weight, report.adapted[name] = _adapt(network, name, weight, target.shape)
-                except ValueError as error:
-                    problems.append(f"{name}: {error}")
-            state[name] = weight
+            try:
+                state[name], report.adapted[name] = _adapt(network, name, source[origin], targets[name].shape)
+            except ValueError as error:
+                problems.append(f"{name}: {error}")
+    for key in source.keys() - set(origins.values()):
+        if key.startswith(not_needed):
+            report.skipped.append(key)
+        else:
+            problems.append(f"{key}: in the checkpoint, but not in this network")
     if problems:
-        raise ValueError("the pre-trained weights do not fit this network:\n  " + "\n  ".join(problems))
-    report.skipped.extend(key for key in source if key not in used)
+        raise ValueError("the pre-trained weights do not fit this network:\n  " + "\n  ".join(sorted(problems)))
     network.load_state_dict(state, strict=False)
     return report
 
@@ -75,27 +85,26 @@ def _adapt(network: nn.Module, name: str, weight: torch.Tensor, shape: torch.Siz
     """`weight` in `shape`, and what was done to it. Raises ValueError where widths differ."""
     module_name, _, parameter = name.rpartition(".")
     module = network.get_submodule(module_name)
-    done = []
-    mismatch = ValueError(f"{tuple(weight.shape)} in the checkpoint, {tuple(shape)} here")
-    if weight.ndim != len(shape) or not _is_adaptable(module, parameter):
-        raise mismatch
-    grid = tuple(shape[-3:])
-    if weight.ndim == 5 and weight.shape[1] != shape[1] and name.removesuffix(".weight") in network.keys_to_in_proj:
-        done.append(f"{weight.shape[1]} to {shape[1]} input channels")
-        weight = repeat_channels(weight, shape[1])
-    if tuple(weight.shape[-3:]) != grid:
-        done.append(f"{tuple(weight.shape[-3:])} to {grid} grid points")
-        sums = isinstance(module, (TokenProjection, TokenEmbedding, nn.Conv3d))
-        weight = resample(weight, grid, keep_sum=sums)
-    if weight.shape != shape:
-        raise mismatch
-    return weight, ", ".join(done)
+    adapted, done = weight, []
+    if _is_adaptable(module, parameter):
+        if module_name in network.keys_to_in_proj and weight.shape[1] != shape[1]:
+            adapted = repeat_channels(adapted, shape[1])
+            done.append(f"{weight.shape[1]} input channels to {shape[1]}")
+        if weight.shape[-3:] != shape[-3:]:
+            is_sum = isinstance(module, TokenProjection | TokenEmbedding | nn.Conv3d)
+            adapted = resample(adapted, shape[-3:], keep_sum=is_sum)
+            done.append(f"grid {tuple(weight.shape[-3:])} to {tuple(shape[-3:])}")
+    if adapted.shape != shape:
+        raise ValueError(f"{tuple(weight.shape)} in the checkpoint, {tuple(shape)} in this network")
+    return adapted, ", ".join(done)
 
 
 def _is_adaptable(module: nn.Module, parameter: str) -> bool:
     if isinstance(module, EPABlock):
         return parameter == "position_embedding"
-    return parameter == "weight" and isinstance(module, (TokenProjection, TokenEmbedding, nn.Conv3d, nn.ConvTranspose3d))
+    return parameter == "weight" and isinstance(
+        module, TokenProjection | TokenEmbedding | nn.Conv3d | nn.ConvTranspose3d
+    )
 
 
 def repeat_channels(weight: torch.Tensor, channels: int) -> torch.Tensor:
@@ -124,6 +133,6 @@ def resample(weight: torch.Tensor, grid: Sequence[int], keep_sum: bool) -> torch
     return resampled * (math.prod(old) / math.prod(grid)) if keep_sum else resampled
 
 
-def _modules(names: Sequence[str], depth: int = 2) -> list[str]:
-    """The parts that `names` belong to, each once."""
-    return list(dict.fromkeys(".".join(name.split(".")[:depth]) for name in names))
+def _parts(names: Sequence[str]) -> str:
+    """The parts of a network that `names` belong to, each once."""
+    return ", ".join(sorted({".".join(name.split(".")[:3]) for name in names}))

@@ -42,7 +42,9 @@ def visible_tokens(mask: torch.Tensor) -> torch.Tensor:
     """
     counts = set((~mask).sum(dim=1).tolist())
     if len(counts) != 1 or 0 in counts:
-        raise ValueError(f"every row of a mask must leave the same number of tokens visible, at least one; got {sorted(counts)}")
+        raise ValueError(
+            f"every row of a mask must leave the same number of tokens visible, at least one; got {sorted(counts)}"
+        )
     return (~mask).nonzero()[:, 1].reshape(len(mask), counts.pop())
 
 

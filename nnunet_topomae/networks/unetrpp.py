@@ -28,7 +28,7 @@ class TokenProjection(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(projection_size, *grid))
         self.bias = nn.Parameter(torch.zeros(projection_size))
-        nn.init.trunc_normal_(self.weight, std=0.02)
+        nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., N] to [..., projection_size]."""
@@ -235,7 +235,9 @@ class UNETRPPDecoder(nn.Module):
                     for _ in range(n_blocks_per_stage[i])
                 )
             )
-            self.up_blocks.append(UpBlock(features_per_stage[i + 1], features_per_stage[i], geometry.stage_strides[i], stage))
+            self.up_blocks.append(
+                UpBlock(features_per_stage[i + 1], features_per_stage[i], geometry.stage_strides[i], stage)
+            )
         self.up_blocks.append(
             UpBlock(
                 features_per_stage[0],
@@ -332,6 +334,7 @@ class UNETRPP(nn.Module):
             **block_kwargs,
         )
         self.apply(_init_linear)
+        self.apply(_channels_last)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         """[B, C, D, H, W] to logits [B, K, D, H, W], or to a list of them, finest first, under deep supervision."""
@@ -341,6 +344,12 @@ class UNETRPP(nn.Module):
 
 def _init_linear(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def _channels_last(module: nn.Module) -> None:
+    """EPA leaves channels last in memory; kernels in the same layout spare the convolutions a copy each way."""
+    if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
+        module.weight = nn.Parameter(module.weight.detach().contiguous(memory_format=torch.channels_last_3d))

@@ -73,7 +73,7 @@ class ViTEncoder(nn.Module):
         self.register_buffer(
             "position_embedding", sincos_position_embedding(self.token_grid, embed_dim), persistent=False
         )
-        drop_rates = torch.linspace(0, drop_path_rate, depth).tolist()
+        drop_rates = [drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(
             Block(embed_dim, num_heads, qkv_bias=True, init_values=layer_scale, drop_path=rate) for rate in drop_rates
         )
@@ -81,7 +81,7 @@ class ViTEncoder(nn.Module):
         self.blocks.apply(init_transformer_weights)
 
     def forward(self, image: torch.Tensor, ids_keep: torch.Tensor | None = None) -> torch.Tensor:
-        """Features of the tokens `ids_keep` [B, M] (default: all, in order) of an image [B, C, D, H, W]: [B, M, embed_dim]."""
+        """Features [B, M, embed_dim] of the tokens `ids_keep` [B, M] (default: all) of an image [B, C, D, H, W]."""
         require_patch_size(image, self.patch_size)
         tokens = patchify(image, self.token_size)
         positions = self.position_embedding.expand(len(image), -1, -1)

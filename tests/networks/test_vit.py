@@ -1,0 +1,75 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nnunet_topomae.networks.tokens import patchify
+from nnunet_topomae.networks.vit import MAEDecoder, TokenEmbedding, ViTEncoder, sincos_position_embedding
+
+GRID, TOKEN = (2, 3, 4), (4, 2, 3)
+PATCH = (8, 6, 12)
+
+
+def encoder(**kwargs):
+    return ViTEncoder(2, PATCH, TOKEN, embed_dim=24, depth=2, num_heads=3, **kwargs).eval()
+
+
+def test_token_embedding_is_the_strided_convolution():
+    embedding = TokenEmbedding(2, TOKEN, 24)
+    image = torch.randn(2, 2, *PATCH)
+
+    convolved = F.conv3d(image, embedding.weight, embedding.bias, stride=TOKEN)  # [B, 24, 2, 3, 4]
+    torch.testing.assert_close(embedding(patchify(image, TOKEN)), convolved.flatten(2).transpose(1, 2))
+
+
+def test_position_embedding_is_sine_and_cosine_of_each_axis_in_voxel_order():
+    embedding = sincos_position_embedding(GRID, 26)  # 26 = 3 axes × 2 × 4 bands + 2 unused
+    for i in range(2):
+        for j in range(3):
+            for k in range(4):
+                token = embedding[(i * 3 + j) * 4 + k]
+                for axis, position in enumerate((i, j, k)):
+                    for band in range(4):
+                        angle = torch.tensor(position / 10000 ** (band / 4))
+                        torch.testing.assert_close(token[axis * 8 + band], angle.sin())
+                        torch.testing.assert_close(token[axis * 8 + 4 + band], angle.cos())
+                assert token[24:].tolist() == [0, 0]
+
+
+def test_encoder_without_masked_tokens_sees_all_in_order():
+    network, image = encoder(), torch.randn(2, 2, *PATCH)
+    every = torch.arange(24).expand(2, -1)
+
+    torch.testing.assert_close(network(image, every), network(image))
+
+
+def test_encoder_treats_tokens_as_a_set():
+    network, image = encoder(), torch.randn(2, 2, *PATCH)
+    ids = torch.tensor([[3, 20, 7], [1, 0, 23]])
+
+    torch.testing.assert_close(network(image, ids)[:, [2, 0, 1]], network(image, ids[:, [2, 0, 1]]))
+
+
+def test_encoder_takes_its_patch_size_alone():
+    with pytest.raises(ValueError, match=r"built for patches of \(8, 6, 12\)"):
+        encoder()(torch.zeros(1, 2, 8, 6, 6))
+
+
+def test_stochastic_depth_and_layer_scale():
+    network = encoder(drop_path_rate=0.2, layer_scale=1e-5)
+
+    assert [block.drop_path1.drop_prob for block in network.blocks if hasattr(block.drop_path1, "drop_prob")] == [
+        pytest.approx(0.2)
+    ]
+    assert torch.equal(network.blocks[0].ls1.gamma, torch.full((24,), 1e-5))
+
+
+def test_decoder_puts_each_token_in_its_place():
+    decoder = MAEDecoder(2, GRID, TOKEN, encoder_dim=24, embed_dim=12, depth=0, num_heads=3)
+    features = torch.randn(1, 3, 24)
+    changed = features.clone()
+    changed[0, 1] += torch.randn(24)
+    ids = torch.tensor([[2, 17, 23]])
+
+    difference = (decoder(changed, ids) - decoder(features, ids)).abs()
+    tokens = patchify(difference, TOKEN).sum(dim=-1)
+    assert tokens[0].nonzero().tolist() == [[17]]
