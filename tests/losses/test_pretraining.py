@@ -1,0 +1,83 @@
+import pytest
+import torch
+
+from nnunet_topomae.config import TopoMAEConfig
+from nnunet_topomae.losses.pretraining import TERMS, PretrainingLoss
+from nnunet_topomae.networks.copretrain import BranchOutput, CoPretrainingOutput
+from nnunet_topomae.networks.geometry import geometry_from_plan
+
+GEOMETRY = geometry_from_plan((16, 16, 24), [[1, 1, 1], [2, 2, 2], [2, 2, 2]])
+IMAGE = torch.randn(2, 1, 16, 16, 24, generator=torch.Generator().manual_seed(0))
+POINTS = torch.rand(2, 9, 3, generator=torch.Generator().manual_seed(1))
+MASK = torch.zeros(2, GEOMETRY.num_tokens, dtype=torch.bool)
+MASK[:, ::2] = True
+
+
+def output(offset: float = 0.0) -> CoPretrainingOutput:
+    """Both networks are right but for `offset` in every voxel and coordinate; UNETR++ is wrong the other way round."""
+    return CoPretrainingOutput(
+        BranchOutput((IMAGE + offset).requires_grad_(), (POINTS + offset).requires_grad_()),
+        BranchOutput((IMAGE - offset).requires_grad_(), (POINTS - offset).requires_grad_()),
+    )
+
+
+def terms_of(config: TopoMAEConfig, answer: CoPretrainingOutput) -> tuple[dict, torch.Tensor]:
+    loss = PretrainingLoss(config, GEOMETRY)
+    terms = loss(answer, IMAGE, POINTS, MASK, loss.submit_target(IMAGE))
+    return terms, loss.total(terms)
+
+
+def test_right_answers_cost_nothing():
+    terms, total = terms_of(TopoMAEConfig(), output())
+    assert set(terms) == set(TERMS)
+    assert total.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_each_term_is_its_formula():
+    terms, _ = terms_of(TopoMAEConfig(weight_topology=0), output(0.5))
+    assert terms["reconstruction_vit"].item() == pytest.approx(0.25)
+    assert terms["position_unetrpp"].item() == pytest.approx(0.25)
+    assert terms["consistency_points"].item() == pytest.approx(1)
+    assert terms["consistency_reconstruction"].item() == pytest.approx(1)
+
+
+def test_the_total_is_the_weighted_sum():
+    weights = {
+        "weight_reconstruction": 2.0,
+        "weight_topology": 0.0,
+        "weight_position": 3.0,
+        "weight_consistency_points": 5.0,
+        "weight_consistency_reconstruction": 7.0,
+    }
+    _, total = terms_of(TopoMAEConfig(**weights), output(0.5))
+    assert total.item() == pytest.approx(0.25 * 2 * 2 + 0.25 * 2 * 3 + 5 + 7)
+
+
+def test_without_weight_topology_is_not_computed():
+    terms, _ = terms_of(TopoMAEConfig(weight_topology=0), output(0.5))
+    assert not [name for name in terms if name.startswith("topology")]
+
+
+def test_topology_looks_at_completed_volumes():
+    """A reconstruction that is wrong in visible voxels alone is right where it was asked."""
+    answer = output()
+    visible = ~PretrainingLoss(TopoMAEConfig(), GEOMETRY).voxel_mask(MASK)
+    wrong = (IMAGE + 9 * visible).requires_grad_()
+    terms, _ = terms_of(TopoMAEConfig(), answer._replace(vit=answer.vit._replace(reconstruction=wrong)))
+    assert terms["topology_vit"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_every_answer_is_pulled_by_the_total():
+    answer = output(0.5)
+    terms_of(TopoMAEConfig(), answer)[1].backward()
+    assert all(tensor.grad.abs().sum() > 0 for branch in answer for tensor in branch)
+
+
+def test_normalised_targets_are_predicted_in_units_of_their_token():
+    config = TopoMAEConfig(normalise_targets=True, weight_topology=0)
+    loss = PretrainingLoss(config, GEOMETRY)
+    zero = CoPretrainingOutput(*(BranchOutput(torch.zeros_like(IMAGE), POINTS) for _ in range(2)))
+    means = loss.reconstructed_intensities(zero, IMAGE)["vit"]
+    token = (slice(0, 1), slice(0, 1), *(slice(0, side) for side in GEOMETRY.token_size))
+    assert torch.allclose(means[token], IMAGE[token].mean().expand_as(means[token]), atol=1e-6)
+    assert terms_of(config, zero)[0]["reconstruction_vit"].item() == pytest.approx(1, rel=1e-4)
