@@ -101,16 +101,16 @@ class EfficientPairedAttention(nn.Module):
 
 
 class ResidualConvBlock(nn.Module):
-    """conv3 – norm – LeakyReLU – conv3 – norm, plus the input (1×1×1 conv – norm where channels change), LeakyReLU."""
+    """conv3 – norm – LeakyReLU – conv3 – norm, plus the input (or its 1×1×1 conv – norm, `project`), LeakyReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, norm: type[nn.Module]) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm: type[nn.Module], project: bool = False) -> None:
         super().__init__()
         self.conv1 = nn.Conv3d(in_channels, out_channels, 3, padding=1, bias=False)
         self.norm1 = norm(out_channels)
         self.conv2 = nn.Conv3d(out_channels, out_channels, 3, padding=1, bias=False)
         self.norm2 = norm(out_channels)
         self.shortcut = nn.Identity()
-        if in_channels != out_channels:
+        if project:
             self.shortcut = nn.Sequential(nn.Conv3d(in_channels, out_channels, 1, bias=False), norm(out_channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -173,7 +173,9 @@ class UNETRPPEncoder(nn.Module):
         **block_kwargs,
     ) -> None:
         super().__init__()
-        self.image_block = ResidualConvBlock(input_channels, features_per_stage[0] // 2, nn.InstanceNorm3d)
+        self.image_block = ResidualConvBlock(
+            input_channels, features_per_stage[0] // 2, nn.InstanceNorm3d, project=True
+        )
         self.stem = Downsampling(input_channels, features_per_stage[0], geometry.stem_stride)
         self.downsamplings = nn.ModuleList(
             Downsampling(features_per_stage[i], features_per_stage[i + 1], geometry.stage_strides[i]) for i in range(3)

@@ -1,0 +1,81 @@
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+
+from nnunet_topomae.networks import PRESETS, CoPretrainingNetwork, HybridSegmentationNetwork, geometry_from_plan
+
+
+def draw_mask(batch_size, num_tokens, num_masked):
+    return torch.rand(batch_size, num_tokens).argsort(dim=1) < num_masked
+
+
+def test_answers_have_the_shape_of_image_and_nine_points(minimal, geometry):
+    network = CoPretrainingNetwork(2, geometry, minimal)
+    output = network(torch.randn(2, 2, 8, 24, 32), draw_mask(2, 48, 36))
+
+    for branch in (output.vit, output.unetrpp):
+        assert branch.reconstruction.shape == (2, 2, 8, 24, 32)
+        assert branch.points.shape == (2, 9, 3)
+
+
+def test_masked_voxels_do_not_leak(minimal, geometry):
+    """Whatever stands under the mask, also NaN, the answers of both networks stay the same; not so elsewhere."""
+    network = CoPretrainingNetwork(1, geometry, minimal).eval()
+    image, mask = torch.randn(1, 1, 8, 24, 32), torch.zeros(1, 48, dtype=torch.bool)
+    changed = image.clone()
+    for i, j, k in [(0, 0, 0), (0, 2, 7), (1, 0, 5), (1, 2, 3)]:
+        mask[0, (i * 3 + j) * 8 + k] = True
+        changed[..., 4 * i : 4 * i + 4, 8 * j : 8 * j + 8, 4 * k : 4 * k + 4] = torch.nan
+    for answer, same in zip(flat(network(image, mask)), flat(network(changed, mask)), strict=True):
+        assert torch.equal(answer, same)
+
+    changed = image.clone()
+    changed[0, 0, 7, 7, 7] += 1  # a visible neighbour
+    for answer, other in zip(flat(network(image, mask)), flat(network(changed, mask)), strict=True):
+        assert not torch.equal(answer, other)
+
+
+def flat(output):
+    return [tensor for branch in output for tensor in branch]
+
+
+def test_uneven_mask_is_refused(minimal, geometry):
+    mask = draw_mask(2, 48, 30)
+    mask[0, mask[0].nonzero()[0]] = False
+    with pytest.raises(ValueError, match="same number of tokens visible"):
+        CoPretrainingNetwork(1, geometry, minimal)(torch.zeros(2, 1, 8, 24, 32), mask)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    patch_size=st.tuples(st.integers(5, 40), st.integers(24, 48), st.integers(24, 64)),
+    spacing=st.tuples(st.sampled_from([1, 2.5, 6]), st.just(1), st.sampled_from([0.7, 1])),
+    channels=st.integers(1, 4),
+)
+def test_any_plan_trains(minimal, patch_size, spacing, channels):
+    """Both phases build, run and send a gradient to every parameter, as DDP demands."""
+    _, strides, _, patch_size, _ = get_pool_and_conv_props(spacing, patch_size, 4, 999999)
+    geometry = geometry_from_plan(patch_size, strides)
+    image = torch.randn(2, channels, *geometry.patch_size)
+
+    network = CoPretrainingNetwork(channels, geometry, minimal)
+    output = network(image, draw_mask(2, geometry.num_tokens, round(0.75 * geometry.num_tokens)))
+    sum(tensor.square().mean() for tensor in flat(output)).backward()
+    assert {name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()} == set()
+
+    network = HybridSegmentationNetwork(channels, 2, geometry, minimal)
+    outputs = network(image)
+    sum(output.square().mean() for output in outputs).backward()
+    assert {name for name, p in network.named_parameters() if p.grad is None} == set()
+    for output, scale in zip(outputs, network.deep_supervision_scales, strict=True):
+        assert output.shape[2:] == tuple(round(a * b) for a, b in zip(patch_size, scale, strict=True))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_build(preset):
+    geometry = geometry_from_plan((32, 32, 32), [(1, 1, 1)] + [(2, 2, 2)] * 3)
+    with torch.device("meta"):
+        CoPretrainingNetwork(1, geometry, PRESETS[preset])
+        HybridSegmentationNetwork(1, 2, geometry, PRESETS[preset])

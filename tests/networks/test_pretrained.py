@@ -1,0 +1,137 @@
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nnunet_topomae.networks import CoPretrainingNetwork, Geometry, HybridSegmentationNetwork
+from nnunet_topomae.networks.pretrained import repeat_channels, resample
+
+LARGER = Geometry((16, 24, 64), stem_stride=(1, 2, 1), stage_strides=((2, 2, 2), (2, 2, 2), (1, 3, 2)))
+COARSER = Geometry((16, 48, 64), stem_stride=(2, 4, 2), stage_strides=((2, 2, 2), (2, 2, 2), (1, 3, 2)))
+
+
+@pytest.fixture
+def pretrained(minimal, geometry):
+    """Pre-training on one channel, with weights as different as after training."""
+    network = CoPretrainingNetwork(1, geometry, minimal).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return network
+
+
+def test_same_geometry_is_copied(pretrained, minimal, geometry):
+    network = HybridSegmentationNetwork(1, 3, geometry, minimal).eval()
+    report = network.load_pretrained(pretrained.state_dict())
+    image = torch.randn(1, 1, 8, 24, 32)
+
+    torch.testing.assert_close(network.vit(image), pretrained.vit.encoder(image))
+    for ours, theirs in zip(network.encoder(image), pretrained.unetrpp.encoder(image), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert report.adapted == {}
+    assert {name.split(".")[0] for name in report.new} == {"fusion", "decoder"}
+    assert "unetrpp.position_head.1.weight" in report.skipped
+    buffers = dict(network.named_buffers())
+    assert {name for name, _ in network.pretrained_parameters()} == set(report.loaded) - set(buffers)
+
+
+def test_more_channels_answer_alike_to_a_repeated_image(pretrained, minimal, geometry):
+    network = HybridSegmentationNetwork(3, 2, geometry, minimal).eval()
+    report = network.load_pretrained(pretrained.state_dict())
+    image = torch.randn(1, 1, 8, 24, 32)
+    repeated = image.expand(-1, 3, -1, -1, -1)
+
+    torch.testing.assert_close(network.vit(repeated), pretrained.vit.encoder(image), rtol=1e-4, atol=1e-4)
+    for ours, theirs in zip(network.encoder(repeated), pretrained.unetrpp.encoder(image), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+    assert set(report.adapted) == {f"{key}.weight" for key in network.keys_to_in_proj}
+    assert set(report.adapted.values()) == {"1 input channels to 3"}
+
+
+def test_larger_patch_keeps_the_features_of_its_tokens(pretrained, minimal):
+    """Tokens of the same size have the same embedding, whatever the patch; grids of UNETR++ are resampled."""
+    network = HybridSegmentationNetwork(1, 2, LARGER, replace(minimal, vit_depth=2)).eval()
+    report = network.load_pretrained(pretrained.state_dict())
+
+    torch.testing.assert_close(network.vit.token_embedding.weight, pretrained.vit.encoder.token_embedding.weight)
+    name = "encoder.stages.2.0.position_embedding"
+    torch.testing.assert_close(
+        network.get_parameter(name),
+        F.interpolate(pretrained.get_parameter(f"unetrpp.{name}")[None], size=(4, 3, 16), mode="trilinear")[0],
+    )
+    assert report.adapted[name] == "grid (2, 3, 8) to (4, 3, 16)"
+    assert network(torch.randn(1, 1, 16, 24, 64))[0].isfinite().all()
+
+
+def test_coarser_strides_answer_alike_to_a_constant(pretrained, minimal):
+    """Kernels of twice the size read a constant image as the original ones did."""
+    network = HybridSegmentationNetwork(1, 2, COARSER, minimal).eval()
+    network.load_pretrained(pretrained.state_dict())
+    ours = network.vit.token_embedding.weight, network.encoder.stem[0].weight
+    theirs = pretrained.vit.encoder.token_embedding.weight, pretrained.unetrpp.encoder.stem[0].weight
+
+    for kernel, original in zip(ours, theirs, strict=True):
+        assert kernel.shape != original.shape
+        torch.testing.assert_close(kernel.sum(dim=(2, 3, 4)), original.sum(dim=(2, 3, 4)), rtol=1e-4, atol=1e-4)
+
+
+def test_a_projection_of_constant_tokens_survives_resampling(pretrained, minimal):
+    network = HybridSegmentationNetwork(1, 2, LARGER, minimal).eval()
+    network.load_pretrained(pretrained.state_dict())
+    ours = network.encoder.stages[0][0].attention.key_projection
+    theirs = pretrained.unetrpp.encoder.stages[0][0].attention.key_projection
+
+    torch.testing.assert_close(
+        ours(torch.ones(1, 16 * 12 * 64)), theirs(torch.ones(1, 8 * 12 * 32)), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_other_widths_are_an_error_by_layer_and_change_nothing(pretrained, minimal, geometry):
+    network = HybridSegmentationNetwork(1, 2, geometry, replace(minimal, features_per_stage=(4, 8, 16, 32)))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(ValueError) as error:
+        network.load_pretrained(pretrained.state_dict())
+
+    assert "encoder.downsamplings.1.0.weight: (8, 8, 2, 2, 2) in the checkpoint, (16, 8, 2, 2, 2)" in str(error.value)
+    assert "encoder.stages.2.0.gamma: (8,) in the checkpoint, (16,) in this network" in str(error.value)
+    assert "vit." not in str(error.value)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("depth", "message"),
+    [
+        (1, r"vit.encoder.blocks.1.attn.qkv.weight: in the checkpoint, but not in this network"),
+        (3, r"vit.blocks.2.attn.qkv.weight: not in the checkpoint \(as vit.encoder.blocks.2.attn.qkv.weight\)"),
+    ],
+)
+def test_other_depths_are_an_error(pretrained, minimal, geometry, depth, message):
+    with pytest.raises(ValueError, match=message):
+        HybridSegmentationNetwork(1, 2, geometry, replace(minimal, vit_depth=depth)).load_pretrained(
+            pretrained.state_dict()
+        )
+
+
+def test_weights_of_another_network_are_refused(minimal, geometry):
+    network = HybridSegmentationNetwork(1, 2, geometry, minimal)
+    with pytest.raises(ValueError, match="not the weights of pre-training"):
+        network.load_pretrained(network.state_dict())
+
+
+@pytest.mark.parametrize(("old", "new"), [(1, 4), (2, 3), (4, 1), (3, 2)])
+def test_repeated_channels_keep_the_response_to_a_gray_image(old, new):
+    weight = torch.randn(5, old, 3, 3, 3)
+
+    adapted = repeat_channels(weight, new)
+    assert adapted.shape == (5, new, 3, 3, 3)
+    torch.testing.assert_close(adapted.sum(dim=1), weight.sum(dim=1))
+
+
+def test_resampling_keeps_a_ramp():
+    """Grid points are cells: a function linear in space stays so away from the border."""
+    ramp = ((torch.arange(6) + 0.5) / 6).reshape(6, 1, 1).expand(1, 6, 2, 2)
+    finer = resample(ramp, (12, 2, 2), keep_sum=False)
+
+    torch.testing.assert_close(finer[0, 1:-1, 0, 0], ((torch.arange(12) + 0.5) / 12)[1:-1])
+    torch.testing.assert_close(resample(ramp, (12, 2, 2), keep_sum=True), finer / 2)
