@@ -1,0 +1,125 @@
+"""Parameters, multiply-adds and estimated memory of both phases, without weights, data or a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from nnunet_topomae.networks.copretrain import CoPretrainingNetwork
+from nnunet_topomae.networks.geometry import Geometry
+from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
+from nnunet_topomae.networks.presets import Preset
+
+BYTES_PER_PARAMETER = 16  # float32: weight, gradient, AdamW's two moments
+
+
+@dataclass(frozen=True)
+class NetworkSummary:
+    """Cost of one network.
+
+    Attributes:
+        parameters: number of them.
+        multiply_adds: of matrix products and convolutions in one forward pass of one sample.
+        fixed_bytes: weights, gradients, optimiser, and what autocast copies, whatever the batch size.
+        bytes_per_sample: tensors that the forward pass of one sample keeps for the backward pass. Neither the loss nor
+            the workspace of convolutions is in it.
+    """
+
+    parameters: int
+    multiply_adds: int
+    fixed_bytes: int
+    bytes_per_sample: int
+
+    def training_bytes(self, batch_size: int) -> int:
+        """Estimated memory of a training step."""
+        return self.fixed_bytes + batch_size * self.bytes_per_sample
+
+    def largest_batch(self, memory_bytes: int) -> int:
+        """The largest batch whose estimate stays within `memory_bytes`; 0 if none does."""
+        return max(0, (memory_bytes - self.fixed_bytes) // self.bytes_per_sample)
+
+
+def summarise_pretraining(
+    input_channels: int,
+    geometry: Geometry,
+    preset: Preset,
+    mask_ratio: float = 0.75,
+    dtype: torch.dtype = torch.float16,
+) -> NetworkSummary:
+    """Both networks of pre-training, under autocast to `dtype`."""
+    num_visible = geometry.num_tokens - round(mask_ratio * geometry.num_tokens)
+
+    def forward(network: CoPretrainingNetwork, image: torch.Tensor) -> None:
+        network.vit(image, torch.arange(num_visible).expand(len(image), -1))
+        network.unetrpp(image)
+
+    return _summarise(
+        lambda: CoPretrainingNetwork(input_channels, geometry, _fused(preset)), forward, input_channels, geometry, dtype
+    )
+
+
+def summarise_finetuning(
+    input_channels: int,
+    num_classes: int,
+    geometry: Geometry,
+    preset: Preset,
+    fusion: str = "stages",
+    dtype: torch.dtype = torch.float16,
+) -> NetworkSummary:
+    """The hybrid network with deep supervision, under autocast to `dtype`."""
+    return _summarise(
+        lambda: HybridSegmentationNetwork(input_channels, num_classes, geometry, _fused(preset), fusion=fusion),
+        lambda network, image: network(image),
+        input_channels,
+        geometry,
+        dtype,
+    )
+
+
+def _fused(preset: Preset) -> Preset:
+    """Without dropout, with which attention on the CPU, where this runs, stores matrices that a GPU does not."""
+    return replace(preset, dropout=0.0)
+
+
+def _summarise(
+    build: Callable[[], nn.Module],
+    forward: Callable[[nn.Module, torch.Tensor], object],
+    input_channels: int,
+    geometry: Geometry,
+    dtype: torch.dtype,
+) -> NetworkSummary:
+    with FakeTensorMode():
+        network = build()
+        parameters = sum(p.numel() for p in network.parameters())
+        samples = [torch.zeros(batch_size, input_channels, *geometry.patch_size) for batch_size in (1, 2)]
+        with FlopCounterMode(display=False) as counter:
+            forward(network, samples[0])
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            one, two = (_saved_bytes(network, lambda x=x: forward(network, x)) for x in samples)
+    return NetworkSummary(
+        parameters=parameters,
+        multiply_adds=counter.get_total_flops() // 2,
+        fixed_bytes=BYTES_PER_PARAMETER * parameters + 2 * one - two,
+        bytes_per_sample=two - one,
+    )
+
+
+def _saved_bytes(network: nn.Module, forward: Callable[[], object]) -> int:
+    """Bytes that `forward` keeps for the backward pass, besides the network's own tensors."""
+    own = {tensor.untyped_storage()._cdata for tensor in [*network.parameters(), *network.buffers()]}
+    saved: dict[int, torch.UntypedStorage] = {}  # holds the storages, so that no address is used twice
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            saved[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        forward()
+    return sum(storage.nbytes() for storage in saved.values())
