@@ -28,6 +28,7 @@ from nnunet_topomae.visualization.segmentation import SegmentedCase, save_segmen
 PHANTOM = "Dataset100_Phantom"
 CONFIGURATION, FOLD = "3d_fullres", "0"
 RESULTS_NAME = "{trainer}__nnUNetPlans__" + CONFIGURATION
+COMMANDS = Path(sys.executable).parent  # this Python's nnU-Net, whichever the caller's PATH finds first
 MARKER = ".topomae_demo"
 FOLDERS = ("raw", "preprocessed", "results", "held_out", "predictions", "logs")
 
@@ -60,7 +61,7 @@ class Shell:
         start = time.monotonic()
         process = subprocess.Popen(
             command,
-            env={**os.environ, **self.environment, **knobs},
+            env={**os.environ, "PATH": f"{COMMANDS}{os.pathsep}{os.environ['PATH']}", **self.environment, **knobs},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -117,6 +118,7 @@ def run_demo(out: Path, dataset: Path | None, num_labelled: int | None, device: 
     shell = Shell(_environment(out), out / "logs")
     print("The commands below are nnU-Net's own. They work in any shell that has set:")
     print("\n".join(f"  export {variable}={shlex.quote(value)}" for variable, value in shell.environment.items()))
+    print(f"  export PATH={shlex.quote(str(COMMANDS))}:$PATH")
     knobs = {variable: os.environ.get(variable, value) for variable, value in BUDGET.items()}
     dataset_id = str(convert_dataset_name_to_id(name))
     train = ("nnUNetv2_train", dataset_id, CONFIGURATION, FOLD, "-device", device, "-tr")
@@ -284,7 +286,7 @@ def _fresh_folder(out: Path) -> Path:
 
 
 def _environment(out: Path) -> dict[str, str]:
-    """nnU-Net's folders, the trainers, as many processes as cores, and this Python's commands."""
+    """nnU-Net's folders, the trainers, and as many processes as cores."""
     return {
         "nnUNet_raw": str(out / "raw"),
         "nnUNet_preprocessed": str(out / "preprocessed"),
@@ -292,7 +294,6 @@ def _environment(out: Path) -> dict[str, str]:
         "nnUNet_extTrainer": external_trainers(),
         "nnUNet_def_n_proc": _processes(),
         "nnUNet_n_proc_DA": _processes(),
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
     }
 
 

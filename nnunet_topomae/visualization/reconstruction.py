@@ -48,8 +48,7 @@ def save_reconstruction_figure(
     figure = Figure(figsize=(inches * len(columns) + 0.4, inches * sum(heights) + 1.0), layout="constrained")
     figure.suptitle(title, fontsize=13)
     grid = figure.subplots(3, len(columns), squeeze=False, gridspec_kw={"height_ratios": heights})
-    grey = colormaps["gray"].copy()
-    grey.set_bad(MUTED_BLUE)
+    grey = colormaps["gray"].with_extremes(bad=MUTED_BLUE)
     for axis, row in enumerate(grid):
         index = image.shape[axis] // 2
         for cell, (name, volume) in zip(row, columns.items(), strict=True):

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nnunet_topomae.data.few_label import write_few_label_split
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    labels = tmp_path / "gt_segmentations"
+    labels.mkdir()
+    for case in "abcdef":
+        (labels / f"{case}.nii.gz").touch()
+    return tmp_path
+
+
+def describe(folder: Path, **entry: list[str]) -> Path:
+    file = folder / "few_label_splits.json"
+    file.write_text(json.dumps({"2": {"labelled": ["a", "b"], "unlabelled": ["c", "d"], "val": ["e", "f"]} | entry}))
+    return file
+
+
+def test_one_fold_with_the_unlabelled_cases_beside_it(dataset: Path) -> None:
+    written = write_few_label_split(describe(dataset), 2, dataset)
+    assert written == dataset / "splits_final.json"
+    assert json.loads(written.read_text()) == [{"train": ["a", "b"], "val": ["e", "f"], "unlabelled": ["c", "d"]}]
+
+
+def test_a_split_is_overwritten_on_demand_only(dataset: Path) -> None:
+    (dataset / "splits_final.json").write_text("[]")
+    with pytest.raises(FileExistsError, match="splits_final.json exists"):
+        write_few_label_split(describe(dataset), 2, dataset)
+    assert len(json.loads(write_few_label_split(describe(dataset), 2, dataset, overwrite=True).read_text())) == 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "labels", "message"),
+    [
+        ({}, 3, "no split with 3 labelled cases, only 2"),
+        ({"val": ["a", "e"]}, 2, "more than once: a"),
+        ({"unlabelled": ["c", "x"]}, 2, "not in .*: x"),
+    ],
+)
+def test_bad_descriptions_are_refused(dataset: Path, entry: dict, labels: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_few_label_split(describe(dataset, **entry), labels, dataset)
+    assert not (dataset / "splits_final.json").exists()
+
+
+def test_what_is_missing_is_named(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere.json does not exist"):
+        write_few_label_split(dataset / "nowhere.json", 2, dataset)
+    with pytest.raises(FileNotFoundError, match="run nnUNetv2_plan_and_preprocess first"):
+        write_few_label_split(describe(dataset), 2, dataset / "raw_only")
+
+
+def test_the_real_description_fits_the_real_cases(shared_data: Path, tmp_path: Path) -> None:
+    raw = shared_data / "Dataset004_Hippocampus"
+    (tmp_path / "gt_segmentations").symlink_to(raw / "labelsTr")
+    fold = json.loads(write_few_label_split(raw / "few_label_splits.json", 16, tmp_path).read_text())[0]
+    assert {name: len(cases) for name, cases in fold.items()} == {"train": 16, "val": 60, "unlabelled": 124}

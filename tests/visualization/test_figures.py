@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.figure
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from nnunet_topomae.visualization.palette import CLASSES
+from nnunet_topomae.visualization.progress import save_progress_figure
+from nnunet_topomae.visualization.reconstruction import save_reconstruction_figure
+from nnunet_topomae.visualization.segmentation import SegmentedCase, save_segmentation_figure
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[matplotlib.figure.Figure]:
+    """Figures that were saved, to look into."""
+    figures: list[matplotlib.figure.Figure] = []
+    save = matplotlib.figure.Figure.savefig
+
+    def savefig(figure: matplotlib.figure.Figure, *args, **kwargs) -> None:
+        figures.append(figure)
+        save(figure, *args, **kwargs)
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", savefig)
+    return figures
+
+
+def shown(axes: matplotlib.axes.Axes) -> np.ma.MaskedArray:
+    return axes.images[0].get_array()
+
+
+def test_reconstruction_shows_only_masked_voxels_of_the_networks(tmp_path: Path, drawn: list) -> None:
+    image = np.random.default_rng(0).normal(size=(6, 8, 10))
+    mask = np.zeros(image.shape, bool)
+    mask[:, :4] = True
+    save_reconstruction_figure(
+        tmp_path / "a.png", image, mask, {"vit": image + 2, "unetrpp": 0 * image}, title="case", spacing=(3, 1, 0.5)
+    )
+    rows = np.reshape(drawn[0].axes, (3, 4))
+    for axis, row in enumerate(rows):
+        at = image.shape[axis] // 2
+        plane, hidden = image.take(at, axis), mask.take(at, axis)
+        assert np.array_equal(shown(row[0]), plane)
+        assert np.array_equal(np.ma.getmaskarray(shown(row[1])), hidden)
+        assert np.array_equal(shown(row[2]), np.where(hidden, plane + 2, plane))
+        assert np.array_equal(shown(row[3]), np.where(hidden, 0, plane))
+        assert len({cell.images[0].get_clim() for cell in row}) == 1
+    assert [row[0].get_aspect() for row in rows] == [1 / 0.5, 3 / 0.5, 3 / 1]
+    assert "MSE 4 " in rows[0, 2].get_title()
+    assert imread(tmp_path / "a.png").std() > 0
+
+
+def test_reconstruction_of_another_shape_is_refused(tmp_path: Path) -> None:
+    image = np.zeros((4, 4, 4))
+    with pytest.raises(ValueError, match=r"vit has shape \(4, 4, 5\)"):
+        save_reconstruction_figure(tmp_path / "a.png", image, image > 0, {"vit": np.zeros((4, 4, 5))})
+
+
+def test_progress_has_a_panel_for_each_kind_of_term(tmp_path: Path, drawn: list) -> None:
+    logging = {
+        "train_losses": [3.0, 2.0],
+        "val_losses": [3.5, 2.5],
+        "lrs": [1e-4, 1e-5],
+        "epoch_start_timestamps": [0.0, 10.0, 30.0],  # the third epoch is under way
+        "epoch_end_timestamps": [9.0, 25.0],
+        "train_reconstruction_vit": [100.0, 1.0],
+        "val_reconstruction_vit": [90.0, 2.0],
+        "train_reconstruction_unetrpp": [1.0, 1.0],
+        "val_reconstruction_unetrpp": [1.0, 1.0],
+        "train_topology_vit": [],  # its weight was zero
+        "val_topology_vit": [],
+        "train_point_error_vit": [5.0, 4.0],
+        "val_point_error_vit": [5.0, float("nan")],
+    }
+    terms = ["reconstruction_vit", "reconstruction_unetrpp", "topology_vit", "point_error_vit"]
+    save_progress_figure(tmp_path / "progress.png", logging, terms)
+    panels = {axes.get_title(): axes for axes in drawn[0].axes}
+    assert list(panels) == ["total loss", "reconstruction", "point error", "learning rate", "seconds an epoch"]
+    curves = {line.get_label(): list(line.get_ydata()) for line in panels["reconstruction"].lines}
+    assert curves["train vit"] == [100.0, 1.0] and curves["val unetrpp"] == [1.0, 1.0] and len(curves) == 4
+    assert panels["reconstruction"].get_yscale() == "log" and panels["total loss"].get_yscale() == "linear"
+    assert list(panels["seconds an epoch"].lines[0].get_ydata()) == [9.0, 15.0]
+    assert imread(tmp_path / "progress.png").std() > 0
+
+
+def test_segmentation_colours_the_slices_that_show_most_classes(tmp_path: Path, drawn: list) -> None:
+    reference = np.zeros((5, 6, 7), int)
+    reference[3, 2, 1:4], reference[3, 5, 1:3] = 1, 2
+    reference[0] = 1  # more voxels, fewer classes
+    case = SegmentedCase("case", np.random.default_rng(0).normal(size=reference.shape), reference, 0 * reference)
+    save_segmentation_figure(tmp_path / "a.png", [case], {1: "liver", 2: "tumour"})
+    image, truth, prediction, *_ = drawn[0].axes
+    assert image.get_title() == "H × W, slice 3" and len(image.images) == 1
+    overlay = truth.images[1].get_array()
+    assert np.array_equal(overlay[..., 3] > 0, reference[3] > 0)
+    assert [matplotlib.colors.to_hex(overlay[place][:3]).upper() for place in ((2, 1), (5, 1))] == list(CLASSES[:2])
+    assert not prediction.images[1].get_array().any()
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["liver", "tumour"]
