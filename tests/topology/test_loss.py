@@ -279,6 +279,14 @@ def test_average_pool_against_plain_slices() -> None:
     assert torch.equal(average_pool(volume, 10), volume)
 
 
+def test_memory_format_does_not_matter() -> None:
+    x, y = volumes(2, 3, 5, 6, 4), volumes(2, 3, 5, 6, 4, seed=1)
+    channels_last = x.to(memory_format=torch.channels_last_3d)
+    loss = TopologicalLoss(max_side=5)
+    assert loss(channels_last, y) == loss(x, y)
+    assert torch.equal(gradient_of(loss, channels_last, y), gradient_of(loss, x, y))
+
+
 def test_volumes_of_one_slice() -> None:
     x, y = volumes(1, 1, 1, 8, 8), volumes(1, 1, 1, 8, 8, seed=1)
     assert TopologicalLoss(rel_tol=EXACT)(x, y).item() == pytest.approx(reference_loss(x[0, 0], y[0, 0]), rel=1e-6)

@@ -1,0 +1,170 @@
+"""The pictures of docs/topology.md: `python benchmarks/topology_pictures.py [FOLDER]`, by default docs/images."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import ndimage
+
+from nnunet_topomae.topology import (
+    PersistenceDiagram,
+    TopologicalLoss,
+    betti_numbers,
+    persistence_diagrams,
+    squared_wasserstein,
+)
+
+SIDE = 28
+LEVEL = 1.0  # the sublevel set in which we count
+COLOURS = ("tab:blue", "tab:orange", "tab:green")
+NAMES = ("components", "tunnels", "cavities")
+
+
+def hollow_torus() -> np.ndarray:
+    """Distance to the surface of a torus, at most 4: below 1 lies a tyre (1 component, 2 tunnels, 1 cavity)."""
+    z, y, x = np.meshgrid(*[np.arange(SIDE) - (SIDE - 1) / 2] * 3, indexing="ij")
+    return np.minimum(np.abs(np.hypot(np.hypot(x, y) - 8, z) - 3.5), 4).astype(np.float32)
+
+
+def noisy(volume: np.ndarray) -> np.ndarray:
+    return (volume + np.random.default_rng(0).normal(scale=0.6, size=volume.shape)).astype(np.float32)
+
+
+def filtration(image: np.ndarray, levels: tuple[float, ...]) -> Figure:
+    """An image and its sublevel sets at rising levels, components coloured."""
+    figure, axes = plt.subplots(1, len(levels) + 1, figsize=(2.2 * (len(levels) + 1), 2.6), layout="constrained")
+    axes[0].imshow(image, cmap="gray")
+    axes[0].set_title("an image", fontsize=9)
+    for axis, level in zip(axes[1:], levels, strict=True):
+        mask = image <= level
+        components, tunnels, _ = betti_numbers(mask[None])
+        axis.imshow(np.where(mask, image, np.nan), cmap="gray", vmin=image.min(), vmax=image.max(), alpha=0.3)
+        labels = np.ma.masked_equal(ndimage.label(mask)[0], 0)
+        axis.imshow(labels % 10, cmap="tab10", vmin=0, vmax=9, alpha=0.8)
+        axis.set_title(f"voxels ≤ {level:g}\n{components} components, {tunnels} holes", fontsize=9)
+    for axis in axes:
+        axis.set(xticks=[], yticks=[])
+    return figure
+
+
+def volume_and_diagram(volume: np.ndarray) -> Figure:
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained", width_ratios=(1, 1, 1.2))
+    middle = SIDE // 2
+    for axis, image, title in (
+        (axes[0], volume[middle], "slice across the axis"),
+        (axes[1], volume[:, middle], "slice along the axis"),
+    ):
+        axis.imshow(image, cmap="gray")
+        axis.set(xticks=[], yticks=[], title=title)
+    for k, diagram in enumerate(persistence_diagrams(volume)):
+        draw_points(axes[2], diagram.finite(), COLOURS[k], f"D{k}: {NAMES[k]}")
+    essential = persistence_diagrams(volume)[0]
+    axes[2].plot(essential.birth[-1], volume.max() + 0.3, "^", color=COLOURS[0], label="never dies")
+    diagonal(axes[2], volume)
+    axes[2].axhline(LEVEL, color="grey", linewidth=0.5)
+    axes[2].axvline(LEVEL, color="grey", linewidth=0.5)
+    axes[2].set_title("its persistence diagrams")
+    axes[2].legend(fontsize=7, loc="lower right")
+    return figure
+
+
+def matching(ours: np.ndarray, target: np.ndarray, k: int = 1) -> Figure:
+    """The diagrams of two volumes in dimension k, and the optimal matching between them."""
+    a, b = (persistence_diagrams(v)[k].finite() for v in (ours, target))
+    figure, axis = plt.subplots(figsize=(4.4, 6), layout="constrained")
+    for i, j in squared_wasserstein(a.points, b.points).matching:
+        start, end = (to_diagonal(d.points[n]) if n < 0 else d.points[n] for d, n in ((a, i), (b, j)))
+        start, end = (to_diagonal(end) if i < 0 else start), (to_diagonal(start) if j < 0 else end)
+        colour = "tab:red" if i >= 0 and j >= 0 else "0.7"
+        axis.plot(*zip(start, end, strict=True), color=colour, linewidth=0.8, zorder=0)
+    draw_points(axis, a, "tab:orange", "noisy torus")
+    draw_points(axis, b, "black", "clean torus")
+    diagonal(axis, ours)
+    axis.set(xlim=(-0.3, 2.6), ylim=(-0.3, 4.6))  # what is born later is noise far from the torus
+    axis.set_title(f"dimension {k}: red, pairs; grey, to the diagonal", fontsize=10)
+    axis.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def to_diagonal(point: np.ndarray) -> np.ndarray:
+    return np.full(2, point.mean())
+
+
+def draw_points(axis: Axes, diagram: PersistenceDiagram, colour: str, label: str) -> None:
+    axis.scatter(diagram.birth, diagram.death, s=6, color=colour, label=label, linewidths=0)
+
+
+def diagonal(axis: Axes, volume: np.ndarray) -> None:
+    ends = (volume.min(), volume.max())
+    axis.plot(ends, ends, color="black", linewidth=0.6)
+    axis.set(xlabel="birth", ylabel="death", aspect="equal")
+
+
+def descent(ours: np.ndarray, target: np.ndarray, steps: int = 60) -> Figure:
+    """Gradient descent on the loss alone: slices before and after, the first step, the loss and the Betti numbers."""
+    loss = TopologicalLoss()
+    x = torch.from_numpy(ours.copy())[None, None].requires_grad_()
+    diagrams = loss.diagrams(torch.from_numpy(target)[None, None])
+    optimizer = torch.optim.SGD([x], lr=0.5)
+    values, errors, first_step = [], [], None
+    expected = np.array(betti_numbers(target <= LEVEL))
+    for _ in range(steps):
+        optimizer.zero_grad()
+        value = loss(x, None, diagrams)
+        value.backward()
+        first_step = -0.5 * x.grad[0, 0].numpy() if first_step is None else first_step
+        values.append(value.item())
+        errors.append(np.abs(np.array(betti_numbers(x.detach()[0, 0].numpy() <= LEVEL)) - expected))
+        optimizer.step()
+    after = x.detach()[0, 0].numpy()
+
+    figure, axes = plt.subplots(1, 5, figsize=(13, 2.9), layout="constrained", width_ratios=(1, 1, 1, 1, 1.4))
+    middle = SIDE // 2
+    for axis, volume, title in (
+        (axes[0], target, "target"),
+        (axes[1], ours, "noisy"),
+        (axes[3], after, f"after {steps} steps"),
+    ):
+        axis.imshow(volume[middle], cmap="gray", vmin=ours.min(), vmax=ours.max())
+        axis.contour(volume[middle], levels=[LEVEL], colors="tab:red", linewidths=0.7)
+        axis.set_title(f"{title}\nBetti numbers " + ", ".join(map(str, betti_numbers(volume <= LEVEL))), fontsize=9)
+    axes[2].imshow(first_step[middle], cmap="coolwarm", vmin=-1, vmax=1)
+    axes[2].set_title("the first step\nblue: down, red: up", fontsize=9)
+    for axis in axes[:4]:
+        axis.set(xticks=[], yticks=[])
+    axes[4].semilogy(values, color="black", label="loss")
+    for k, error in enumerate(np.transpose(errors)):
+        axes[4].semilogy(np.where(error > 0, error, np.nan), ".", color=COLOURS[k], label=f"wrong {NAMES[k]}")
+    axes[4].set_xlabel("step")
+    axes[4].legend(fontsize=7)
+    return figure
+
+
+def main() -> None:
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "docs" / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    target = hollow_torus()
+    ours = noisy(target)
+    image = ndimage.gaussian_filter(np.random.default_rng(3).normal(size=(48, 48)), 3, mode="wrap")
+    image = np.round(image / np.abs(image).max() * 10).astype(np.float32)
+    figures = {
+        "filtration": filtration(image, levels=(-5, -2, 0, 3)),
+        "diagram": volume_and_diagram(ours),
+        "matching": matching(ours, target),
+        "descent": descent(ours, target),
+    }
+    for name, figure in figures.items():
+        figure.savefig(folder / f"topology_{name}.png", dpi=90)
+
+
+if __name__ == "__main__":
+    main()
