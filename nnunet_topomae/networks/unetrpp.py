@@ -31,17 +31,19 @@ class TokenProjection(nn.Module):
         nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., N] to [..., projection_size]."""
-        return F.linear(x, self.weight.flatten(1), self.bias)
+        """[..., N, d] to [..., projection_size, d]."""
+        # As a product with [..., d, N], which sums the weight's gradient over the batch without a copy a head.
+        projected = F.linear(x.transpose(-2, -1), self.weight.flatten(1), self.bias)
+        return projected.transpose(-2, -1).contiguous()
 
 
 class EfficientPairedAttention(nn.Module):
     """Efficient paired attention, EPA (section 3.2 of the paper).
 
-    Per head, with q, k [d, N] shared and normalised over the N tokens, v_c and v_s [d, N], T learned temperatures:
+    Per head, with shared q, k [N, d] normalised over the N tokens, values v_c, v_s [N, d], learned temperatures T:
 
-        channel: softmax(T_c · q kᵀ) v_c                           a d×d attention
-        spatial: softmax(T_s · qᵀ E(k̄)) F(v_s)ᵀ                    an N×P attention, k̄ before normalisation
+        channel: v_c · softmax(T_c · qᵀ k)ᵀ             d×d weights
+        spatial: softmax(T_s · q E(k̄)ᵀ) · F(v_s)        N×P weights; k̄ is k before normalisation, E and F map N to P
 
     "concat" maps each branch to half the channels and concatenates them (Synapse, ACDC, Lung); "sum" adds the branches
     as they are (the authors' BraTS variant).
@@ -74,27 +76,21 @@ class EfficientPairedAttention(nn.Module):
         """[B, N, C] to [B, N, C]."""
         batch, num_tokens, dim = x.shape
         qkvv = self.qkvv(x).reshape(batch, num_tokens, 4, self.num_heads, dim // self.num_heads)
-        q, k, v_channel, v_spatial = qkvv.permute(2, 0, 3, 4, 1).unbind(0)  # each [B, heads, d, N]
-        project_value = self.value_projection or self.key_projection
-        k_projected, v_projected = self.key_projection(k), project_value(v_spatial)  # [B, heads, d, P]
+        q, k, v_channel, v_spatial = qkvv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, heads, N, d]
+        k_projected = self.key_projection(k)  # [B, heads, P, d]
+        v_projected = (self.value_projection or self.key_projection)(v_spatial)
+        dropout = self.dropout if self.training else 0.0
 
         # Norms and softmax stay in float32: over thousands of tokens half precision under- and overflows.
         with torch.autocast(x.device.type, enabled=False):
-            q, k = F.normalize(q.float(), dim=-1, eps=NORMALISE_EPS), F.normalize(k.float(), dim=-1, eps=NORMALISE_EPS)
-            channel_weights = (self.temperature_channel * q @ k.transpose(-2, -1)).softmax(dim=-1)  # [B, heads, d, d]
-            q = self.temperature_spatial * q
-        dropout = self.dropout if self.training else 0.0
-        channel = F.dropout(channel_weights, dropout).to(v_channel.dtype) @ v_channel  # [B, heads, d, N]
-        spatial = F.scaled_dot_product_attention(  # the fused kernels accumulate in float32; no N×P matrix is stored
-            q.transpose(-2, -1).to(v_channel.dtype),
-            k_projected.transpose(-2, -1),
-            v_projected.transpose(-2, -1),
-            dropout_p=dropout,
-            scale=1.0,
-        )  # [B, heads, N, d]
+            q, k = F.normalize(q.float(), dim=-2, eps=NORMALISE_EPS), F.normalize(k.float(), dim=-2, eps=NORMALISE_EPS)
+            weights = (self.temperature_channel * (q.transpose(-2, -1) @ k)).softmax(dim=-1)  # [B, heads, d, d]
+            q = (self.temperature_spatial * q).to(v_spatial.dtype)
+        channel = v_channel @ F.dropout(weights, dropout).to(v_channel.dtype).transpose(-2, -1)
+        # The fused kernels accumulate in float32 and store no N×P matrix.
+        spatial = F.scaled_dot_product_attention(q, k_projected, v_projected, dropout_p=dropout, scale=1.0)
 
-        channel = channel.permute(0, 3, 1, 2).reshape(batch, num_tokens, dim)
-        spatial = spatial.permute(0, 2, 1, 3).reshape(batch, num_tokens, dim)
+        channel, spatial = (branch.transpose(1, 2).reshape(batch, num_tokens, dim) for branch in (channel, spatial))
         if self.out_spatial is None:
             return channel + spatial
         return torch.cat((self.out_spatial(spatial), self.out_channel(channel)), dim=-1)

@@ -83,7 +83,7 @@ def test_a_projection_of_constant_tokens_survives_resampling(pretrained, minimal
     theirs = pretrained.unetrpp.encoder.stages[0][0].attention.key_projection
 
     torch.testing.assert_close(
-        ours(torch.ones(1, 16 * 12 * 64)), theirs(torch.ones(1, 8 * 12 * 32)), rtol=1e-3, atol=1e-3
+        ours(torch.ones(16 * 12 * 64, 1)), theirs(torch.ones(8 * 12 * 32, 1)), rtol=1e-3, atol=1e-3
     )
 
 
