@@ -145,7 +145,7 @@ def run_demo(out: Path, dataset: Path | None, num_labelled: int | None, device: 
     shell.run(
         "5/5 Evaluate",
         *("nnUNetv2_evaluate_folder", str(held_out.labels), str(predictions)),
-        *("-djfile", str(raw / "dataset.json"), "-pfile", str(plans), "-np", _processes()),
+        *("-djfile", str(raw / "dataset.json"), "-pfile", str(plans), "-np", "1"),
     )
     _report(out, held_out, predictions, start)
 

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nnunet_topomae import __version__, cli
+from nnunet_topomae.config import TopoMAEConfig
+
+REPOSITORY = Path(__file__).parents[1]
+TRAINERS = ("TopoMAEPretrainer", "TopoMAEFinetuner", "TopoMAEFinetunerFromScratch")
+
+
+def exported(line: str) -> str:
+    """What a shell makes of the line that `nnunet-topomae env` prints."""
+    return subprocess.run(
+        ["sh", "-c", f'{line}\nprintf %s "$nnUNet_extTrainer"'], capture_output=True, text=True, check=True, env={}
+    ).stdout
+
+
+@pytest.fixture
+def env(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], list[str]]:
+    """Folders in nnUNet_extTrainer after `eval "$(nnunet-topomae env)"`, given what it held before."""
+
+    def run(before: str | None) -> list[str]:
+        monkeypatch.delenv("nnUNet_extTrainer", raising=False)
+        if before is not None:
+            monkeypatch.setenv("nnUNet_extTrainer", before)
+        cli.main(["env"])
+        return exported(capsys.readouterr().out).split(os.pathsep)
+
+    return run
+
+
+def test_env_names_the_trainers_of_the_source_tree(env: Callable) -> None:
+    assert env(None) == env("") == [str(REPOSITORY / "trainers")]
+
+
+def test_env_keeps_what_is_set_and_adds_itself_once(env: Callable, tmp_path: Path) -> None:
+    other = tmp_path / "it's a folder; with $signs"
+    once = env(str(other))
+    assert once == [str(other), str(REPOSITORY / "trainers")]
+    assert env(os.pathsep.join(once)) == once
+
+
+def test_every_trainer_has_its_door() -> None:
+    assert sorted(path.stem for path in (REPOSITORY / "trainers").glob("*.py")) == sorted(TRAINERS)
+
+
+def test_a_wheel_carries_trainers_and_plans_and_needs_no_repository(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
+    subprocess.run([*build, "--wheel-dir", tmp_path, REPOSITORY], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name == f"nnunet_topomae-{__version__}-py3-none-any.whl"
+    installed = tmp_path / "installed"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(installed)
+    package = installed / "nnunet_topomae"
+    assert {path.name for path in (package / "_trainers").iterdir()} == {f"{name}.py" for name in TRAINERS}
+    assert {path.name for path in (package / "_plans").iterdir()} == {p.name for p in (REPOSITORY / "plans").iterdir()}
+    assert not (installed / "tests").exists()
+
+    look_up = (
+        "import sys; from nnunetv2.utilities.find_class_by_name import recursive_find_python_class as find\n"
+        "found = find(sys.argv[1], 'TopoMAEFinetuner', None, cleanup_imports_from_base_folder=True)\n"
+        "print(sys.modules[found.__module__].__file__)"
+    )
+    elsewhere = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(installed), "nnUNet_extTrainer": ""}}
+    run = {"capture_output": True, "text": True, "check": True, **elsewhere}
+    folder = exported(subprocess.run([sys.executable, "-m", "nnunet_topomae.cli", "env"], **run).stdout)
+    assert folder == str(package / "_trainers")
+    found = subprocess.run([sys.executable, "-c", look_up, folder], **run).stdout.splitlines()[-1]
+    assert found == str(package / "training" / "finetuner.py")
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0 and len(text.splitlines()) < 30
+    assert all(f"\n    {name}" in text for name in ("env", "knobs", "few-label-split", "demo"))
+
+
+def test_knobs_lists_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["knobs"])
+    text = capsys.readouterr().out
+    assert all(f"`{name}`" in text for name in TopoMAEConfig.__dataclass_fields__)
+
+
+@pytest.fixture
+def preprocessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Dataset007_Toy with two cases, one of them for validation, as nnU-Net leaves it after preprocessing."""
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+        (tmp_path / variable / "Dataset007_Toy").mkdir(parents=True)
+    folder = tmp_path / "nnUNet_preprocessed" / "Dataset007_Toy"
+    (folder / "gt_segmentations").mkdir()
+    for case in "ab":
+        (folder / "gt_segmentations" / f"{case}.nii.gz").touch()
+    description = {"1": {"labelled": ["a"], "unlabelled": [], "val": ["b"]}}
+    (tmp_path / "nnUNet_raw" / "Dataset007_Toy" / "few_label_splits.json").write_text(json.dumps(description))
+    return folder
+
+
+@pytest.mark.parametrize("dataset", ["7", "Dataset007_Toy"])
+def test_few_label_split_finds_the_dataset_as_nnunet_does(preprocessed: Path, dataset: str) -> None:
+    cli.main(["few-label-split", "-d", dataset, "--labels", "1"])
+    split = json.loads((preprocessed / "splits_final.json").read_text())
+    assert split == [{"train": ["a"], "val": ["b"], "unlabelled": []}]
+    with pytest.raises(SystemExit, match="splits_final.json exists.*--force"):
+        cli.main(["few-label-split", "-d", dataset, "--labels", "1"])
+    cli.main(["few-label-split", "-d", dataset, "--labels", "1", "--force"])
+
+
+def test_few_label_split_says_what_is_missing(preprocessed: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no split with 5 labelled cases, only 1"):
+        cli.main(["few-label-split", "-d", "7", "--labels", "5"])
+    with pytest.raises(SystemExit, match="other.json does not exist"):
+        cli.main(["few-label-split", "-d", "7", "--labels", "1", "--from", str(tmp_path / "other.json")])
+    with pytest.raises(SystemExit, match="dataset with the ID 8"):
+        cli.main(["few-label-split", "-d", "8", "--labels", "1"])
