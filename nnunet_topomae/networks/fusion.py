@@ -41,12 +41,12 @@ class StagesFusion(nn.Module):
     def __init__(self, vit_dim: int, features_per_stage: Sequence[int], geometry: Geometry, num_heads: int) -> None:
         super().__init__()
         self.projections = nn.ModuleList(nn.Conv3d(vit_dim, dim, 1) for dim in features_per_stage)
-        self.scales = nn.ParameterList(torch.zeros(dim, 1, 1, 1) for dim in features_per_stage)
+        self.scales = nn.ParameterList(torch.zeros(dim) for dim in features_per_stage)
 
     def forward(self, features: Sequence[torch.Tensor], vit_features: torch.Tensor) -> list[torch.Tensor]:
         fused = [features[0]]
         for stage, projection, scale in zip(features[1:], self.projections, self.scales, strict=True):
-            fused.append(stage + scale * _resample(projection(vit_features), stage.shape[2:]))
+            fused.append(stage + scale.reshape(-1, 1, 1, 1) * _resample(projection(vit_features), stage.shape[2:]))
         return fused
 
 

@@ -78,11 +78,14 @@ def geometry_from_plan(patch_size: Sequence[int], pool_op_kernel_sizes: Sequence
     | -------------------- | ---- | ------- |
     | 5 or more            | 4    | 2, 2, 2 |
     | 4                    | 2    | 2, 2, 2 |
-    | 3, 2, 1, 0           | 2    | as many 2 as are left, first stages first |
+    | 3                    | 2    | 2, 2, 1 |
+    | 2                    | 2    | 2, 1, 1 |
+    | 1                    | 2    | 1, 1, 1 |
+    | 0                    | 1    | 1, 1, 1 |
 
-    An axis of at most three halvings that the plan starts to halve later than the others (thick slices) keeps the
-    resolution that it has: stem 1, and each halving in the stage that halves the other axes at the same place of the
-    plan. With five halvings in plane this gives the published stems (2, 4, 4) and (1, 4, 4).
+    An axis of at most three halvings that the plan starts to halve later than the others (thick slices) has stem 1,
+    and each halving in the stage, from the first on, that halves the other axes at the same place of the plan.
+    This gives the published stems: (4, 4, 4) on BraTS, (2, 4, 4) on Synapse, (1, 4, 4) on ACDC.
 
     Args:
         patch_size: of the configuration, voxels.

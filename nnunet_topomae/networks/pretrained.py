@@ -70,7 +70,7 @@ def load_adapted(
                 state[name], report.adapted[name] = _adapt(network, name, source[origin], targets[name].shape)
             except ValueError as error:
                 problems.append(f"{name}: {error}")
-    for key in source.keys() - set(origins.values()):
+    for key in sorted(source.keys() - set(origins.values())):
         if key.startswith(not_needed):
             report.skipped.append(key)
         else:

@@ -66,8 +66,8 @@ class EfficientPairedAttention(nn.Module):
         self.qkvv = nn.Linear(dim, 4 * dim, bias=False)
         self.key_projection = TokenProjection(grid, projection_size)
         self.value_projection = None if shared_projection else TokenProjection(grid, projection_size)
-        self.temperature_channel = nn.Parameter(torch.ones(num_heads, 1, 1))
-        self.temperature_spatial = nn.Parameter(torch.ones(num_heads, 1, 1))
+        self.temperature_channel = nn.Parameter(torch.ones(num_heads))
+        self.temperature_spatial = nn.Parameter(torch.ones(num_heads))
         self.dropout = dropout
         self.out_spatial = nn.Linear(dim, dim // 2) if branch_fusion == "concat" else None
         self.out_channel = nn.Linear(dim, dim // 2) if branch_fusion == "concat" else None
@@ -84,8 +84,10 @@ class EfficientPairedAttention(nn.Module):
         # Norms and softmax stay in float32: over thousands of tokens half precision under- and overflows.
         with torch.autocast(x.device.type, enabled=False):
             q, k = F.normalize(q.float(), dim=-2, eps=NORMALISE_EPS), F.normalize(k.float(), dim=-2, eps=NORMALISE_EPS)
-            weights = (self.temperature_channel * (q.transpose(-2, -1) @ k)).softmax(dim=-1)  # [B, heads, d, d]
-            q = (self.temperature_spatial * q).to(v_spatial.dtype)
+            weights = (self.temperature_channel.reshape(-1, 1, 1) * (q.transpose(-2, -1) @ k)).softmax(
+                dim=-1
+            )  # [B, heads, d, d]
+            q = (self.temperature_spatial.reshape(-1, 1, 1) * q).to(v_spatial.dtype)
         channel = v_channel @ F.dropout(weights, dropout).to(v_channel.dtype).transpose(-2, -1)
         # The fused kernels accumulate in float32 and store no N×P matrix.
         spatial = F.scaled_dot_product_attention(q, k_projected, v_projected, dropout_p=dropout, scale=1.0)

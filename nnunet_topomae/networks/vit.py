@@ -111,7 +111,7 @@ class MAEDecoder(nn.Module):
         self.token_grid = tuple(token_grid)
         self.token_size = tuple(token_size)
         self.embed = nn.Linear(encoder_dim, embed_dim)
-        self.mask_token = nn.Parameter(torch.empty(1, 1, embed_dim).normal_(std=0.02))
+        self.mask_token = nn.Parameter(torch.empty(embed_dim).normal_(std=0.02))
         self.register_buffer(
             "position_embedding", sincos_position_embedding(self.token_grid, embed_dim), persistent=False
         )

@@ -85,10 +85,10 @@ def naive_paired_attention(attention: EfficientPairedAttention, x: torch.Tensor)
         q_unit = torch.stack([row / row.norm() for row in q[rows]])
         k_unit = torch.stack([row / row.norm() for row in k[rows]])
         for a in range(d):
-            weights = (attention.temperature_channel[head].squeeze() * (k_unit @ q_unit[a])).softmax(0)
+            weights = (attention.temperature_channel[head] * (k_unit @ q_unit[a])).softmax(0)
             channel[:, head * d + a] = weights @ v_channel[rows]
         for n in range(num_tokens):
-            weights = (attention.temperature_spatial[head].squeeze() * (keys.T @ q_unit[:, n])).softmax(0)
+            weights = (attention.temperature_spatial[head] * (keys.T @ q_unit[:, n])).softmax(0)
             spatial[n, rows] = values @ weights
     if attention.out_spatial is None:
         return channel + spatial
