@@ -362,7 +362,7 @@ def installed(package: str) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
-    option("--data", type=Path, default=REPOSITORY.parent / "shared" / "data", help="has ct/ and Dataset004_Hippocampus/")
+    option("--data", type=Path, default=REPOSITORY.parent / "shared" / "data", help="has ct and Dataset004_*")
     option("--sizes", type=int, nargs="+", default=[24, 32, 48, 64, 96, 128], help="sides of the cubes from the CT")
     option("--rounds", type=int, default=3, help="runs of each peer, of which the median counts")
     option("--limit", type=float, default=60, help="seconds after which a run is given up")
