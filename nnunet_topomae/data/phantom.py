@@ -3,7 +3,7 @@
 Every volume shows a soft body in air and, inside it, five objects at random places, scales and orientations.
 Betti numbers (components, tunnels, cavities) of a class's voxels:
 
-    1 ball      (1, 0, 0)    a solid nodule
+    1 ball      (1, 0, 0)    a dark cyst
     2 torus     (1, 1, 0)    a ring
     3 shell     (1, 0, 1)    a wall around a lumen
     4 vessels   (2, 0, 0)    two branching trees, an artery and a vein
@@ -27,8 +27,8 @@ BETTI_NUMBERS = {"ball": (1, 0, 0), "torus": (1, 1, 0), "shell": (1, 0, 1), "ves
 
 _OBJECTS = ("ball", "torus", "shell", "vessels", "vessels")
 # Radius in mm of an object's bounding sphere in a volume 48 mm wide; mean intensity, drawn for each object.
-_RADIUS = {"ball": 7.0, "torus": 9.0, "shell": 8.5, "vessels": 9.5}
-_INTENSITY = {"ball": (0.80, 1.00), "torus": (0.90, 1.10), "shell": (1.00, 1.20), "vessels": (1.15, 1.40)}
+_RADIUS = {"ball": 7.2, "torus": 9.5, "shell": 8.8, "vessels": 10.0}
+_INTENSITY = {"ball": (0.22, 0.30), "torus": (0.85, 1.05), "shell": (0.70, 0.90), "vessels": (1.05, 1.35)}
 _THINNEST = 1.3  # mm: no tube or wall has a smaller half-width, lest sampling tears it
 
 
@@ -65,16 +65,16 @@ def write_phantom_dataset(
 
 def phantom_case(rng: np.random.Generator, width: float) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
     """One case: image [D, H, W] float32, label [D, H, W] uint8, spacing of the axes D, H, W in mm."""
-    spacing = (float(rng.choice([1.0, 1.2])), 1.0, 1.0)
+    spacing = (float(rng.choice([1.0, 1.0, 1.2])), 1.0, 1.0)
     extent = width * rng.uniform(0.94, 1.06, 3)
-    shape = tuple(round(length / step) for length, step in zip(extent, spacing, strict=True))
+    shape = tuple(int(length / step) for length, step in zip(extent, spacing, strict=True))
     points = np.stack(np.meshgrid(*(np.arange(n) * s for n, s in zip(shape, spacing, strict=True)), indexing="ij"))
     points += _smooth_noise(rng, (3, *shape), sigma=8.0) * width / 60  # bends the shapes a little
     scale = width / 48 * rng.uniform(0.9, 1.05)
 
     centre = np.array(shape) * spacing / 2
     body = np.linalg.norm((points - centre[:, None, None, None]) / (0.56 * extent)[:, None, None, None], axis=0) < 1
-    image = np.where(body, rng.uniform(0.4, 0.5), 0.1)
+    image = np.where(body, rng.uniform(0.42, 0.52), 0.08)
     label = np.zeros(shape, np.uint8)
     for name, origin in _place(rng, extent, scale):
         local = np.tensordot(_rotation(rng), points - origin[:, None, None, None], axes=1)
@@ -82,20 +82,20 @@ def phantom_case(rng: np.random.Generator, width: float) -> tuple[np.ndarray, np
         label[inside] = LABELS[name]
         image[inside] = rng.uniform(*_INTENSITY[name])
     image = gaussian_filter(image, 0.6) * np.exp(0.15 * _smooth_noise(rng, shape, sigma=12.0))
-    image += rng.normal(0, 0.08, shape)
+    image += rng.normal(0, 0.06, shape)
     return (1000 * image).astype(np.float32), label, spacing
 
 
 def _place(rng: np.random.Generator, extent: np.ndarray, scale: float) -> list[tuple[str, np.ndarray]]:
-    """Centres (mm) such that the objects' bounding spheres keep 2 mm apart from each other and from the border."""
+    """Centres (mm) such that the objects' bounding spheres keep 1 mm apart from each other and from the border."""
     for _ in range(1000):
         placed: list[tuple[str, np.ndarray]] = []
         for name in sorted(_OBJECTS, key=_RADIUS.__getitem__, reverse=True):
-            margin = _RADIUS[name] * scale + 2
+            margin = _RADIUS[name] * scale + 1
             for _ in range(50):
                 origin = rng.uniform(margin, extent - margin)
                 gaps = (np.linalg.norm(origin - other) - (_RADIUS[name] + _RADIUS[o]) * scale for o, other in placed)
-                if all(gap > 2 for gap in gaps):
+                if all(gap > 1 for gap in gaps):
                     placed.append((name, origin))
                     break
         if len(placed) == len(_OBJECTS):
