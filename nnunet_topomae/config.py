@@ -55,6 +55,10 @@ class TopoMAEConfig:
         "how ViT features meet UNETR++ in fine-tuning",
         valid=_one_of("stages", "bottleneck", "cross_attention"),
     )
+    drop_path_rate: float = _knob(
+        0.0, "stochastic depth: largest probability that a ViT block is skipped", valid=_between(0, 0.9)
+    )
+    layer_scale: float = _knob(0.0, "initial layer scale of the ViT's blocks; 0: none", valid=_at_least(0))
     pretrained: str = _knob(
         "", "pre-trained checkpoint to fine-tune; empty: the one of this dataset, plans, configuration and fold; 'none'"
     )
@@ -83,19 +87,27 @@ class TopoMAEConfig:
     weight_reconstruction: float = _knob(1.0, "weight of the masked reconstruction error", valid=_at_least(0))
     weight_topology: float = _knob(1.0, "weight of the topological loss", valid=_at_least(0))
     weight_position: float = _knob(0.1, "weight of the nine-point error", valid=_at_least(0))
-    weight_consistency_points: float = _knob(0.1, "weight of the two networks' disagreement on points", valid=_at_least(0))
+    weight_consistency_points: float = _knob(
+        0.1, "weight of the two networks' disagreement on points", valid=_at_least(0)
+    )
     weight_consistency_reconstruction: float = _knob(
         0.1, "weight of the two networks' disagreement on masked voxels", valid=_at_least(0)
     )
 
     topology_dimensions: tuple[int, ...] = _knob((0, 1, 2), "homology dimensions compared", valid=_DIMENSIONS)
-    topology_max_side: int = _knob(64, "average-pool volumes to this side before homology; 0: never", "voxels", _at_least(0))
+    topology_max_side: int = _knob(
+        64, "average-pool volumes to this side before homology; 0: never", "voxels", _at_least(0)
+    )
     topology_tolerance: float = _knob(0.01, "certified relative error of each squared W2 distance", valid=_FRACTION)
     topology_min_persistence: float = _knob(0.0, "leave out pairs that live shorter", "intensity", _at_least(0))
     topology_normalisation: str = _knob(
-        "voxels", "'none': squared W2 as in the paper; 'voxels': divided by the number of voxels", valid=_one_of("none", "voxels")
+        "voxels",
+        "'none': squared W2 as in the paper; 'voxels': divided by the number of voxels",
+        valid=_one_of("none", "voxels"),
     )
-    topology_backend: str = _knob("numba", "persistent homology by our engine or by gudhi", valid=_one_of("numba", "gudhi"))
+    topology_backend: str = _knob(
+        "numba", "persistent homology by our engine or by gudhi", valid=_one_of("numba", "gudhi")
+    )
 
     validation_crops: int = _knob(4, "crops a case in the pre-trainer's final validation", "crops", _at_least(1))
 
@@ -138,10 +150,9 @@ class TopoMAEConfig:
 def describe_knobs() -> str:
     """A Markdown table of every knob: environment variable, default, unit, what is valid, meaning."""
     rows = ["| knob | default | unit | valid | meaning |", "| --- | --- | --- | --- | --- |"]
-    rows += [
-        f"| `{knob.name}` | `{knob.default!r}` | {knob.metadata['unit']} | {knob.metadata['valid'][0]} | {knob.metadata['meaning']} |"
-        for knob in fields(TopoMAEConfig)
-    ]
+    for knob in fields(TopoMAEConfig):
+        unit, valid, meaning = knob.metadata["unit"], knob.metadata["valid"][0], knob.metadata["meaning"]
+        rows.append(f"| `{knob.name}` | `{knob.default!r}` | {unit} | {valid} | {meaning} |")
     return "\n".join(rows)
 
 

@@ -72,7 +72,11 @@ json_values = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from([f.name for f in fields(TopoMAEConfig)]) | st.text(max_size=12), json_values, max_size=4))
+@given(
+    st.dictionaries(
+        st.sampled_from([f.name for f in fields(TopoMAEConfig)]) | st.text(max_size=12), json_values, max_size=4
+    )
+)
 def test_any_section_gives_a_config_or_a_config_error(section):
     try:
         config = TopoMAEConfig.from_plans({"topomae": section})

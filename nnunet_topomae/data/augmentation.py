@@ -84,4 +84,6 @@ def pretraining_transforms(
 
 def _in_three_dimensions(linear: torch.Tensor, offset: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     untouched = 3 - len(offset)
-    return torch.block_diag(torch.eye(untouched, dtype=torch.float64), linear), torch.cat([torch.zeros(untouched), offset])
+    return torch.block_diag(torch.eye(untouched, dtype=torch.float64), linear), torch.cat(
+        [torch.zeros(untouched), offset]
+    )

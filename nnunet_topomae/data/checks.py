@@ -15,12 +15,14 @@ MAX_THREADS = 4  # decompression releases the interpreter lock, and each thread 
 def check_images(dataset: nnUNetBaseDataset, identifiers: Sequence[str]) -> None:
     """Raises ValueError that names every case whose preprocessed image is unreadable, not finite or constant."""
     with ThreadPoolExecutor(MAX_THREADS) as pool:
-        faults = list(tqdm(
-            pool.map(lambda key: _fault(dataset, key), identifiers),
-            total=len(identifiers),
-            desc="Checking images",
-            disable=None,
-        ))
+        faults = list(
+            tqdm(
+                pool.map(lambda key: _fault(dataset, key), identifiers),
+                total=len(identifiers),
+                desc="Checking images",
+                disable=None,
+            )
+        )
     bad = [f"  {key}: {fault}" for key, fault in zip(identifiers, faults, strict=True) if fault]
     if bad:
         raise ValueError(

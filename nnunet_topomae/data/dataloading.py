@@ -39,7 +39,9 @@ class CropPositionDataLoader(nnUNetDataLoader):
             sample = self._crop(volume, self._draw_corner(shape))
             image = sample["image"]
             if not torch.isfinite(image).all():
-                raise ValueError(f"case {key}: the image holds NaN or infinity. Repair it and preprocess the dataset again")
+                raise ValueError(
+                    f"case {key}: the image holds NaN or infinity. Repair it and preprocess the dataset again"
+                )
             if image.min() < image.max():
                 points = nine_points(sample["crop_to_volume"], self.final_patch_size, shape)
                 volume_shape = torch.tensor(shape)

@@ -56,15 +56,13 @@ class PretrainingEvaluation:
     def case(self, key: str, picture: Path | None = None) -> dict:
         """Metrics of one case, by network; the first crop is drawn to `picture`.
 
-        `masked_mse` is in squared z-scored intensities, `psnr` in dB, `topological_distance` is (Σ_k W2(D_k, D̂_k)²)^½ of
-        the completed crop in z-scored intensities, the point errors are mean distances of the nine points.
+        `masked_mse` is in squared z-scored intensities, `psnr` in dB, `topological_distance` is (Σ_k W2(D_k, D̂_k)²)^½
+        of the completed crop in z-scored intensities, the point errors are mean distances of the nine points.
         """
         seed = zlib.crc32(key.encode())
         np.random.seed(seed)  # nnU-Net's loader draws from NumPy's global generator
         generator = torch.Generator().manual_seed(seed)
-        crops = [
-            self._crop(key, generator, picture if index == 0 else None) for index in range(self.crops_per_case)
-        ]
+        crops = [self._crop(key, generator, picture if index == 0 else None) for index in range(self.crops_per_case)]
         means = {
             branch: {name: float(np.mean([crop[branch][name] for crop in crops])) for name in crops[0][branch]}
             for branch in BRANCHES

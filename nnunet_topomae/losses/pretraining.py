@@ -86,9 +86,7 @@ class PretrainingLoss(nn.Module):
         """[B, N] tokens to [B, 1, D, H, W] voxels."""
         return expand_mask(mask, self.geometry.token_grid, self.geometry.token_size)
 
-    def reconstructed_intensities(
-        self, output: CoPretrainingOutput, image: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    def reconstructed_intensities(self, output: CoPretrainingOutput, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """Each network's reconstruction [B, C, D, H, W] in intensities, float32: un-normalised where that is due."""
         volumes = {name: branch.reconstruction.float() for name, branch in zip(BRANCHES, output, strict=True)}
         if not self.normalise_targets:

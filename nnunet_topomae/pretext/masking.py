@@ -13,7 +13,9 @@ def draw_mask(batch_size: int, num_tokens: int, mask_ratio: float, generator: to
         masked and at least one stays visible.
     """
     if num_tokens < 2:
-        raise ValueError(f"masking needs at least 2 tokens, got {num_tokens}: the patch is too small for its token size")
+        raise ValueError(
+            f"masking needs at least 2 tokens, got {num_tokens}: the patch is too small for its token size"
+        )
     num_masked = min(max(round(mask_ratio * num_tokens), 1), num_tokens - 1)
     noise = torch.rand(batch_size, num_tokens, generator=generator, device=generator.device)
     ranks = noise.argsort(dim=1).argsort(dim=1)

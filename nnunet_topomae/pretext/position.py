@@ -29,7 +29,7 @@ def compose(crop_to_volume: torch.Tensor, linear: torch.Tensor, offset: torch.Te
 def nine_points(crop_to_volume: torch.Tensor, patch_size: Sequence[int], volume_shape: Sequence[int]) -> torch.Tensor:
     """Centre and eight corners of a crop, in coordinates of the whole volume.
 
-    The corners are the outer corners of the crop's outermost voxels, in the order of binary numbers (last axis fastest).
+    The corners are those of the crop's outermost voxels, in the order of binary numbers (last axis fastest).
 
     Args:
         crop_to_volume: [3, 4], voxel indices of the crop to voxel indices of the volume.

@@ -18,7 +18,7 @@ from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig
 from nnunet_topomae.data.checks import check_images
 from nnunet_topomae.networks.geometry import Geometry, geometry_from_plan
 
-ARCHITECTURE_KNOBS = ("preset", "fusion")
+ARCHITECTURE_KNOBS = ("preset", "fusion", "layer_scale")
 
 
 class TopoMAETrainer(nnUNetTrainer):
@@ -97,3 +97,8 @@ def geometry_of(configuration: ConfigurationManager) -> Geometry:
     if len(configuration.patch_size) != 3:
         return geometry_from_plan(configuration.patch_size, ())
     return geometry_from_plan(configuration.patch_size, configuration.pool_op_kernel_sizes)
+
+
+def vit_options(config: TopoMAEConfig) -> dict[str, float | None]:
+    """Arguments of both networks for their ViT encoder."""
+    return {"drop_path_rate": config.drop_path_rate, "layer_scale": config.layer_scale or None}

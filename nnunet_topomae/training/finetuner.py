@@ -13,7 +13,7 @@ from torch import nn
 from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
 from nnunet_topomae.networks.presets import PRESETS
-from nnunet_topomae.training.base import TopoMAETrainer, geometry_of
+from nnunet_topomae.training.base import TopoMAETrainer, geometry_of, vit_options
 from nnunet_topomae.training.checkpoint import load_network_weights
 from nnunet_topomae.training.schedule import WarmupCosineSchedule, adamw
 
@@ -60,6 +60,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
             PRESETS[config.preset],
             deep_supervision=enable_deep_supervision,
             fusion=config.fusion,
+            **vit_options(config),
         )
 
     def _get_deep_supervision_scales(self) -> list[list[float]] | None:
@@ -106,10 +107,16 @@ class TopoMAEFinetuner(TopoMAETrainer):
         if isfile(join(folder, "checkpoint_final.pth")):
             return Path(folder, "checkpoint_final.pth")
         unfinished = any(isfile(join(folder, f"checkpoint_{name}.pth")) for name in ("latest", "best"))
-        command = f"nnUNetv2_train {dataset} {self.configuration_name} {self.fold} -tr TopoMAEPretrainer -p {plans_name}"
+        command = (
+            f"nnUNetv2_train {dataset} {self.configuration_name} {self.fold} -tr TopoMAEPretrainer -p {plans_name}"
+        )
         raise FileNotFoundError(
             f"no pre-trained checkpoint at {join(folder, 'checkpoint_final.pth')}. "
-            + (f"Its training has not ended; go on with:\n  {command} --c" if unfinished else f"Run first:\n  {command}")
+            + (
+                f"Its training has not ended; go on with:\n  {command} --c"
+                if unfinished
+                else f"Run first:\n  {command}"
+            )
             + "\nor set NNUNET_TOPOMAE_PRETRAINED to another checkpoint, or to 'none' to train from scratch."
         )
 
@@ -118,7 +125,9 @@ class TopoMAEFinetuner(TopoMAETrainer):
         try:
             report = self.plain_network.load_pretrained(load_network_weights(checkpoint))
         except ValueError as error:
-            raise ValueError(f"{checkpoint} does not fit this network (preset '{self.config.preset}'): {error}") from error
+            raise ValueError(
+                f"{checkpoint} does not fit this network (preset '{self.config.preset}'): {error}"
+            ) from error
         self.print_to_log_file(str(report), add_timestamp=False)
 
 

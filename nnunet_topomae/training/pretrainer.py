@@ -28,7 +28,7 @@ from nnunet_topomae.losses.pretraining import BRANCHES, TERMS, PretrainingLoss, 
 from nnunet_topomae.networks.copretrain import CoPretrainingNetwork, CoPretrainingOutput
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.pretext.masking import draw_mask
-from nnunet_topomae.training.base import TopoMAETrainer, geometry_of
+from nnunet_topomae.training.base import TopoMAETrainer, geometry_of, vit_options
 from nnunet_topomae.training.schedule import WarmupCosineSchedule, adamw
 from nnunet_topomae.visualization.progress import save_progress_figure
 
@@ -70,7 +70,9 @@ class TopoMAEPretrainer(TopoMAETrainer):
     ) -> nn.Module:
         config = TopoMAEConfig.from_plans(plans_manager.plans)
         image_channels = len(configuration_manager.normalization_schemes)  # without a cascade's one-hot channels
-        return CoPretrainingNetwork(image_channels, geometry_of(configuration_manager), PRESETS[config.preset])
+        return CoPretrainingNetwork(
+            image_channels, geometry_of(configuration_manager), PRESETS[config.preset], **vit_options(config)
+        )
 
     def _build_loss(self) -> PretrainingLoss:
         return PretrainingLoss(self.config, self.geometry)
@@ -89,7 +91,9 @@ class TopoMAEPretrainer(TopoMAETrainer):
         unlabelled = self._unlabelled_cases()
         leaked = sorted(set(unlabelled) & set(val_keys))
         if leaked:
-            raise ValueError(f"splits_final.json lists validation cases of fold {self.fold} as unlabelled: {', '.join(leaked)}")
+            raise ValueError(
+                f"splits_final.json lists validation cases of fold {self.fold} as unlabelled: {', '.join(leaked)}"
+            )
         if unlabelled:
             self.print_to_log_file(f"Pre-training on {len(unlabelled)} unlabelled cases too.")
         return sorted({*train_keys, *unlabelled}), val_keys

@@ -38,12 +38,16 @@ class Workshop:
     def images(self) -> Path:
         return self.dataset / "nnUNetPlans_3d_fullres"
 
-    def build(self, trainer: type[nnUNetTrainer], configuration: str = "3d_fullres", plans=None, **knobs) -> nnUNetTrainer:
+    def build(
+        self, trainer: type[nnUNetTrainer], configuration: str = "3d_fullres", plans=None, **knobs
+    ) -> nnUNetTrainer:
         plans = plans or self.plans
         plans["topomae"] = BUDGET | knobs
         plans["continue_training"] = False
         dataset_json = json.loads((self.dataset / "dataset.json").read_text())
-        return trainer(plans=plans, configuration=configuration, fold=0, dataset_json=dataset_json, device=torch.device("cpu"))
+        return trainer(
+            plans=plans, configuration=configuration, fold=0, dataset_json=dataset_json, device=torch.device("cpu")
+        )
 
 
 @pytest.fixture
@@ -58,5 +62,3 @@ def workshop(phantom, tmp_path, monkeypatch) -> Workshop:
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
-
-

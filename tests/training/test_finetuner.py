@@ -57,7 +57,9 @@ def test_another_checkpoint_can_be_named(workshop, pretrained, tmp_path):
 
 
 def test_other_widths_are_an_error_that_lists_the_layers(workshop, pretrained):
-    with pytest.raises(ValueError, match="does not fit this network .preset 'small'.(.|\n)*vit.token_embedding.weight: "):
+    with pytest.raises(
+        ValueError, match="does not fit this network .preset 'small'.(.|\n)*vit.token_embedding.weight: "
+    ):
         workshop.build(TopoMAEFinetuner, preset="small").run_training()
 
 
