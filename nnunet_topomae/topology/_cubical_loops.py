@@ -1,0 +1,235 @@
+"""Dimension 1: which edge made the loop that a critical square ends.
+
+The boundary of a critical square s is a loop, and its class does not change when boundaries of squares older than s are added
+(mod 2). Let v be the highest voxel of the loop. If squares of v's lower star can cancel the loop's edges at v, they are added,
+and the loop moves down. If not, some component of v's link holds an odd number of those edges; the last such component's critical edge, the
+loop's pivot, cannot be removed by v's squares. If no other loop has this pivot, s ends the class that this edge began. If the loop
+of an older square has it, that loop is added; if that of a younger one, the two change places and the younger goes on. Squares can
+therefore come in any order, and raster order keeps the work local.
+
+This is the reduction of the boundary matrix restricted to critical cells, with columns that are brought down only as far as
+needed (P. Guillou, J. Vidal, J. Tierny, "Discrete Morse Sandwich", TVCG 2023).
+
+Data. A loop at work lies in the voxels' records: which edges of a voxel's lower star belong to it (CHAIN), and whether
+the voxel is in the queue of voxels yet to be looked at (QUEUED). The queue is a binary heap of rank << 32 | voxel. A loop at rest is a
+run of voxel << 6 | edges in the pool. A square is voxel << 4 | its number, its age rank << 4 | its number.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._cubical_lower_stars import CHAIN, EDGES_OF_SQUARE, ODD, QUEUED, SQUARES, Grid, Tables, rank_of, squares_of
+from ._jit import borrowed, inline, jit, trailing_zeros
+
+VOXEL = (1 << 32) - 1  # in an item of the queue
+FILL_KEY = (1 << 18) - 1  # squares and chain of a record
+
+# Columns of the table of pairs, one row for each pivot.
+PIVOT, AGE, START, STOP, NEXT = range(5)  # voxel << 3 | direction; of the square; the loop in the pool; next pair of this voxel
+
+
+def loop_pairs(
+    order: np.ndarray, records: np.ndarray, loop_squares: np.ndarray, grid: Grid, tables: Tables
+) -> np.ndarray:
+    """[n, 2] int32 (birth, death) voxels of the loops."""
+    squares = _listed(loop_squares)
+    pairs = np.empty((len(squares), 5), np.int64)
+    first_pair = np.full(len(records), -1, np.int32)  # of each voxel
+    queue = np.empty(len(order), np.int64)
+    pool = np.empty(16 * len(squares) + 1024, np.int64)
+    done, num_pairs, used = 0, 0, 0
+    while done < len(squares):
+        done, num_pairs, used, wanted = _reduce(
+            squares, done, order, records, grid.square, _far_edges(grid), EDGES_OF_SQUARE, tables.forest, tables.fill,
+            queue, pairs, num_pairs, first_pair, pool, used,
+        )  # fmt: skip
+        if done < len(squares):
+            pool, used = _compacted(pool, pairs[:num_pairs], wanted)
+    return np.stack([pairs[:, PIVOT] >> 3, order[pairs[:, AGE] >> 4]], axis=1)
+
+
+def _far_edges(grid: Grid) -> np.ndarray:
+    """[12, 2, 3] the two edges of a square that do not touch its voxel: near end (offset), its bit there and from the far end."""
+    sides = [((a, b), (b, a)) for a, b in SQUARES]
+    return np.array([[(grid.direction[near], 1 << step, 1 << (step ^ 1)) for near, step in pair] for pair in sides])
+
+
+@jit
+def _listed(loop_squares):
+    count = 0
+    for squares in loop_squares:
+        while squares:
+            squares &= squares - 1
+            count += 1
+    listed = np.empty(count, np.int64)
+    count = 0
+    for voxel in range(loop_squares.size):
+        squares = np.int64(loop_squares[voxel])
+        while squares:
+            listed[count] = voxel << 4 | trailing_zeros(squares)
+            squares &= squares - 1
+            count += 1
+    return listed
+
+
+@jit
+def _compacted(pool, pairs, wanted):
+    """A new pool with the loops that are in use, at least as much room again, and `wanted` entries more."""
+    total = np.sum(pairs[:, STOP] - pairs[:, START])
+    new = np.empty(2 * total + wanted + 1024, np.int64)
+    used = 0
+    for i in range(len(pairs)):
+        start, stop = pairs[i, START], pairs[i, STOP]
+        new[used : used + stop - start] = pool[start:stop]
+        pairs[i, START] = used
+        used += stop - start
+        pairs[i, STOP] = used
+    return new, used
+
+
+@inline
+def _push(queue, size, item):
+    i = size
+    while i > 0:
+        above = (i - 1) >> 1
+        if queue[above] > item:
+            break
+        queue[i] = queue[above]
+        i = above
+    queue[i] = item
+
+
+@inline
+def _pop(queue, size):
+    """Remove the highest of `size` items."""
+    last = queue[size - 1]
+    i = 0
+    below = 1
+    while below < size:
+        if below + 1 < size and queue[below + 1] > queue[below]:
+            below += 1
+        if queue[below] <= last:
+            break
+        queue[i] = queue[below]
+        i = below
+        below = 2 * i + 1
+    queue[i] = last
+
+
+@inline
+def _add_edges(records, queue, size, voxel, edges):
+    """Add edges of a voxel's lower star to the loop; the queue's new size."""
+    record = records[voxel] ^ edges
+    records[voxel] = record | QUEUED
+    if record & QUEUED:
+        return size
+    _push(queue, size, rank_of(record) << 32 | voxel)
+    return size + 1
+
+
+@inline
+def _add_far_edges(records, queue, size, voxel, squares, opposite, far_edges):
+    """Add those edges of a voxel's squares that do not touch the voxel; the queue's new size."""
+    while squares:
+        k = trailing_zeros(squares)
+        squares &= squares - 1
+        corner = voxel + opposite[k]
+        for side in range(2):
+            near = voxel + far_edges[k, side, 0]
+            if records[near] > records[corner]:
+                size = _add_edges(records, queue, size, near, far_edges[k, side, 1])
+            else:
+                size = _add_edges(records, queue, size, corner, far_edges[k, side, 2])
+    return size
+
+
+@inline
+def _add_loop(records, queue, size, pool, start, stop):
+    for i in range(start, stop):
+        size = _add_edges(records, queue, size, pool[i] >> 6, pool[i] & CHAIN)
+    return size
+
+
+@inline
+def _copy_loop(records, queue, size, pool, used):
+    """Copy the loop at work to the pool; the pool's new end."""
+    for i in range(size):
+        voxel = queue[i] & VOXEL
+        edges = records[voxel] & CHAIN
+        pool[used] = voxel << 6 | edges
+        used += edges != 0
+    return used
+
+
+@inline
+def _clear(records, queue, size):
+    for i in range(size):
+        records[queue[i] & VOXEL] &= ~(CHAIN | QUEUED)
+
+
+@jit
+def _reduce(
+    squares, done, order, records, opposite, far_edges, edges_of_square, forest, fill,
+    queue, pairs, num_pairs, first_pair, pool, used,
+):  # fmt: skip
+    """Find the pivots of squares[done:], until all are found or the pool is full.
+
+    Returns:
+        how many squares are done (where the pool was full, the next one has been written to its place), how many
+        pairs there are, how much of the pool is used, and the room that was wanted.
+    """
+    # All arrays are borrowed, for speed: see there.
+    squares, order, records = borrowed(squares), borrowed(order), borrowed(records)
+    opposite, far_edges, edges_of_square = borrowed(opposite), borrowed(far_edges), borrowed(edges_of_square)
+    forest, fill, queue, pool = borrowed(forest), borrowed(fill), borrowed(queue), borrowed(pool)
+    pairs, first_pair = borrowed(pairs), borrowed(first_pair)
+    while done < squares.size:
+        voxel = squares[done] >> 4
+        k = squares[done] & 15
+        age = rank_of(records[voxel]) << 4 | k
+        # The square's own two edges at the voxel can be cancelled at once: its component of the link has a spanning tree.
+        tree = np.int64(fill[forest[squares_of(records[voxel])] << 6 | edges_of_square[k]])
+        size = _add_far_edges(records, queue, 0, voxel, tree | 1 << k, opposite, far_edges)
+        while True:
+            voxel = queue[0] & VOXEL
+            record = records[voxel]
+            filling = np.int64(fill[record & FILL_KEY])
+            if filling < ODD:
+                _pop(queue, size)
+                records[voxel] = record & ~(CHAIN | QUEUED)
+                size = _add_far_edges(records, queue, size - 1, voxel, filling, opposite, far_edges)
+                if size == 0:
+                    raise AssertionError("a critical square's loop has vanished")
+                continue
+
+            pivot = voxel << 3 | filling & 7
+            pair = first_pair[voxel]
+            while pair >= 0 and pairs[pair, PIVOT] != pivot:
+                pair = pairs[pair, NEXT]
+            if pair >= 0 and pairs[pair, AGE] < age:
+                size = _add_loop(records, queue, size, pool, pairs[pair, START], pairs[pair, STOP])
+                continue
+
+            if used + size > pool.size:
+                _clear(records, queue, size)
+                squares[done] = np.int64(order[age >> 4]) << 4 | age & 15
+                return done, num_pairs, used, size
+            start = used
+            used = _copy_loop(records, queue, size, pool, used)
+            if pair < 0:
+                _clear(records, queue, size)
+                pairs[num_pairs, PIVOT] = pivot
+                pairs[num_pairs, AGE] = age
+                pairs[num_pairs, START] = start
+                pairs[num_pairs, STOP] = used
+                pairs[num_pairs, NEXT] = first_pair[voxel]
+                first_pair[voxel] = num_pairs
+                num_pairs += 1
+                done += 1
+                break
+            size = _add_loop(records, queue, size, pool, pairs[pair, START], pairs[pair, STOP])
+            age, pairs[pair, AGE] = pairs[pair, AGE], age
+            pairs[pair, START] = start
+            pairs[pair, STOP] = used
+    return done, num_pairs, used, 0

@@ -1,0 +1,65 @@
+"""How this package compiles with Numba, and three operations that Numba does not offer by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+
+def jit(function: Callable) -> Callable:
+    """Compile without the GIL, and keep the result on disk wherever Numba finds a folder to write to.
+
+    Numba compiles again when the function's own file has changed, not when a function that it calls from another file has.
+    """
+    try:
+        return numba.njit(function, nogil=True, cache=True)
+    except RuntimeError:  # neither the folder of this package nor the user's cache folder is writable
+        return numba.njit(function, nogil=True)
+
+
+def inline(function: Callable) -> Callable:
+    """Compile for use inside other compiled functions, and always merge into them: for the small parts of hot loops."""
+    return numba.njit(function, forceinline=True)
+
+
+@intrinsic
+def trailing_zeros(typingctx, word):
+    """Index of the lowest set bit of an int64 other than 0."""
+
+    def codegen(context, builder, signature, args):
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def leading_zeros(typingctx, word):
+    """Number of zeros above the highest set bit of an int64 other than 0."""
+
+    def codegen(context, builder, signature, args):
+        return builder.ctlz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def borrowed(typingctx, array):
+    """The same array without reference counting, for an argument that the caller keeps alive during the call.
+
+    Numba counts a reference up and down, atomically, around each call that is given an array, also when the call is inlined
+    and stands in the innermost loop. A borrowed array is indexed like any other. It must not be returned, stored, or
+    borrowed from a local variable, which may be freed after its last use.
+    """
+
+    def codegen(context, builder, signature, args):
+        view = context.make_array(array)(context, builder, args[0])
+        view.meminfo = cgutils.get_null_value(view.meminfo.type)
+        view.parent = cgutils.get_null_value(view.parent.type)
+        return view._getvalue()
+
+    return array(array), codegen
