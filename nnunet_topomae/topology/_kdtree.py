@@ -1,0 +1,285 @@
+"""A kd-tree over weighted points of the plane: which points q have the largest `weight(q) − |q − p|²`?
+
+Weights may change between questions. A node keeps the largest weight below it, so that `top − distance(box, p)²`
+bounds what it can offer. A search starts at a leaf that is likely near the answer and climbs: the better the guess, the
+less there is to look at.
+
+Nodes are numbered as in a binary heap, x above 2x and 2x + 1, but only every third level is used, counted from the
+leaves: x has the eight children 8x … 8x + 7. They are one block of memory, whose bounds the compiler computes several
+at a time, as it does the values of a leaf's eight points. (Those loops run over `shape[2]`, not over a literal 8: Numba
+unrolls the latter and then does not vectorise.) Block 0 holds the nodes of the highest level, at most four.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ._jit import jit, trailing_zeros
+
+LEAST_U, LARGEST_U, LEAST_V, LARGEST_V, TOP = range(5)  # rows of a block
+WAITING = 512  # nodes: at most eight a level, and a tree of 8^20 leaves has 21
+
+
+class Tree(NamedTuple):
+    """Points in slots, eight a leaf: slot s is [s >> 3, ..., s & 7]. An empty slot has row −1 and weight −∞."""
+
+    points: np.ndarray  # [leaves, 3, 8]: u, v, weight
+    row: np.ndarray  # [leaves, 8] int64: where the point stands in the caller's arrays
+    blocks: np.ndarray  # [blocks, 5, 8]: the children's boxes and largest weights
+
+
+class Waiting(NamedTuple):
+    """Room for the nodes that a search has yet to visit."""
+
+    node: np.ndarray
+    bound: np.ndarray
+
+
+@jit
+def u_of(tree, slot):
+    return tree.points[slot >> 3, 0, slot & 7]
+
+
+@jit
+def v_of(tree, slot):
+    return tree.points[slot >> 3, 1, slot & 7]
+
+
+@jit
+def weight_of(tree, slot):
+    return tree.points[slot >> 3, 2, slot & 7]
+
+
+@jit
+def set_weight(tree, slot, weight):
+    """Whoever sets weights calls `refresh` or `refresh_all` before the next search."""
+    tree.points[slot >> 3, 2, slot & 7] = weight
+
+
+@jit
+def row_of(tree, slot):
+    return tree.row[slot >> 3, slot & 7]
+
+
+@jit
+def waiting_room():
+    return Waiting(np.empty(WAITING, np.int64), np.empty(WAITING, np.float64))
+
+
+@jit
+def _select(order, key, low, high, k):
+    """Reorder order[low:high] so that position k holds what sorting by key would put there (Hoare's quickselect)."""
+    high -= 1
+    while low < high:
+        first, middle, last = key[order[low]], key[order[(low + high) >> 1]], key[order[high]]
+        pivot = max(min(first, middle), min(max(first, middle), last))
+        i, j = low, high
+        while i <= j:
+            while key[order[i]] < pivot:
+                i += 1
+            while key[order[j]] > pivot:
+                j -= 1
+            if i <= j:
+                order[i], order[j] = order[j], order[i]
+                i += 1
+                j -= 1
+        if k <= j:
+            high = j
+        elif k >= i:
+            low = i
+        else:
+            return
+
+
+@jit
+def _spatial_order(u, v, depth):
+    """Rows in the order of the leaves: every node halves its points at the median along its longer side.
+
+    The side along v counts double: weights go with v, so that narrow ranges of v make tight bounds.
+    """
+    n = len(u)
+    order = np.arange(n)
+    for level in range(depth):
+        for node in range(1 << level):
+            low, high = (node * n) >> level, ((node + 1) * n) >> level
+            least_u, largest_u, least_v, largest_v = np.inf, -np.inf, np.inf, -np.inf
+            for k in range(low, high):
+                q = order[k]
+                least_u, largest_u = min(least_u, u[q]), max(largest_u, u[q])
+                least_v, largest_v = min(least_v, v[q]), max(largest_v, v[q])
+            key = u if largest_u - least_u >= 2 * (largest_v - least_v) else v
+            _select(order, key, low, high, ((2 * node + 1) * n) >> (level + 1))
+    return order
+
+
+@jit
+def build(u, v):
+    """The tree of the points (u, v) [n], all of weight 0."""
+    n = len(u)
+    depth = 0
+    while n > 8 << depth:
+        depth += 1
+    leaves = 1 << depth
+    points = np.zeros((leaves, 3, 8))
+    points[:, 2] = -np.inf
+    blocks = np.full((max(1, leaves >> 2), 5, 8), -np.inf)
+    blocks[:, LEAST_U] = np.inf
+    blocks[:, LEAST_V] = np.inf
+    tree = Tree(points, np.full((leaves, 8), -1), blocks)
+    order = _spatial_order(u, v, depth)
+    for leaf in range(leaves):
+        start = (leaf * n) >> depth
+        for k in range(((leaf + 1) * n >> depth) - start):
+            q = order[start + k]
+            points[leaf, 0, k], points[leaf, 1, k], points[leaf, 2, k] = u[q], v[q], 0.0
+            tree.row[leaf, k] = q
+            _enlarge(tree, leaves + leaf, u[q], u[q], v[q], v[q])
+    while leaves >= 8:
+        leaves >>= 3
+        for x in range(leaves, 2 * leaves):
+            for k in range(8):
+                block = blocks[x]
+                _enlarge(tree, x, block[LEAST_U, k], block[LARGEST_U, k], block[LEAST_V, k], block[LARGEST_V, k])
+    refresh_all(tree)
+    return tree
+
+
+@jit
+def _enlarge(tree, x, least_u, largest_u, least_v, largest_v):
+    block, k = tree.blocks[x >> 3], x & 7
+    block[LEAST_U, k] = min(block[LEAST_U, k], least_u)
+    block[LARGEST_U, k] = max(block[LARGEST_U, k], largest_u)
+    block[LEAST_V, k] = min(block[LEAST_V, k], least_v)
+    block[LARGEST_V, k] = max(block[LARGEST_V, k], largest_v)
+
+
+@jit
+def _top_of_leaf(tree, leaf):
+    top = -np.inf
+    for k in range(8):
+        top = max(top, tree.points[leaf, 2, k])
+    return top
+
+
+@jit
+def _top_of_block(tree, x):
+    top = -np.inf
+    for k in range(8):
+        top = max(top, tree.blocks[x, TOP, k])
+    return top
+
+
+@jit
+def largest_weight(tree):
+    return _top_of_block(tree, 0)
+
+
+@jit
+def refresh_all(tree):
+    """Make every node's largest weight agree with the points'."""
+    first = len(tree.points)
+    for leaf in range(first):
+        x = first + leaf
+        tree.blocks[x >> 3, TOP, x & 7] = _top_of_leaf(tree, leaf)
+    while first >= 8:
+        first >>= 3
+        for x in range(first, 2 * first):
+            tree.blocks[x >> 3, TOP, x & 7] = _top_of_block(tree, x)
+
+
+@jit
+def refresh(tree, slot):
+    """Make the nodes above one slot agree with its weight."""
+    leaf = slot >> 3
+    x = len(tree.points) + leaf
+    top = _top_of_leaf(tree, leaf)
+    while tree.blocks[x >> 3, TOP, x & 7] != top:
+        tree.blocks[x >> 3, TOP, x & 7] = top
+        x >>= 3
+        if x == 0:
+            return
+        top = _top_of_block(tree, x)
+
+
+@jit
+def _value(points, leaf, k, u, v):
+    du, dv = points[leaf, 0, k] - u, points[leaf, 1, k] - v
+    return points[leaf, 2, k] - du * du - dv * dv
+
+
+@jit
+def _bound(blocks, x, k, u, v):
+    du = max(blocks[x, LEAST_U, k] - u, u - blocks[x, LARGEST_U, k], 0.0)
+    dv = max(blocks[x, LEAST_V, k] - v, v - blocks[x, LARGEST_V, k], 0.0)
+    return blocks[x, TOP, k] - du * du - dv * dv
+
+
+@jit
+def _points_above(points, leaf, u, v, threshold):
+    """Bit k says that the leaf's point k has a value above the threshold."""
+    mask = 0
+    for k in range(points.shape[2]):
+        mask |= (1 << k) if _value(points, leaf, k, u, v) > threshold else 0
+    return mask
+
+
+@jit
+def _children_above(blocks, x, u, v, threshold):
+    """Bit k says that the block's child k may hold a value above the threshold."""
+    mask = 0
+    for k in range(blocks.shape[2]):
+        mask |= (1 << k) if _bound(blocks, x, k, u, v) > threshold else 0
+    return mask
+
+
+@jit
+def best_two(tree, guess, u, v, floor, waiting):
+    """(best value, second best, slot of the best) of `weight(q) − |q − (u, v)|²` over the points q.
+
+    Only values above `floor` count: where there is none, the answer is (floor, floor, −1). The search starts in the
+    leaf of the slot `guess`.
+    """
+    points, blocks = tree.points, tree.blocks
+    node, bound = waiting.node, waiting.bound
+    first = len(points)
+    best, second, slot = floor, floor, -1
+    climb = first + (guess >> 3)
+    node[0], bound[0] = climb, np.inf
+    count = 1
+    while True:
+        while count > 0:
+            count -= 1
+            x = node[count]
+            if bound[count] <= second:
+                continue
+            if x < first:
+                count = _wait(blocks, x, _children_above(blocks, x, u, v, second), u, v, node, bound, count)
+                continue
+            leaf = x - first
+            mask = _points_above(points, leaf, u, v, second)
+            while mask:
+                k = trailing_zeros(mask)
+                mask &= mask - 1
+                value = _value(points, leaf, k, u, v)
+                if value > best:
+                    best, second, slot = value, best, 8 * leaf + k
+                elif value > second:
+                    second = value
+        if climb == 0:
+            return best, second, slot
+        siblings = _children_above(blocks, climb >> 3, u, v, second) & ~(1 << (climb & 7))
+        climb >>= 3
+        count = _wait(blocks, climb, siblings, u, v, node, bound, 0)
+
+
+@jit
+def _wait(blocks, x, mask, u, v, node, bound, count):
+    """Let the block's children in the mask wait for their visit. Returns how many nodes wait."""
+    while mask:
+        k = trailing_zeros(mask)
+        mask &= mask - 1
+        node[count], bound[count] = 8 * x + k, _bound(blocks, x, k, u, v)
+        count += 1
+    return count
