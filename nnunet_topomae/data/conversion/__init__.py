@@ -1,0 +1,1 @@
+"""Public datasets in their original layout to nnU-Net's raw format."""

@@ -1,0 +1,92 @@
+"""What the networks will look like for a plan, before anything is trained: `nnunet-topomae describe`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_topomae.config import TopoMAEConfig
+from nnunet_topomae.networks.geometry import Geometry
+from nnunet_topomae.networks.presets import PRESETS
+from nnunet_topomae.networks.summary import NetworkSummary
+from nnunet_topomae.planning.memory import GIB, USABLE_MEMORY, Workload, largest_batch
+from nnunet_topomae.planning.plans_file import Plans
+from nnunet_topomae.training.base import geometry_of
+
+
+def describe(
+    plans: Plans, dataset_json: dict[str, Any], configuration: str, memory_gib: float, all_presets: bool = False
+) -> str:
+    """Geometry, and parameters, multiply-adds, memory and the largest batch of both phases, as two Markdown tables.
+
+    Args:
+        plans: of a nnU-Net dataset.
+        dataset_json: of the same dataset.
+        configuration: a 3d one.
+        memory_gib: of the card that the batch is to fit.
+        all_presets: show every preset, not only the one in force.
+
+    Raises:
+        ValueError: the configuration has no geometry (2d, patch too small).
+        RuntimeError: the plans do not have it.
+        ConfigError: a bad knob.
+    """
+    config = TopoMAEConfig.resolve(plans)
+    chosen = PlansManager(plans).get_configuration(configuration)
+    geometry = geometry_of(chosen)
+    workload = Workload.of(plans, dataset_json, configuration, config)
+    head = (
+        "preset",
+        "phase",
+        "parameters",
+        "multiply-adds",
+        f"memory, batch {chosen.batch_size}",
+        f"batch in {memory_gib:g} GiB",
+    )
+    phases = [
+        (name, *_phase(phase, summary, chosen.batch_size, memory_gib))
+        for name in (PRESETS if all_presets else (config.preset,))
+        for phase, summary in workload.summarise(geometry, PRESETS[name]).items()
+    ]
+    return "\n".join(
+        [
+            f"{plans['dataset_name']}, {plans['plans_name']}, {configuration}: "
+            f"{workload.image_channels} channel(s), {workload.num_outputs} output(s)\n",
+            _table(("", "first axis", "second axis", "third axis"), _geometry_rows(geometry)),
+            "",
+            _table(head, phases),
+            "",
+            f"Preset in force: {config.preset}. Memory is an estimate for mixed precision, without the loss, the",
+            f"workspace of convolutions and CUDA itself; the batch leaves {1 - USABLE_MEMORY:.0%} of a card to these.",
+        ]
+    )
+
+
+def _geometry_rows(geometry: Geometry) -> list[Sequence[object]]:
+    return [
+        ("patch (voxels)", *geometry.patch_size),
+        ("UNETR++ stem stride", *geometry.stem_stride),
+        *((f"UNETR++ stage {number} grid", *grid) for number, grid in enumerate(geometry.stage_grids, start=1)),
+        ("ViT token (voxels)", *geometry.token_size),
+        (f"ViT token grid ({geometry.num_tokens} tokens)", *geometry.token_grid),
+    ]
+
+
+def _phase(phase: str, summary: NetworkSummary, batch_size: int, memory_gib: float) -> Sequence[object]:
+    return (
+        phase,
+        f"{summary.parameters / 1e6:.1f} M",
+        f"{summary.multiply_adds / 1e9:.1f} G",
+        f"{summary.training_bytes(batch_size) / GIB:.1f} GiB",
+        largest_batch([summary], memory_gib),
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table whose columns line up in a terminal."""
+    cells = [list(head), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in cells]
+    return "\n".join([lines[0], "| " + " | ".join("-" * width for width in widths) + " |", *lines[1:]])

@@ -1,0 +1,51 @@
+"""Plans files: read one that nnU-Net made, write a variant beside it, never over it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+Plans = dict[str, Any]
+
+
+def dataset_folder(dataset: str) -> Path:
+    """The folder of a dataset (id or name) in nnUNet_preprocessed, where nnU-Net keeps plans and splits."""
+    return Path(nnUNet_preprocessed, maybe_convert_to_dataset_name(dataset))
+
+
+def read_plans(folder: Path, name: str) -> Plans:
+    """The plans of that name. Raises FileNotFoundError naming the plans that there are."""
+    file = folder / f"{name}.json"
+    if file.is_file():
+        return json.loads(file.read_text())
+    others = sorted(path.stem for path in folder.glob("*.json") if '"configurations"' in path.read_text())
+    hint = f"name another with -p: {', '.join(others)}" if others else "run nnUNetv2_plan_and_preprocess first"
+    raise FileNotFoundError(f"{file} does not exist: {hint}")
+
+
+def read_dataset_json(folder: Path) -> dict[str, Any]:
+    """The dataset.json that nnU-Net's planner copies beside the plans."""
+    return json.loads((folder / "dataset.json").read_text())
+
+
+def require_new(file: Path, remedy: str) -> Path:
+    """`file`, or a FileExistsError that says what to do instead of overwriting it."""
+    if file.exists():
+        raise FileExistsError(f"{file} exists and is not overwritten: {remedy}")
+    return file
+
+
+def new_plans_file(folder: Path, name: str) -> Path:
+    """The path of plans to be written. Raises FileExistsError."""
+    return require_new(folder / f"{name}.json", "choose another name with -o")
+
+
+def write_json(file: Path, content: Any) -> Path:
+    """Write with NumPy numbers and arrays as plain ones."""
+    file.write_text(json.dumps(content, indent=4, default=lambda value: np.asarray(value).tolist()) + "\n")
+    return file
