@@ -24,13 +24,19 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from . import pool
+from . import persistence, pool, wasserstein
 from .persistence import Backend, PersistenceDiagram, persistence_diagrams
 from .wasserstein import squared_wasserstein
 
 Diagrams = tuple[PersistenceDiagram, PersistenceDiagram, PersistenceDiagram]
 Essential = Literal["match", "ignore"]
 Normalisation = Literal["none", "voxels"]
+
+
+def warm_up() -> None:
+    """Compile the engines, or load them from Numba's cache, so that the first step is as fast as the next."""
+    persistence.warm_up()
+    wasserstein.warm_up()
 
 
 class LossTerms(NamedTuple):
@@ -78,7 +84,7 @@ class TopologicalLoss(nn.Module):
         min_persistence: float = 0.0,
         essential: Essential = "match",
         normalisation: Normalisation = "none",
-        backend: Backend = "gudhi",
+        backend: Backend = "numba",
     ) -> None:
         super().__init__()
         self.dimensions = tuple(dimensions)
