@@ -35,10 +35,11 @@ FOLDERS = ("raw", "preprocessed", "results", "held_out", "predictions", "logs")
 # For minutes on two cores. What is set in the environment already comes first.
 BUDGET = {
     "NNUNET_TOPOMAE_PRESET": "tiny",
-    "NNUNET_TOPOMAE_PRETRAIN_EPOCHS": "5",
+    "NNUNET_TOPOMAE_PRETRAIN_EPOCHS": "3",
     "NNUNET_TOPOMAE_FINETUNE_EPOCHS": "10",
-    "NNUNET_TOPOMAE_ITERATIONS_PER_EPOCH": "10",
-    "NNUNET_TOPOMAE_VAL_ITERATIONS_PER_EPOCH": "2",
+    "NNUNET_TOPOMAE_ITERATIONS_PER_EPOCH": "40",
+    "NNUNET_TOPOMAE_VAL_ITERATIONS_PER_EPOCH": "4",
+    "NNUNET_TOPOMAE_FINETUNE_LR": "1e-2",
 }
 
 
@@ -113,7 +114,7 @@ def run_demo(out: Path, dataset: Path | None, num_labelled: int | None, device: 
         raw.symlink_to(dataset.resolve(), target_is_directory=True)
     else:
         print(f"Writing a phantom data set to {raw}")
-        write_phantom_dataset(raw, num_training=20, num_test=4, seed=0, width=40)
+        write_phantom_dataset(raw, num_training=20, num_test=4, seed=0, width=32)
 
     shell = Shell(_environment(out), out / "logs")
     print("The commands below are nnU-Net's own. They work in any shell that has set:")
