@@ -17,7 +17,7 @@ from . import _auction as auction
 from ._kdtree import Tree, build
 
 BIDS_PER_POINT = 200  # 1 % takes about 3, 1e-9 about 20 on diagrams of CT against a noisy copy
-SMALLEST_STEP = 0.25  # of ε-scaling: 0.02 takes three times the bids down to 1e-9
+SMALLEST_STEP = 0.25  # of ε-scaling: 0.02 takes two to three times the bids down to 1e-9
 
 
 @dataclass(frozen=True)
