@@ -41,10 +41,14 @@ class TopoMAETrainer(nnUNetTrainer):
         plans[PLANS_SECTION] = self.config.to_section()
         self.geometry = geometry_of(PlansManager(plans).get_configuration(configuration))
         super().__init__(plans, configuration, fold, dataset_json, device)
+        self.apply_knobs()
+        self.print_to_log_file(f"{type(self).__name__} with these knobs:\n{self.config}", add_timestamp=False)
+
+    def apply_knobs(self) -> None:
+        """Sets nnU-Net's own attributes from the knobs; the last thing that `__init__` does."""
         self.num_iterations_per_epoch = self.config.iterations_per_epoch
         self.num_val_iterations_per_epoch = self.config.val_iterations_per_epoch
         self.weight_decay = self.config.weight_decay
-        self.print_to_log_file(f"{type(self).__name__} with these knobs:\n{self.config}", add_timestamp=False)
 
     def initialize(self) -> None:
         if self.config.seed >= 0:

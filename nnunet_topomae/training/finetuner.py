@@ -32,15 +32,8 @@ class TopoMAEFinetuner(TopoMAETrainer):
         from_scratch = cls is TopoMAEFinetuner and TopoMAEConfig.resolve(plans).pretrained == FROM_SCRATCH
         return super().__new__(TopoMAEFinetunerFromScratch if from_scratch else cls)
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    def apply_knobs(self) -> None:
+        super().apply_knobs()
         self.num_epochs = self.config.finetune_epochs
         self.initial_lr = self.config.finetune_lr
 

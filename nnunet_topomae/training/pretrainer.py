@@ -28,6 +28,7 @@ from nnunet_topomae.losses.pretraining import BRANCHES, TERMS, PretrainingLoss, 
 from nnunet_topomae.networks.copretrain import CoPretrainingNetwork, CoPretrainingOutput
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.pretext.masking import draw_mask
+from nnunet_topomae.topology import warm_up
 from nnunet_topomae.training.base import TopoMAETrainer, geometry_of, vit_options
 from nnunet_topomae.training.schedule import WarmupCosineSchedule, adamw
 from nnunet_topomae.visualization.progress import save_progress_figure
@@ -42,15 +43,8 @@ class TopoMAEPretrainer(TopoMAETrainer):
     list. Validation cases are looked at for the curves and the final report only.
     """
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    def apply_knobs(self) -> None:
+        super().apply_knobs()
         self.num_epochs = self.config.pretrain_epochs
         self.initial_lr = self.config.pretrain_lr
         self.enable_deep_supervision = False
@@ -80,6 +74,12 @@ class TopoMAEPretrainer(TopoMAETrainer):
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupCosineSchedule]:
         optimizer = adamw([(self.network.parameters(), self.initial_lr)], self.weight_decay)
         return optimizer, WarmupCosineSchedule(optimizer, self.num_epochs, self.config.warmup_fraction)
+
+    def on_train_start(self) -> None:
+        if self.config.weight_topology:
+            self.print_to_log_file("Compiling the topology engine (once; cached after that) ...")
+            warm_up()
+        super().on_train_start()
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """Reconstruction has no deep supervision."""

@@ -144,3 +144,12 @@ def test_ignoring_the_previous_stage_of_a_cascade(workshop):
     trainer = workshop.build(TopoMAEPretrainer, configuration="3d_cascade_fullres", plans=plans)
     trainer.run_training()
     assert trainer.network.vit.encoder.token_embedding.weight.shape[1] == 1
+
+
+def test_a_loss_that_is_not_finite_is_an_error_without_a_gradient_scaler(workshop, monkeypatch):
+    trainer = workshop.build(TopoMAEPretrainer)
+    trainer.initialize()
+    nan = torch.tensor(float("nan"), requires_grad=True)
+    monkeypatch.setattr(trainer, "_forward", lambda batch: (nan, {"reconstruction_vit": nan}))
+    with pytest.raises(FloatingPointError, match="the loss is nan in epoch 0 .reconstruction_vit nan.*PRETRAIN_LR"):
+        trainer.train_step({})
