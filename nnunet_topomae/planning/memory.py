@@ -135,7 +135,7 @@ def _smaller_and_smaller(configuration: Configuration) -> Iterator[Configuration
     patch = tuple(configuration["patch_size"])
     while True:
         yield configuration
-        axis = int(np.argmax(np.array(patch) / median))
+        axis = int(np.argsort(np.array(patch) / median)[-1])  # of equals the last, as there
         voxels = np.prod(patch)
         patch = _shrunk(spacing, patch, axis)
         if np.prod(patch) >= voxels or min(patch) < 1:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
-import multiprocessing.dummy
+import multiprocessing
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -69,7 +71,8 @@ def test_synapse_keeps_eight_organs_and_nnunet_accepts_it(
             assert getattr(before, geometry)() == pytest.approx(getattr(after, geometry)())
         image = dataset / f"imagesTr/img{number}_0000.nii.gz"
         assert image.read_bytes() == (source / f"Training/img/img{number}.nii.gz").read_bytes()
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: multiprocessing.dummy)  # threads start at once
+    threads = SimpleNamespace(Pool=ThreadPool)  # start at once, unlike processes
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: threads)
     verify_dataset_integrity(str(dataset), num_processes=1)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -23,38 +25,6 @@ def test_kernels_for_the_strides_of_the_planner_are_those_of_the_planner(
     assert kernel_sizes(spacing, strides) == [list(kernel) for kernel in kernels]
 
 
-def planned(architecture: str = "PlainConvUNet") -> dict:
-    """A configuration of an isotropic dataset as nnU-Net plans it: patch 64³, five stages."""
-    blocks = "n_conv_per_stage" if architecture == "PlainConvUNet" else "n_blocks_per_stage"
-    return {
-        "data_identifier": "nnUNetPlans_3d_fullres",
-        "batch_size": 2,
-        "patch_size": [64, 64, 64],
-        "median_image_size_in_voxels": [100.0, 120.0, 120.0],
-        "spacing": [1.0, 1.0, 1.0],
-        "architecture": {
-            "network_class_name": f"dynamic_network_architectures.architectures.unet.{architecture}",
-            "arch_kwargs": {
-                "n_stages": 5,
-                "features_per_stage": [32, 64, 128, 256, 320],
-                "conv_op": "torch.nn.modules.conv.Conv3d",
-                "kernel_sizes": [[3, 3, 3]] * 5,
-                "strides": [[1, 1, 1]] + [[2, 2, 2]] * 4,
-                blocks: [2] * 5,
-                "n_conv_per_stage_decoder": [1] * 4,
-                "conv_bias": True,
-                "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-                "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-                "dropout_op": None,
-                "dropout_op_kwargs": None,
-                "nonlin": "torch.nn.LeakyReLU",
-                "nonlin_kwargs": {"inplace": True},
-            },
-            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-        },
-    }
-
-
 @pytest.mark.parametrize("architecture", ["PlainConvUNet", "ResidualEncoderUNet"])
 @pytest.mark.parametrize(
     ("patch", "strides", "features"),
@@ -64,9 +34,13 @@ def planned(architecture: str = "PlainConvUNet") -> dict:
     ],
 )
 def test_nnunet_builds_its_own_network_from_the_variant(
-    architecture: str, patch: list[int], strides: list | None, features: list[int]
+    planned: dict, architecture: str, patch: list[int], strides: list | None, features: list[int]
 ) -> None:
-    new = with_patch(planned(architecture), patch, strides)
+    unet = planned["architecture"]
+    unet["network_class_name"] = f"dynamic_network_architectures.architectures.unet.{architecture}"
+    if architecture == "ResidualEncoderUNet":
+        unet["arch_kwargs"]["n_blocks_per_stage"] = unet["arch_kwargs"].pop("n_conv_per_stage")
+    new = with_patch(planned, patch, strides)
     kwargs = new["architecture"]["arch_kwargs"]
     assert kwargs["features_per_stage"] == features and kwargs["n_stages"] == len(features)
     names, imports = new["architecture"]["network_class_name"], new["architecture"]["_kw_requires_import"]
@@ -75,15 +49,15 @@ def test_nnunet_builds_its_own_network_from_the_variant(
         assert network(torch.zeros(1, 1, *patch)).shape == (1, 3, *patch)
 
 
-def test_spacing_rescales_the_median_image_and_the_original_is_left_alone() -> None:
-    original = planned()
-    new = with_patch(original, [32, 64, 64], spacing=[2.0, 1.0, 0.5])
+def test_spacing_rescales_the_median_image_and_the_original_is_left_alone(planned: dict) -> None:
+    before = deepcopy(planned)
+    new = with_patch(planned, [32, 64, 64], spacing=[2.0, 1.0, 0.5])
     assert new["median_image_size_in_voxels"] == [50.0, 120.0, 240.0] and new["spacing"] == [2.0, 1.0, 0.5]
-    assert original == planned()
+    assert planned == before
 
 
-def test_strides_must_divide_the_patch() -> None:
+def test_strides_must_divide_the_patch(planned: dict) -> None:
     with pytest.raises(ValueError, match=r"patch \[40, 64, 64\] is not a multiple of its total strides \[16, 16, 16\]"):
-        with_patch(planned(), [40, 64, 64], [[1, 1, 1]] + [[2, 2, 2]] * 4)
-    divisors = np.prod(with_patch(planned(), [40, 64, 64])["architecture"]["arch_kwargs"]["strides"], axis=0)
+        with_patch(planned, [40, 64, 64], [[1, 1, 1]] + [[2, 2, 2]] * 4)
+    divisors = np.prod(with_patch(planned, [40, 64, 64])["architecture"]["arch_kwargs"]["strides"], axis=0)
     assert divisors.tolist() == [8, 16, 16]

@@ -1,0 +1,80 @@
+"""describe, plan and apply-preset on the phantom, from the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunet_topomae import cli
+from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
+
+
+@pytest.fixture
+def dataset(phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A private copy of the phantom in nnUNet_preprocessed."""
+    for variable in ("nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    folder = tmp_path / "nnUNet_preprocessed" / phantom.dataset_name
+    shutil.copytree(phantom.preprocessed_dataset, folder)
+    return folder
+
+
+def test_plan_writes_plans_that_train_on_the_data_that_are_there(
+    dataset: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli.main(["plan", "-d", "100", "--memory", "2", "--preset", "tiny"])
+    assert "nnUNetTopoMAEPlans.json: train with -p nnUNetTopoMAEPlans" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="nnUNetTopoMAEPlans.json exists .* choose another name with -o"):
+        cli.main(["plan", "-d", "100", "--memory", "2", "--preset", "tiny"])
+
+    cli.main(["describe", "-d", "100", "-p", "nnUNetTopoMAEPlans", "--memory", "2"])
+    text = capsys.readouterr().out
+    plans = json.loads((dataset / "nnUNetTopoMAEPlans.json").read_text())
+    batch_size = plans["configurations"]["3d_fullres"]["batch_size"]
+    for phase in ("pre-training", "fine-tuning"):
+        (row,) = (line.split("|") for line in text.splitlines() if f" {phase} " in line)
+        assert row[1].strip() == "tiny" and int(row[-2]) >= batch_size
+    edges = " | ".join(map(str, plans["configurations"]["3d_fullres"]["patch_size"]))
+    assert edges in " | ".join(text.replace("|", " ").split())
+
+    plans["continue_training"] = False
+    dataset_json = json.loads((dataset / "dataset.json").read_text())
+    trainer = TopoMAEPretrainer(plans, "3d_fullres", 0, dataset_json, torch.device("cpu"))
+    assert trainer.config.preset == "tiny" and trainer.configuration_manager.batch_size == batch_size
+    assert Path(trainer.output_folder_base).name == "TopoMAEPretrainer__nnUNetTopoMAEPlans__3d_fullres"
+    assert Path(trainer.preprocessed_dataset_folder).is_dir()
+
+
+def test_apply_preset_says_what_comes_next(
+    dataset: Path, phantom, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = sorted(file.name.removesuffix(".nii.gz") for file in (phantom.raw_dataset / "labelsTr").iterdir())
+    mine = {"convert": "-", "patch_size": [16, 32, 32], "topomae": {}, "split": {"train": cases[:4], "val": cases[4:]}}
+    (tmp_path / "mine.json").write_text(json.dumps(mine))
+    (tmp_path / "coarse.json").write_text(json.dumps(mine | {"spacing": [2.0, 1.0, 1.0]}))
+
+    cli.main(["apply-preset", str(tmp_path / "mine.json"), "-d", "100"])
+    text = capsys.readouterr().out
+    assert "nnUNetv2_preprocess" not in text
+    assert "train with: nnUNetv2_train 100 3d_fullres 0 -tr TopoMAEPretrainer -p nnUNetPlans_mine" in text
+
+    cli.main(["apply-preset", str(tmp_path / "coarse.json"), "-d", "100", "-o", "coarse"])
+    assert "nnUNetv2_preprocess -d 100 -plans_name coarse -c 3d_fullres" in capsys.readouterr().out
+    phantom.run("nnUNetv2_preprocess", "-d", 100, "-plans_name", "coarse", "-c", "3d_fullres", "-np", 1)
+    assert len(list((dataset / "coarse_3d_fullres").glob("*.b2nd"))) == 2 * len(cases)
+
+    with pytest.raises(SystemExit, match="30 cases of the synapse split are not in Dataset100_Phantom: img0001,"):
+        cli.main(["apply-preset", "synapse", "-d", "100"])
+
+
+def test_describe_says_what_it_cannot_do(dataset: Path) -> None:
+    with pytest.raises(SystemExit, match="use the configuration 3d_fullres .or 3d_lowres. instead of 2d"):
+        cli.main(["describe", "-d", "100", "-c", "2d"])
+    with pytest.raises(SystemExit, match="Requested configuration 3d_lowres not found"):
+        cli.main(["describe", "-d", "100", "-c", "3d_lowres"])
+    with pytest.raises(SystemExit, match="nothing.json does not exist: name another with -p: nnUNetPlans"):
+        cli.main(["describe", "-d", "100", "-p", "nothing"])
