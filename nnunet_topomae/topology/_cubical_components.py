@@ -1,12 +1,12 @@
 """Dimensions 0 and 2: the components of sublevel sets and their cavities, by union-find.
 
-Going up, voxels join the components below them. Going down, cubes join the cavities above them: dimension 2 is dimension 0 of
-the complement, in which cubes are the nodes, squares the links, and the outside of the volume is the oldest component. Where
-two meet, the younger one ends (the elder rule).
+Going up, voxels join the components below them. Going down, cubes join the cavities above them: dimension 2 is
+dimension 0 of the complement, in which cubes are the nodes, squares the links, and the outside of the volume is the
+oldest component. Where two meet, the younger one ends (the elder rule).
 
-Each node first points onward along the pairs of its lower star, so that chains of pointers lead from any node to the minimum
-or maximum where its component began; these are numbered, and union-find runs on the numbers. Only critical edges and
-squares join two of them (P. Guillou, J. Vidal, J. Tierny, "Discrete Morse Sandwich", TVCG 2023).
+Each node first points onward along the pairs of its lower star, so that chains of pointers lead from any node to the
+minimum or maximum where its component began; these are numbered, and union-find runs on the numbers. Only critical
+edges and squares join two of them (P. Guillou, J. Vidal, J. Tierny, "Discrete Morse Sandwich", TVCG 2023).
 """
 
 from __future__ import annotations

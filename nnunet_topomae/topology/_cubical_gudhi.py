@@ -12,7 +12,8 @@ def persistence_pairs(volume: np.ndarray) -> tuple[list[np.ndarray], int]:
     Returns three [n, 2] int64 arrays of flat C-order indices, one a dimension, and the voxel of the essential class.
     """
     complex_ = gudhi.CubicalComplex(vertices=volume.astype(np.float64))
-    # The complex embeds in R^3, so its homology is free of torsion and every field gives the same diagrams: take the cheapest.
+    # Not gudhi's default, 11. The field matters: when the edge of a Moebius strip enters before its middle line, the
+    # strip makes the edge's loop twice the middle line's, which is zero mod 2 only.
     complex_.compute_persistence(homology_coeff_field=2, min_persistence=0.0)
     regular, essential = complex_.vertices_of_persistence_pairs()
     # GUDHI numbers voxels in Fortran order, and leaves off the highest dimensions that have no pair.

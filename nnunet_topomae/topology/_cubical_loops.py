@@ -1,18 +1,20 @@
 """Dimension 1: which edge made the loop that a critical square ends.
 
-The boundary of a critical square s is a loop, and its class does not change when boundaries of squares older than s are added
-(mod 2). Let v be the highest voxel of the loop. If squares of v's lower star can cancel the loop's edges at v, they are added,
-and the loop moves down. If not, some component of v's link holds an odd number of those edges; the last such component's critical edge, the
-loop's pivot, cannot be removed by v's squares. If no other loop has this pivot, s ends the class that this edge began. If the loop
-of an older square has it, that loop is added; if that of a younger one, the two change places and the younger goes on. Squares can
-therefore come in any order, and raster order keeps the work local.
+The boundary of a critical square s is a loop, and its class does not change when boundaries of squares older than s
+are added (mod 2). Let v be the highest voxel of the loop. If squares of v's lower star can cancel the loop's edges at
+v, they are added, and the loop moves down. If not, some component of v's link holds an odd number of those edges; the
+last such component's critical edge, the loop's pivot, cannot be removed by v's squares. If no other loop has this
+pivot, s ends the class that this edge began. If the loop of an older square has it, that loop is added; if that of a
+younger one, the two change places and the younger goes on. Squares can therefore come in any order, and raster order
+keeps the work local.
 
-This is the reduction of the boundary matrix restricted to critical cells, with columns that are brought down only as far as
-needed (P. Guillou, J. Vidal, J. Tierny, "Discrete Morse Sandwich", TVCG 2023).
+This is the reduction of the boundary matrix restricted to critical cells, with columns that are brought down only as
+far as needed (P. Guillou, J. Vidal, J. Tierny, "Discrete Morse Sandwich", TVCG 2023).
 
-Data. A loop at work lies in the voxels' records: which edges of a voxel's lower star belong to it (CHAIN), and whether
-the voxel is in the queue of voxels yet to be looked at (QUEUED). The queue is a binary heap of rank << 32 | voxel. A loop at rest is a
-run of voxel << 6 | edges in the pool. A square is voxel << 4 | its number, its age rank << 4 | its number.
+Data. A loop at work lies in the voxels' records: which edges of a voxel's lower star belong to it (CHAIN), and
+whether the voxel is in the queue of voxels yet to be looked at (QUEUED). The queue is a binary heap of rank << 32 |
+voxel. A loop at rest is a run of voxel << 6 | edges in the pool. A square is voxel << 4 | its number, its age rank <<
+4 | its number.
 """
 
 from __future__ import annotations
@@ -24,9 +26,13 @@ from ._jit import borrowed, inline, jit, trailing_zeros
 
 VOXEL = (1 << 32) - 1  # in an item of the queue
 FILL_KEY = (1 << 18) - 1  # squares and chain of a record
+POOL_ENTRIES_PER_SQUARE = 16  # to begin with; images come with 10 to 15
 
-# Columns of the table of pairs, one row for each pivot.
-PIVOT, AGE, START, STOP, NEXT = range(5)  # voxel << 3 | direction; of the square; the loop in the pool; next pair of this voxel
+# Columns of the table of pairs, which has one row a pivot.
+PIVOT = 0  # voxel << 3 | direction
+AGE = 1  # of the square
+START, STOP = 2, 3  # of the loop in the pool
+NEXT = 4  # pair with a pivot at the same voxel, or -1
 
 
 def loop_pairs(
@@ -37,7 +43,7 @@ def loop_pairs(
     pairs = np.empty((len(squares), 5), np.int64)
     first_pair = np.full(len(records), -1, np.int32)  # of each voxel
     queue = np.empty(len(order), np.int64)
-    pool = np.empty(16 * len(squares) + 1024, np.int64)
+    pool = np.empty(POOL_ENTRIES_PER_SQUARE * len(squares), np.int64)
     done, num_pairs, used = 0, 0, 0
     while done < len(squares):
         done, num_pairs, used, wanted = _reduce(
@@ -50,7 +56,8 @@ def loop_pairs(
 
 
 def _far_edges(grid: Grid) -> np.ndarray:
-    """[12, 2, 3] the two edges of a square that do not touch its voxel: near end (offset), its bit there and from the far end."""
+    """[12, 2, 3] for the two edges of each square that do not touch its voxel: the offset of the end near the voxel,
+    and the edge's bit at that end and at the other one, the corner opposite to the voxel."""
     sides = [((a, b), (b, a)) for a, b in SQUARES]
     return np.array([[(grid.direction[near], 1 << step, 1 << (step ^ 1)) for near, step in pair] for pair in sides])
 
@@ -77,7 +84,7 @@ def _listed(loop_squares):
 def _compacted(pool, pairs, wanted):
     """A new pool with the loops that are in use, at least as much room again, and `wanted` entries more."""
     total = np.sum(pairs[:, STOP] - pairs[:, START])
-    new = np.empty(2 * total + wanted + 1024, np.int64)
+    new = np.empty(2 * total + wanted, np.int64)
     used = 0
     for i in range(len(pairs)):
         start, stop = pairs[i, START], pairs[i, STOP]
@@ -188,7 +195,7 @@ def _reduce(
         voxel = squares[done] >> 4
         k = squares[done] & 15
         age = rank_of(records[voxel]) << 4 | k
-        # The square's own two edges at the voxel can be cancelled at once: its component of the link has a spanning tree.
+        # At its own voxel only the forest's squares are sure to be older; they cancel the square's two edges there.
         tree = np.int64(fill[forest[squares_of(records[voxel])] << 6 | edges_of_square[k]])
         size = _add_far_edges(records, queue, 0, voxel, tree | 1 << k, opposite, far_edges)
         while True:

@@ -1,17 +1,19 @@
 """Lower stars of voxels as subsets of an octahedron, and all that can be looked up about such a subset.
 
-A cell belongs to its highest voxel v. The edges, squares and cubes that belong to v, its lower star, correspond to vertices,
-edges and triangles of an octahedron around v: an edge to one of six directions, a square to two of them on different axes, a
-cube to three. Together they are the cone from v over the *lower link*, a subcomplex of the octahedron's surface, and this
-subcomplex alone says how the sublevel set changes when v enters: without a link v is a minimum; otherwise each component of
-the link but the first brings a critical edge, each independent loop a critical square, and the full surface a critical cube.
-All other cells of a lower star can be paired so that they cancel (V. Robins, P. J. Wood, A. P. Sheppard, "Theory and algorithms
-for constructing discrete Morse complexes from grayscale digital images", TPAMI 2011). Here the pairs of edges and squares
-come from a spanning forest of the link's graph and those of squares and cubes from one of its dual graph; on a sphere
-this leaves as few critical cells as homology allows.
+A cell belongs to its highest voxel v. The edges, squares and cubes that belong to v, its lower star, correspond to
+vertices, edges and triangles of an octahedron around v: an edge to one of six directions, a square to two of them on
+different axes, a cube to three. Together they are the cone from v over the *lower link*, a subcomplex of the
+octahedron's surface, and this subcomplex alone says how the sublevel set changes when v enters: without a link v is a
+minimum; otherwise each component of the link but the first brings a critical edge, each independent loop a critical
+square, and the full surface a critical cube. All other cells of a lower star can be paired so that they cancel (V.
+Robins, P. J. Wood, A. P. Sheppard, "Theory and algorithms for constructing discrete Morse complexes from grayscale
+digital images", TPAMI 2011). Here the pairs of edges and squares come from a spanning forest of the link's graph and
+those of squares and cubes from one of its dual graph; on a sphere this leaves as few critical cells as homology
+allows.
 
-Numbering. Directions -x, +x, -y, +y, -z, +z are 0..5, so that d ^ 1 is opposite to d. Squares: positions in SQUARES. Cubes:
-bit a of the number is set if the cube lies on the positive side of axis a (x, y, z). A set of them is an integer, one bit each.
+Numbering. Directions -x, +x, -y, +y, -z, +z are 0..5, so that d ^ 1 is opposite to d. Squares: positions in SQUARES.
+Cubes: bit a of the number is set if the cube lies on the positive side of axis a (x, y, z). A set of them is an
+integer, one bit each.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ CUBES = tuple((k & 1, 2 + (k >> 1 & 1), 4 + (k >> 2)) for k in range(8))
 CUBES_OF_SQUARE = np.array([[k for k in range(8) if {*square} <= {*CUBES[k]}] for square in SQUARES])
 EDGES_OF_SQUARE = np.array([1 << a | 1 << b for a, b in SQUARES])
 
-# A voxel's record, an int64, from the lowest bit: 6 bits of a chain, 12 of squares, a flag, 6 of edges, 8 of cubes, 30 of rank.
-# The chain and the flag are the workspace of dimension 1. The rank stands highest so that records compare as ranks do.
+# A voxel's record, an int64, from the lowest bit: 6 bits of a chain, 12 of squares, a flag, 6 of edges, 8 of cubes, 30
+# of rank. Chain and flag are the workspace of dimension 1. The rank stands highest so that records compare as ranks do.
 CHAIN = (1 << 6) - 1
 SQUARE_SHIFT = 6
 QUEUED = 1 << 18
@@ -105,19 +107,19 @@ def grid_of(shape: tuple[int, int, int]) -> Grid:
 class Tables(NamedTuple):
     """What follows from a lower star's squares S (12 bits), edges E (6 bits) and cubes C (8 bits).
 
-    The link's graph has the six directions as nodes and S as edges. Tables that are addressed by S and C have values only
-    where each square of each cube is in S.
+    The link's graph has the six directions as nodes and S as edges. Tables by S and C have values only where S holds
+    the squares of each cube in C.
 
     Attributes:
         squares_between: [E] the squares whose two edges are in E.
         cubes_between: [S] the cubes whose three squares are in S.
         first_edges: [S] the first node of each component of the graph.
         forest: [S] the edges of a spanning forest of the graph.
-        fill: [S << 6 | B] for a set B of edges: the smallest set of squares with boundary B; but where some component of the
-            graph has an odd number of nodes in B, ODD plus the first node of the last such component.
+        fill: [S << 6 | B] for a set B of edges: a smallest set of squares with boundary B; but where some component of
+            the graph has an odd number of nodes in B, ODD plus the first node of the last such component.
         critical: [S << 8 | C] the squares that are neither in the forest nor paired with a cube.
-        way_out: [S << 8 | C] three bits a cube: the octant without a cube that paired squares lead to from there. Where C is
-            full, the critical cube.
+        way_out: [S << 8 | C] three bits a cube: the octant without a cube to which paired squares lead from there, or
+            the critical cube where C is full.
     """
 
     squares_between: np.ndarray

@@ -25,8 +25,9 @@ def persistence_pairs(volume: np.ndarray) -> tuple[list[np.ndarray], int]:
     )
     loops = loop_pairs(order, records, loop_squares, grid, table)
     values = volume.ravel()
-    pairs = [_in_volume(pairs, values, *volume.shape) for pairs in (components, loops, cavities)]
-    return pairs, int(_voxel(order[0], *volume.shape))
+    diagrams = [_in_volume(pairs, *volume.shape) for pairs in (components, loops, cavities)]
+    diagrams = [pairs[values[pairs[:, 0]] != values[pairs[:, 1]]] for pairs in diagrams]
+    return diagrams, int(_voxel(order[0], *volume.shape))
 
 
 @jit
@@ -38,12 +39,9 @@ def _voxel(index, depth, height, width):
 
 
 @jit
-def _in_volume(pairs, values, depth, height, width):
-    """Pairs of different values, as flat indices in the volume."""
-    kept = np.empty((len(pairs), 2), np.int64)
-    count = 0
+def _in_volume(pairs, depth, height, width):
+    moved = np.empty(pairs.shape, np.int64)
     for i in range(len(pairs)):
-        kept[count, 0] = _voxel(pairs[i, 0], depth, height, width)
-        kept[count, 1] = _voxel(pairs[i, 1], depth, height, width)
-        count += values[kept[count, 0]] != values[kept[count, 1]]
-    return kept[:count]
+        for end in range(2):
+            moved[i, end] = _voxel(pairs[i, end], depth, height, width)
+    return moved

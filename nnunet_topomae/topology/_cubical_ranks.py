@@ -1,4 +1,4 @@
-"""The order of the voxels by (value, position), as integers. Nothing else compares values: ties are decided once, here."""
+"""The order of the voxels by (value, position), as integers: the one place where ties are decided."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RADIX = 1 << DIGIT_BITS
 
 
 def sort_keys(values: np.ndarray) -> np.ndarray:
-    """Unsigned integers [values.size] that compare as the float32 or float64 values do; equal values have equal keys."""
+    """Unsigned integers [values.size] that compare as the float32 or float64 values do."""
     floats = values.ravel() + values.dtype.type(0)  # a copy, in which -0.0 has become 0.0
     bits = floats.view(f"i{floats.itemsize}")
     # A float is sign and magnitude: flip the magnitude of the negative ones, then move the smallest integer to zero.

@@ -1,8 +1,9 @@
 """Persistence diagrams of 3D images.
 
-Conventions. A volume is a cubical complex whose vertices are the voxels; neighbouring vertices span edges, squares and cubes
-(the V-construction). A cell enters with its highest voxel (sublevel-set filtration), so every birth and every death is
-the value of one voxel, the critical voxel, through which a loss can be differentiated.
+Conventions. A volume is a cubical complex whose vertices are the voxels; neighbouring vertices span edges, squares
+and cubes (the V-construction). A cell enters with its highest voxel (sublevel-set filtration), so every birth and
+every death is the value of one voxel, the critical voxel, through which a loss can be differentiated.
+Homology is taken with coefficients mod 2.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ def persistence_diagrams(
 
     Args:
         volume: [D, H, W], any strides; floating-point up to float64, integer or boolean. Values must be finite.
-        backend: "numba", our own algorithm, or "gudhi", the reference, which is some fifty times slower. They give the same
-            points; where several voxels have a point's birth or death value, they may name different ones.
+        backend: "numba", our own algorithm, or "gudhi", the slow reference. They give the same points; where several
+            voxels have a point's birth or death value, they may name different ones.
 
     Raises:
         ValueError: not three axes, an empty axis, NaN or infinity, integers too large for float64, unknown backend.
@@ -90,7 +91,7 @@ def _with_essential(diagram: PersistenceDiagram, birth: float, voxel: int) -> Pe
 
 
 def _checked(volume: np.ndarray) -> np.ndarray:
-    """The volume as float32 or float64, whichever holds its values exactly, or an error that says why it cannot be used."""
+    """The volume as float32 or float64, whichever holds its values, or an error that says why it cannot be used."""
     volume = np.asarray(volume)
     if volume.ndim != 3:
         raise ValueError(f"a volume has three axes, [D, H, W]; got shape {volume.shape}")
@@ -101,14 +102,15 @@ def _checked(volume: np.ndarray) -> np.ndarray:
     if volume.dtype.kind == "f":
         _refuse_non_finite(volume)
     elif volume.dtype.itemsize == 8 and max(int(volume.max()), -int(volume.min())) > _LARGEST_EXACT_INTEGER:
-        raise ValueError("the volume holds integers beyond 2**53, which float64 cannot tell apart: shift or rank them first")
+        raise ValueError("the volume holds integers beyond 2**53, which float64 cannot tell apart: shift them first")
     return volume.astype(np.result_type(volume.dtype, np.float32), copy=False)
 
 
 def warm_up() -> None:
     """Compile the algorithm for both types that it works on, or load what an earlier process has compiled."""
+    plateau = np.pad(np.ones((1, 12, 12)), ((0, 0), (1, 1), (1, 1)))  # its one loop is long enough to use all functions
     for dtype in (np.float32, np.float64):
-        persistence_diagrams(np.zeros((1, 1, 1), dtype))
+        persistence_diagrams(plateau.astype(dtype))
 
 
 def _refuse_non_finite(volume: np.ndarray) -> None:
@@ -117,6 +119,6 @@ def _refuse_non_finite(volume: np.ndarray) -> None:
         return
     first = tuple(int(i) for i in np.unravel_index(np.argmin(finite), volume.shape))
     raise ValueError(
-        f"the volume holds {np.count_nonzero(np.isnan(volume))} NaN and {np.count_nonzero(np.isinf(volume))} infinite values, "
-        f"the first ({volume[first]}) at voxel {first}: persistence needs finite values"
+        f"the volume holds {np.count_nonzero(np.isnan(volume))} NaN and {np.count_nonzero(np.isinf(volume))} infinite "
+        f"values, the first ({volume[first]}) at voxel {first}: persistence needs finite values"
     )

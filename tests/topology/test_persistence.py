@@ -1,0 +1,337 @@
+"""Persistence diagrams against gudhi's, known shapes, and bad input."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import gudhi
+import numba
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from nnunet_topomae.topology import _cubical_loops as loops
+from nnunet_topomae.topology._cubical_lower_stars import (
+    CUBES,
+    CUBES_OF_SQUARE,
+    EDGES_OF_SQUARE,
+    MAX_GRID_SIZE,
+    ODD,
+    SQUARES,
+    grid_of,
+    tables,
+)
+from nnunet_topomae.topology._cubical_ranks import sort_keys, voxels_by_rank
+from nnunet_topomae.topology._jit import jit
+from nnunet_topomae.topology.persistence import persistence_diagrams
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def gudhi_points(volume: np.ndarray) -> list[np.ndarray]:
+    """[n, 2] sorted points of each dimension, coefficients mod 2, by gudhi itself and not through our backend."""
+    complex_ = gudhi.CubicalComplex(vertices=volume.astype(np.float64))
+    complex_.compute_persistence(homology_coeff_field=2)
+    return [sorted_rows(complex_.persistence_intervals_in_dimension(k).reshape(-1, 2)) for k in range(3)]
+
+
+def sorted_rows(points: np.ndarray) -> np.ndarray:
+    return points[np.lexsort(points.T)]
+
+
+def assert_correct(volume: np.ndarray, backend: str = "numba") -> None:
+    """Gudhi's points as multisets, at voxels that carry them, and the essential class last."""
+    diagrams = persistence_diagrams(volume, backend)
+    flat = np.ascontiguousarray(volume).ravel()
+    for diagram, expected in zip(diagrams, gudhi_points(volume), strict=True):
+        np.testing.assert_array_equal(sorted_rows(diagram.points), expected)
+        finite = diagram.finite()
+        np.testing.assert_array_equal(flat[diagram.birth_voxel], diagram.birth)
+        np.testing.assert_array_equal(flat[finite.death_voxel], finite.death)
+        assert (finite.birth < finite.death).all()
+        assert diagram.birth_voxel.dtype == diagram.death_voxel.dtype == np.int64
+        assert diagram.birth.dtype == diagram.death.dtype == np.float64
+    essential = diagrams[0].points[-1]
+    np.testing.assert_array_equal(essential, [volume.min(), np.inf])
+    assert diagrams[0].death_voxel[-1] == -1
+    assert [len(d) - len(d.finite()) for d in diagrams] == [1, 0, 0]
+
+
+shapes = st.tuples(*[st.integers(1, 5)] * 3)
+
+
+@settings(max_examples=80, deadline=None)
+@given(arrays(np.float64, shapes, elements=st.floats(-1e300, 1e300)))
+def test_float64_volumes(volume):
+    assert_correct(volume)
+
+
+@settings(max_examples=80, deadline=None)
+@given(arrays(np.int8, shapes, elements=st.integers(0, 3)))
+def test_lattices_with_many_ties(volume):
+    assert_correct(volume)
+
+
+@pytest.mark.parametrize("backend", ["numba", "gudhi"])
+@pytest.mark.parametrize("seed", range(5))
+def test_random_volumes(seed, backend):
+    rng = np.random.default_rng(seed)
+    shape = tuple(rng.integers(5, 20, 3))
+    assert_correct(rng.standard_normal(shape).astype(np.float32), backend)
+    assert_correct(rng.integers(0, 5, shape), backend)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 9), (1, 9, 1), (9, 1, 1), (1, 12, 13), (12, 1, 13), (12, 13, 1)])
+def test_axes_of_length_one(shape):
+    assert_correct(np.random.default_rng(0).standard_normal(shape))
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 300), (300, 2, 3), (3, 200, 4), (2, 40, 60)])
+def test_elongated_volumes(shape):
+    rng = np.random.default_rng(0)
+    assert_correct(rng.standard_normal(shape))
+    assert_correct(rng.integers(0, 3, shape))
+
+
+def test_constant_volume_has_the_essential_class_alone():
+    diagrams = persistence_diagrams(np.full((4, 5, 6), 7.5))
+    assert [len(d) for d in diagrams] == [1, 0, 0]
+    assert diagrams[0].points.tolist() == [[7.5, np.inf]]
+    assert_correct(np.full((4, 5, 6), 7.5))
+
+
+def test_every_volume_of_eight_voxels_in_three_levels():
+    values = np.stack(np.meshgrid(*[np.arange(3.0)] * 8, indexing="ij"), axis=-1).reshape(-1, 2, 2, 2)
+    for volume in values[::7]:
+        assert_correct(volume)
+
+
+def test_ct(shared_data):
+    sitk = pytest.importorskip("SimpleITK")
+    volume = sitk.GetArrayFromImage(sitk.ReadImage(str(shared_data / "ct" / "example_ct.nii.gz")))
+    crop = volume[40:72, 35:67, 45:77]
+    assert_correct(crop)  # whole Hounsfield units: ties
+    assert_correct((crop + np.random.default_rng(0).normal(0, 10, crop.shape)).astype(np.float32))
+
+
+def test_mri(shared_data):
+    sitk = pytest.importorskip("SimpleITK")
+    for path in sorted((shared_data / "Dataset004_Hippocampus" / "imagesTr").glob("*.nii.gz"))[:3]:
+        assert_correct(sitk.GetArrayFromImage(sitk.ReadImage(str(path))))
+
+
+# Known shapes: low values inside, so that the classes born at 0 are those of the shape.
+
+
+def betti_numbers_at_zero(shape: np.ndarray) -> list[int]:
+    return [int((d.birth == 0).sum()) for d in persistence_diagrams(np.where(shape, 0.0, 1.0))]
+
+
+def test_ball_torus_and_shell():
+    z, y, x = np.indices((25, 25, 25)) - 12.0
+    radius = np.sqrt(z**2 + y**2 + x**2)
+    assert betti_numbers_at_zero(radius < 9) == [1, 0, 0]
+    assert betti_numbers_at_zero((radius < 9) & (radius > 5)) == [1, 0, 1]
+    ring = np.hypot(np.hypot(x, y) - 8, z)
+    assert betti_numbers_at_zero(ring < 3) == [1, 1, 0]
+    assert betti_numbers_at_zero((ring < 3.6) & (ring > 1.8)) == [1, 2, 1]
+
+
+def test_blocks_of_wire_and_scattered_voxels():
+    z, y, x = np.indices((9, 9, 9)) % 4 == 0
+    wires = (z & y) | (z & x) | (y & x)  # the edges of 2 x 2 x 2 cubes: 27 nodes, 54 edges
+    assert betti_numbers_at_zero(wires) == [1, 54 - 27 + 1, 0]
+    walls = z | y | x
+    assert betti_numbers_at_zero(walls) == [1, 0, 8]
+    assert betti_numbers_at_zero(z & y & x) == [27, 0, 0]
+
+
+def closed_serpentine(n: int) -> np.ndarray:
+    """[n, n] mask of one closed path, a voxel wide, that fills a square (n = 4k + 2)."""
+    mask = np.zeros((n, n), bool)
+    mask[:-1, 0] = True
+    mask[:-1:2, 2:] = True
+    for i, row in enumerate(range(1, n - 2, 2)):
+        mask[row, -1 if i % 2 else 2] = True
+    mask[0, 1] = mask[n - 2, 1] = True
+    return mask
+
+
+def test_long_loops():
+    n = 34
+    corridors = np.zeros((n, n, n), bool)
+    corridors[::2] = closed_serpentine(n)
+    assert betti_numbers_at_zero(corridors) == [n // 2, n // 2, 0]
+    rng = np.random.default_rng(0)
+    assert_correct(np.where(corridors, 0, 2 + rng.random((n, n, n))))
+
+
+def test_pool_of_loops_that_is_too_small_grows(monkeypatch):
+    volume = np.random.default_rng(0).standard_normal((12, 12, 12))
+    compactions = []
+
+    def counted(*args):
+        compactions.append(args)
+        return compacted(*args)
+
+    compacted = loops._compacted
+    monkeypatch.setattr(loops, "_compacted", counted)
+    monkeypatch.setattr(loops, "POOL_ENTRIES_PER_SQUARE", 0)
+    assert_correct(volume)
+    assert compactions
+
+
+# Input.
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int16, np.int32, np.int64, np.uint64, np.float16, ">f4", ">i2"])
+def test_types(dtype):
+    assert_correct(np.random.default_rng(0).integers(0, 2, (5, 6, 7)).astype(dtype))
+
+
+def test_strides():
+    volume = np.random.default_rng(0).standard_normal((6, 7, 16))
+    for view in (volume[::-1, :, ::2], volume.transpose(2, 0, 1), np.asfortranarray(volume)):
+        assert_correct(view)
+
+
+def test_float64_values_closer_than_float32_can_tell_are_no_ties():
+    volume = 1 + 1e-12 * np.random.default_rng(0).permutation(6 * 7 * 8).reshape(6, 7, 8)
+    assert len(persistence_diagrams(volume)[0]) > 20
+    assert_correct(volume)
+
+
+def test_negative_zero_is_zero():
+    volume = np.where(np.random.default_rng(0).random((5, 5, 5)) < 0.5, 0.0, -0.0)
+    assert [len(d) for d in persistence_diagrams(volume)] == [1, 0, 0]
+
+
+def test_volume_is_left_as_it_was():
+    volume = np.random.default_rng(0).standard_normal((5, 6, 7)).astype(np.float32)
+    copy = volume.copy()
+    volume.flags.writeable = False
+    persistence_diagrams(volume)
+    np.testing.assert_array_equal(volume, copy)
+
+
+@pytest.mark.parametrize("backend", ["numba", "gudhi"])
+def test_bad_values_are_named(backend):
+    volume = np.zeros((3, 4, 5))
+    volume[1, 2, 3], volume[2, 0, 0] = np.nan, -np.inf
+    with pytest.raises(ValueError, match=r"1 NaN and 1 infinite.*first \(nan\) at voxel \(1, 2, 3\)"):
+        persistence_diagrams(volume, backend)
+
+
+def test_bad_shapes_types_and_backends_are_named():
+    with pytest.raises(ValueError, match=r"three axes.*\(4, 5\)"):
+        persistence_diagrams(np.zeros((4, 5)))
+    with pytest.raises(ValueError, match=r"empty.*\(3, 0, 5\)"):
+        persistence_diagrams(np.zeros((3, 0, 5)))
+    with pytest.raises(TypeError, match="complex128"):
+        persistence_diagrams(np.zeros((2, 2, 2), complex))
+    with pytest.raises(ValueError, match=r"beyond 2\*\*53"):
+        persistence_diagrams(np.full((2, 2, 2), 2**53 + 2))
+    with pytest.raises(ValueError, match="unknown backend 'ripser'"):
+        persistence_diagrams(np.zeros((2, 2, 2)), "ripser")
+    with pytest.raises(ValueError, match=f"exceeds {MAX_GRID_SIZE}"):
+        grid_of((1024, 1024, 1024))
+
+
+# Parts.
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_order_is_that_of_a_stable_sort(dtype):
+    rng = np.random.default_rng(0)
+    info = np.finfo(dtype)
+    special = [0.0, -0.0, info.max, info.min, info.smallest_subnormal, -info.smallest_subnormal]
+    wide = rng.standard_normal(500) * 10.0 ** rng.integers(-30, 30, 500)
+    values = np.concatenate([wide, rng.integers(-3, 3, 494), special])
+    volume = rng.permutation(values).astype(dtype).reshape(10, 10, 10)
+    padded = np.arange(12**3).reshape(12, 12, 12)[1:-1, 1:-1, 1:-1].ravel()
+    expected = padded[np.argsort(volume.ravel(), kind="stable")]
+    np.testing.assert_array_equal(voxels_by_rank(sort_keys(volume), 10, 10, 10), expected)
+
+
+def test_tables_pair_all_cells_but_the_homology_of_the_link():
+    """As many critical squares as the link has independent loops; fills have the boundary that they should."""
+    table = tables()
+    for s in range(1 << 12):
+        squares = [k for k in range(12) if s >> k & 1]
+        components = int(table.first_edges[s]).bit_count()
+        assert int(table.forest[s]).bit_count() == 6 - components
+        possible = int(table.cubes_between[s])
+        assert possible == sum(1 << c for c in range(8) if all(s >> k & 1 for k in squares_of_cube(c)))
+        for c in {0, possible}:
+            # vertices - edges + triangles = components - loops + (1 for the full sphere)
+            loops_of_link = components - (6 - len(squares) + c.bit_count()) + (c == 255)
+            assert int(table.critical[s << 8 | c]).bit_count() == loops_of_link
+        for b in range(64):
+            fill = int(table.fill[s << 6 | b])
+            if fill < ODD:
+                assert fill & ~s == 0
+                boundary = 0
+                for k in range(12):
+                    boundary ^= int(EDGES_OF_SQUARE[k]) * (fill >> k & 1)
+                assert boundary == b
+
+
+def squares_of_cube(cube: int) -> list[int]:
+    return [k for k, (a, b) in enumerate(SQUARES) if a in CUBES[cube] and b in CUBES[cube]]
+
+
+def test_a_square_lies_between_two_cubes_on_one_axis():
+    for first, second in CUBES_OF_SQUARE:
+        assert (int(first) ^ int(second)).bit_count() == 1
+
+
+# Running.
+
+
+def test_threads_give_the_same_diagrams():
+    rng = np.random.default_rng(0)
+    volumes = [rng.standard_normal((16, 17, 18)) for _ in range(8)]
+    alone = [persistence_diagrams(volume) for volume in volumes]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(persistence_diagrams, volumes * 3))
+    for i, diagrams in enumerate(together):
+        for ours, expected in zip(diagrams, alone[i % 8], strict=True):
+            np.testing.assert_array_equal(ours.birth_voxel, expected.birth_voxel)
+            np.testing.assert_array_equal(ours.death_voxel, expected.death_voxel)
+
+
+WARM_UP = """
+import sys, numba, numpy as np
+from nnunet_topomae.topology.persistence import persistence_diagrams, warm_up
+def compiled():
+    modules = [module for name, module in sys.modules.items() if "topology._cubical" in name]
+    functions = [f for module in modules for f in vars(module).values() if hasattr(f, "signatures")]
+    return sum(len(f.signatures) for f in functions)
+warm_up()
+count = compiled()
+assert count > 0
+for dtype in ("float32", "float64", "int16"):
+    volume = np.random.default_rng(0).integers(0, 999, (24, 24, 24)).astype(dtype)
+    volume.flags.writeable = False
+    persistence_diagrams(volume)
+assert compiled() == count
+"""
+
+
+def test_warm_up_leaves_nothing_to_compile():
+    done = subprocess.run(
+        [sys.executable, "-c", WARM_UP], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_compiles_where_no_cache_can_be_kept(monkeypatch):
+    monkeypatch.setattr(numba.core.caching.CacheImpl, "_locator_classes", [])
+    with pytest.raises(RuntimeError, match="cannot cache"):
+        numba.njit(lambda x: x + 1, cache=True)
+    assert jit(lambda x: x + 1)(1) == 2
