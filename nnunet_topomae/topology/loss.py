@@ -269,7 +269,7 @@ def _compare_finite(
     persistence = ours.death[to_diagonal] - ours.birth[to_diagonal]
     return _Comparison(
         cost=result.cost,
-        lower=max(0.0, np.sqrt(result.lower_bound) - sum(dropped)) ** 2,
+        lower=float(max(0.0, np.sqrt(result.lower_bound) - sum(dropped)) ** 2),
         upper=result.cost + sum(d**2 for d in dropped),
         voxels=np.concatenate(
             [ours.birth_voxel[i], ours.death_voxel[i], ours.birth_voxel[to_diagonal], ours.death_voxel[to_diagonal]]
