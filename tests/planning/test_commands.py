@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_topomae import cli
+from nnunet_topomae.planning.dataset_preset import preset_names
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 
 
@@ -49,6 +53,15 @@ def test_plan_writes_plans_that_train_on_the_data_that_are_there(
     assert Path(trainer.preprocessed_dataset_folder).is_dir()
 
 
+def preprocess(image: Path, dataset: Path, plans_name: str) -> tuple[tuple[int, ...], list[float]]:
+    """Size and spacing of an image as nnU-Net preprocesses it for 3d_fullres of these plans."""
+    manager = PlansManager(str(dataset / f"{plans_name}.json"))
+    configuration = manager.get_configuration("3d_fullres")
+    preprocessor = configuration.preprocessor_class(verbose=False)
+    data, _, _ = preprocessor.run_case([str(image)], None, manager, configuration, str(dataset / "dataset.json"))
+    return data.shape[1:], configuration.spacing
+
+
 def test_apply_preset_says_what_comes_next(
     dataset: Path, phantom, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,11 +77,21 @@ def test_apply_preset_says_what_comes_next(
 
     cli.main(["apply-preset", str(tmp_path / "coarse.json"), "-d", "100", "-o", "coarse"])
     assert "nnUNetv2_preprocess -d 100 -plans_name coarse -c 3d_fullres" in capsys.readouterr().out
-    phantom.run("nnUNetv2_preprocess", "-d", 100, "-plans_name", "coarse", "-c", "3d_fullres", "-np", 1)
-    assert len(list((dataset / "coarse_3d_fullres").glob("*.b2nd"))) == 2 * len(cases)
+    image = phantom.raw_dataset / "imagesTr" / f"{cases[0]}_0000.nii.gz"
+    size, spacing = preprocess(image, dataset, "nnUNetPlans")
+    coarse_size, coarse_spacing = preprocess(image, dataset, "coarse")
+    assert coarse_spacing == [2.0, 1.0, 1.0] != spacing
+    np.testing.assert_allclose(np.multiply(coarse_size, coarse_spacing), np.multiply(size, spacing), atol=1.01)
 
     with pytest.raises(SystemExit, match="30 cases of the synapse split are not in Dataset100_Phantom: img0001,"):
         cli.main(["apply-preset", "synapse", "-d", "100"])
+
+
+def test_the_commands_in_the_documentation_exist() -> None:
+    lines = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text().splitlines()
+    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("    nnunet-topomae ")]
+    parsed = [cli._parser().parse_args(command) for command in commands]
+    assert {options.name for options in parsed if options.command == "apply-preset"} == set(preset_names())
 
 
 def test_describe_says_what_it_cannot_do(dataset: Path) -> None:
