@@ -35,11 +35,13 @@ FOLDERS = ("raw", "preprocessed", "results", "held_out", "predictions", "logs")
 # For minutes on two cores. What is set in the environment already comes first.
 BUDGET = {
     "NNUNET_TOPOMAE_PRESET": "tiny",
-    "NNUNET_TOPOMAE_PRETRAIN_EPOCHS": "3",
-    "NNUNET_TOPOMAE_FINETUNE_EPOCHS": "10",
+    "NNUNET_TOPOMAE_PRETRAIN_EPOCHS": "2",
+    "NNUNET_TOPOMAE_FINETUNE_EPOCHS": "8",
     "NNUNET_TOPOMAE_ITERATIONS_PER_EPOCH": "40",
     "NNUNET_TOPOMAE_VAL_ITERATIONS_PER_EPOCH": "4",
+    "NNUNET_TOPOMAE_PRETRAIN_LR": "1e-3",
     "NNUNET_TOPOMAE_FINETUNE_LR": "1e-2",
+    "NNUNET_TOPOMAE_PRETRAINED_LR_FACTOR": "1",
 }
 
 
@@ -54,22 +56,22 @@ class Shell:
     environment: Mapping[str, str]
     logs: Path
 
-    def run(self, title: str, *command: str, **knobs: str) -> None:
+    def run(self, title: str, *command: str) -> None:
         """Raises DemoError with the end of the log if the command fails."""
         log = self.logs / f"{len(list(self.logs.iterdir())) + 1}_{command[0]}.log"
-        settings = [f"{name}={shlex.quote(value)}" for name, value in knobs.items()]
-        print(f"\n{title}\n  $ " + " \\\n    ".join([*settings, shlex.join(command)]), flush=True)
+        print(f"\n{title}\n  $ {shlex.join(command)}", flush=True)
         start = time.monotonic()
+        path = os.pathsep.join([str(COMMANDS), os.environ["PATH"]])
         process = subprocess.Popen(
             command,
-            env={**os.environ, "PATH": f"{COMMANDS}{os.pathsep}{os.environ['PATH']}", **self.environment, **knobs},
+            env={**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", **self.environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
         )
         assert process.stdout is not None
-        with process, log.open("w") as file:
+        with process, log.open("w", buffering=1) as file:
             for line in process.stdout:
                 file.write(line)
                 _show_progress(time.monotonic() - start, line)
@@ -120,20 +122,19 @@ def run_demo(out: Path, dataset: Path | None, num_labelled: int | None, device: 
     print("The commands below are nnU-Net's own. They work in any shell that has set:")
     print("\n".join(f"  export {variable}={shlex.quote(value)}" for variable, value in shell.environment.items()))
     print(f"  export PATH={shlex.quote(str(COMMANDS))}:$PATH")
-    knobs = {variable: os.environ.get(variable, value) for variable, value in BUDGET.items()}
     dataset_id = str(convert_dataset_name_to_id(name))
     train = ("nnUNetv2_train", dataset_id, CONFIGURATION, FOLD, "-device", device, "-tr")
 
     shell.run(
         "1/5 Plan and preprocess",
         *("nnUNetv2_plan_and_preprocess", "-d", dataset_id, "-c", CONFIGURATION),
-        *("-np", _processes(), "-npfp", _processes()),
+        *("-np", str(_processes()), "-npfp", str(_processes())),
     )
     if num_labelled is not None:
         split = write_few_label_split(raw / "few_label_splits.json", num_labelled, preprocessed)
         print(f"\nWrote {split}: {num_labelled} labelled cases in fold 0")
-    shell.run("2/5 Pre-train without labels", *train, "TopoMAEPretrainer", **knobs)
-    shell.run("3/5 Fine-tune with labels", *train, "TopoMAEFinetuner", **knobs)
+    shell.run("2/5 Pre-train without labels", *train, "TopoMAEPretrainer")
+    shell.run("3/5 Fine-tune with labels", *train, "TopoMAEFinetuner")
 
     held_out = HeldOut.of(raw, preprocessed, out / "held_out")
     predictions = out / "predictions"
@@ -287,16 +288,17 @@ def _fresh_folder(out: Path) -> Path:
 
 
 def _environment(out: Path) -> dict[str, str]:
-    """nnU-Net's folders, the trainers, and as many processes as cores."""
+    """nnU-Net's folders, the trainers, processes to suit the cores beside a training on the CPU, and our knobs."""
     return {
         "nnUNet_raw": str(out / "raw"),
         "nnUNet_preprocessed": str(out / "preprocessed"),
         "nnUNet_results": str(out / "results"),
         "nnUNet_extTrainer": external_trainers(),
-        "nnUNet_def_n_proc": _processes(),
-        "nnUNet_n_proc_DA": _processes(),
+        "nnUNet_def_n_proc": str(_processes() // 2 or 1),
+        "nnUNet_n_proc_DA": str(_processes() // 2 or 1),
+        **{variable: os.environ.get(variable, value) for variable, value in BUDGET.items()},
     }
 
 
-def _processes() -> str:
-    return str(min(os.cpu_count() or 1, 8))
+def _processes() -> int:
+    return min(os.cpu_count() or 1, 8)

@@ -28,7 +28,7 @@ BETTI_NUMBERS = {"ball": (1, 0, 0), "torus": (1, 1, 0), "shell": (1, 0, 1), "ves
 _OBJECTS = ("ball", "torus", "shell", "vessels", "vessels")
 # Radius in mm of an object's bounding sphere in a volume 48 mm wide; mean intensity, drawn for each object.
 _RADIUS = {"ball": 7.2, "torus": 9.5, "shell": 8.8, "vessels": 10.0}
-_INTENSITY = {"ball": (0.22, 0.30), "torus": (0.85, 1.05), "shell": (0.70, 0.90), "vessels": (0.95, 1.25)}
+_INTENSITY = {"ball": (0.22, 0.30), "torus": (0.85, 1.00), "shell": (0.65, 0.80), "vessels": (1.00, 1.25)}
 _THINNEST = 1.3  # mm: no tube or wall has a smaller half-width, lest sampling tears it
 
 
@@ -109,7 +109,7 @@ def _ball(rng: np.random.Generator, points: np.ndarray, scale: float) -> np.ndar
 
 
 def _torus(rng: np.random.Generator, points: np.ndarray, scale: float) -> np.ndarray:
-    tube = max(rng.uniform(1.9, 2.6) * scale, _THINNEST)
+    tube = max(rng.uniform(2.2, 3.0) * scale, _THINNEST)
     ring = _RADIUS["torus"] * scale - tube
     return np.hypot(np.hypot(points[0], points[1]) - ring, points[2]) - tube
 
