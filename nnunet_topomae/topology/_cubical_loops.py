@@ -38,7 +38,7 @@ NEXT = 4  # pair with a pivot at the same voxel, or -1
 def loop_pairs(
     order: np.ndarray, records: np.ndarray, loop_squares: np.ndarray, grid: Grid, tables: Tables
 ) -> np.ndarray:
-    """[n, 2] int32 (birth, death) voxels of the loops."""
+    """[n, 2] int64 (birth, death) voxels of the loops."""
     squares = _listed(loop_squares)
     pairs = np.empty((len(squares), 5), np.int64)
     first_pair = np.full(len(records), -1, np.int32)  # of each voxel
@@ -186,7 +186,7 @@ def _reduce(
         how many squares are done (where the pool was full, the next one has been written to its place), how many
         pairs there are, how much of the pool is used, and the room that was wanted.
     """
-    # All arrays are borrowed, for speed: see there.
+    # One long function with all arrays borrowed: Numba's calls with arrays would cost more than the work they do here.
     squares, order, records = borrowed(squares), borrowed(order), borrowed(records)
     opposite, far_edges, edges_of_square = borrowed(opposite), borrowed(far_edges), borrowed(edges_of_square)
     forest, fill, queue, pool = borrowed(forest), borrowed(fill), borrowed(queue), borrowed(pool)

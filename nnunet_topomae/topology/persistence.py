@@ -55,7 +55,8 @@ def persistence_diagrams(
     """Persistence diagrams of a volume in homology dimensions 0, 1 and 2.
 
     Classes of zero persistence are left out. The one essential class, the component of the global minimum, is the last
-    entry of dimension 0.
+    entry of dimension 0. Threads can run at once: the GIL is released. Memory at the peak: about 40 bytes a voxel for a
+    float32 CT, 80 for white noise, more where loops are long (250 for walls of noise around corridors that fill 64³).
 
     Args:
         volume: [D, H, W], any strides; floating-point up to float64, integer or boolean. Values must be finite.
