@@ -27,15 +27,19 @@ def test_topology_of_each_class(seed: int, width: float) -> None:
     assert {name: betti_numbers(label == LABELS[name]) for name in BETTI_NUMBERS} == BETTI_NUMBERS
 
 
-def test_no_threshold_finds_a_class() -> None:
+def test_classes_differ_in_topology() -> None:
     assert len(set(BETTI_NUMBERS.values())) == len(BETTI_NUMBERS)
+
+
+def test_no_threshold_tells_classes_apart() -> None:
     cases = [phantom_case(np.random.default_rng(seed), 40)[:2] for seed in range(6)]
     image, label = (np.concatenate([case[i].ravel() for case in cases]) for i in (0, 1))
+    best = {}
     for name in BETTI_NUMBERS:
         mask = label == LABELS[name]
-        for threshold in range(0, 1600, 25):
-            above = image > threshold
-            assert 2 * (above & mask).sum() / (above.sum() + mask.sum()) < 0.6, (name, threshold)
+        above = [image > threshold for threshold in range(0, 1600, 25)]
+        best[name] = max(2 * (mask & found).sum() / (mask.sum() + found.sum()) for found in above)
+    assert np.mean(list(best.values())) < 0.4 and max(best.values()) < 0.7, best
 
 
 def test_written_data_set_is_nnunet_raw_format(tmp_path: Path) -> None:
