@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from nnunetv2.evaluation.evaluate_predictions import load_summary_json
-from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
-from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_topomae.cli import external_trainers
 from nnunet_topomae.data.few_label import write_few_label_split
 from nnunet_topomae.data.phantom import write_phantom_dataset
+from nnunet_topomae.evaluation.held_out import HeldOut
 from nnunet_topomae.evaluation.thresholds import Baselines, trivial_baselines
 from nnunet_topomae.visualization.segmentation import SegmentedCase, save_segmentation_figure
 
 PHANTOM = "Dataset100_Phantom"
 CONFIGURATION, FOLD = "3d_fullres", "0"
-RESULTS_NAME = "{trainer}__nnUNetPlans__" + CONFIGURATION
 COMMANDS = Path(sys.executable).parent  # this Python's nnU-Net, whichever the caller's PATH finds first
 MARKER = ".topomae_demo"
 FOLDERS = ("raw", "preprocessed", "results", "held_out", "predictions", "logs")
@@ -136,7 +133,7 @@ def run_demo(out: Path, dataset: Path | None, num_labelled: int | None, device: 
     shell.run("2/5 Pre-train without labels", *train, "TopoMAEPretrainer")
     shell.run("3/5 Fine-tune with labels", *train, "TopoMAEFinetuner")
 
-    held_out = HeldOut.of(raw, preprocessed, out / "held_out")
+    held_out = HeldOut.link(raw, preprocessed, out / "held_out")
     predictions = out / "predictions"
     shell.run(
         f"4/5 Predict {len(held_out.test)} held-out cases",
@@ -150,61 +147,6 @@ def run_demo(out: Path, dataset: Path | None, num_labelled: int | None, device: 
         *("-djfile", str(raw / "dataset.json"), "-pfile", str(plans), "-np", "1"),
     )
     _report(out, held_out, predictions, start)
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Cases that no training saw, as folders for nnU-Net, and the training cases they are held out from.
-
-    A case is (images by channel, label), files.
-    """
-
-    images: Path
-    labels: Path
-    description: dict
-    training: dict[str, tuple[list[str], str]]
-    test: dict[str, tuple[list[str], str]]
-
-    @classmethod
-    def of(cls, raw: Path, preprocessed: Path, folder: Path) -> HeldOut:
-        """The dataset's test cases if they have labels, else links in `folder` to the validation cases of fold 0."""
-        description = json.loads((raw / "dataset.json").read_text())
-        ending = description["file_ending"]
-        listed = get_filenames_of_train_images_and_targets(str(raw), description)
-        cases = {case: (files["images"], files["label"]) for case, files in listed.items()}
-        split = json.loads((preprocessed / "splits_final.json").read_text())[int(FOLD)]
-        training = {case: cases[case] for case in split["train"]}
-        if any((raw / "labelsTs").glob(f"*{ending}")):
-            images, labels = raw / "imagesTs", raw / "labelsTs"
-        else:
-            images, labels = folder / "imagesTs", folder / "labelsTs"
-            images.mkdir(), labels.mkdir()
-            for case in split["val"]:
-                files, label = cases[case]
-                for channel, file in enumerate(files):
-                    (images / f"{case}_{channel:04d}{ending}").symlink_to(Path(file).resolve())
-                (labels / f"{case}{ending}").symlink_to(Path(label).resolve())
-        names = [path.name.removesuffix(ending) for path in sorted(labels.glob(f"*{ending}"))]
-        test = {
-            case: ([str(path) for path in sorted(images.glob(f"{case}_????{ending}"))], str(labels / f"{case}{ending}"))
-            for case in names
-        }
-        return cls(images, labels, description, training, test)
-
-    @property
-    def classes(self) -> dict[str, int | tuple[int, ...]]:
-        """Foreground labels, or regions, by name."""
-        return {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in self.description["labels"].items()
-            if name not in ("background", "ignore")
-        }
-
-    def read(self, cases: Mapping[str, tuple[list[str], str]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Image [C, D, H, W] and label [D, H, W] of each case."""
-        for images, label in cases.values():
-            reader = determine_reader_writer_from_dataset_json(self.description, images[0], verbose=False)()
-            yield reader.read_images(images)[0], reader.read_seg(label)[0][0]
 
 
 def _report(out: Path, held_out: HeldOut, predictions: Path, start: float) -> None:
@@ -221,9 +163,9 @@ def _report(out: Path, held_out: HeldOut, predictions: Path, start: float) -> No
     picture = out / "predictions.png"
     _draw_predictions(picture, held_out, predictions)
     print(f"\nDice, mean over {len(held_out.test)} held-out cases:\n\n{table}\n")
-    results = next((out / "results").iterdir())
+    (results,) = (out / "results").iterdir()
     pretrained, finetuned = (
-        results / RESULTS_NAME.format(trainer=trainer) / f"fold_{FOLD}"
+        results / f"{trainer}__nnUNetPlans__{CONFIGURATION}" / f"fold_{FOLD}"
         for trainer in ("TopoMAEPretrainer", "TopoMAEFinetuner")
     )
     for what, path in {
@@ -252,13 +194,11 @@ def dice_table(dice: Mapping[str, float], baselines: Baselines) -> str:
 
 
 def _draw_predictions(path: Path, held_out: HeldOut, predictions: Path, count: int = 4) -> None:
-    ending = held_out.description["file_ending"]
     cases = []
-    for case, (images, label) in list(held_out.test.items())[:count]:
-        reader = determine_reader_writer_from_dataset_json(held_out.description, images[0], verbose=False)()
-        image, properties = reader.read_images(images[:1])
-        reference, prediction = (reader.read_seg(str(f))[0][0] for f in (label, predictions / f"{case}{ending}"))
-        cases.append(SegmentedCase(case, image[0], reference, prediction, properties["spacing"]))
+    for name, case in list(held_out.test.items())[:count]:
+        image, spacing = held_out.read_image(case)
+        prediction = held_out.read_label(case._replace(label=predictions / case.label.name))
+        cases.append(SegmentedCase(name, image[0], held_out.read_label(case), prediction, spacing))
     names = {label: name for name, label in held_out.classes.items() if isinstance(label, int)}
     save_segmentation_figure(path, cases, names)
 
