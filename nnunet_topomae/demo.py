@@ -71,7 +71,8 @@ class Shell:
         with process, log.open("w", buffering=1) as file:
             for line in process.stdout:
                 file.write(line)
-                _show_progress(time.monotonic() - start, line)
+                if line.strip():
+                    _show_progress(time.monotonic() - start, line)
         _show_progress(time.monotonic() - start, f"done, log in {log}", last=True)
         if process.returncode:
             tail = "".join(log.read_text().splitlines(keepends=True)[-25:])
