@@ -115,8 +115,9 @@ def test_child_processes_have_pools_of_their_own(method: str) -> None:
 @pytest.mark.parametrize("meanwhile", ["pool.collect(futures)", "time.sleep(60)"])
 def test_ctrl_c_ends_the_process_at_once(meanwhile: str) -> None:
     script = f"""
-import time
+import signal, time
 from nnunet_topomae.topology import pool
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background of a shell inherit that it is ignored
 futures = [pool.submit(time.sleep, 0.5) for _ in range(1000)]
 print("started", flush=True)
 {meanwhile}
