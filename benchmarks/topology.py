@@ -309,7 +309,15 @@ def _read(path: Path) -> np.ndarray:
 def cell(measurement: Measurement) -> str:
     if not measurement.seconds:
         return measurement.note
-    return f"{measurement.median:.3g} s, {measurement.megabytes:.0f} MB"
+    megabytes = "< 1" if measurement.megabytes < 1 else f"{measurement.megabytes:.0f}"
+    return f"{measurement.median:.2g} s, {megabytes} MB"
+
+
+def ratio(measurement: Measurement, ours: Measurement) -> str:
+    if not measurement.seconds:
+        return "–"
+    times = measurement.median / ours.median
+    return f"{times:.0f}×" if times >= 10 else f"{times:.1f}×"
 
 
 def markdown_table(table: Table, first: str, extra: dict[str, str] | None = None) -> str:
@@ -321,7 +329,7 @@ def markdown_table(table: Table, first: str, extra: dict[str, str] | None = None
         "|---" * (1 + len(peers) + len(others)) + "|",
     ]
     for case, row in table.items():
-        ratios = [f"{row[p].median / row[OURS].median:.2g}×" if row[p].seconds else "–" for p in others]
+        ratios = [ratio(row[p], row[OURS]) for p in others]
         name = f"{case} ({extra[case]})" if extra else case
         lines.append(f"| {name} | " + " | ".join([*(cell(row[p]) for p in peers), *ratios]) + " |")
     return "\n".join(lines)
@@ -421,7 +429,7 @@ def main() -> None:
 ## Topology
 
 Written by `benchmarks/topology.py` on {machine()}. Median of up to {args.rounds} rounds in which the peers took turns,
-each in a process of its own, warmed up; CPU time on one core, or elapsed time on all; after the comma the peak of the
+each in a process of its own, warmed up: CPU time on one core, elapsed time on all. After the comma: the peak of the
 memory that the call took. "–": not run, as it was expected to pass the limit of {args.limit} s. CT: centre cubes of
 a body CT, clipped and z-scored; Hippocampus: a whole MRI. The place of the reconstruction is taken by a copy blurred
 with σ = 1 and with noise of 0.1.
@@ -436,8 +444,9 @@ gudhi.hera with δ = {TOLERANCE} on W2; POT exact.
 {markdown_table(distances, "volume", extra)}
 
 **Loss**, a batch of one volume, all three dimensions, forward and backward. Of our time the backward pass takes at most
-{backward:.1%}: the gradient is known once the matching is. torch-topological computes another distance (L∞, exact,
-T-construction), and its one call of GUDHI was mended, as it does not run with this version.
+{backward:.1%}: the gradient is known once the matching is. torch-topological computes another distance (L∞,
+T-construction); its one call of GUDHI was mended, as it does not run with this version, and for large diagrams it lets
+POT stop at the 100,000th iteration, before the optimum.
 
 {markdown_table(losses, "volume")}
 

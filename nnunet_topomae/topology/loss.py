@@ -63,7 +63,8 @@ class TopologicalLoss(nn.Module):
 
     Args:
         dimensions: the homology dimensions k that count.
-        rel_tol: tolerance of the matchings: of each W2² at most this fraction is in excess of the exact one.
+        rel_tol: tolerance of the matchings: of each W2² at most this fraction is in excess of the exact one
+            (`LossTerms.bounds` tells, should a matching ever give up before; see `squared_wasserstein`).
         max_side: volumes are averaged down until no side is longer, each axis by the smallest integer factor, if given.
         min_persistence: classes with death − birth below this (in units of intensity) are left out of both diagrams;
             `LossTerms.bounds` says what that may cost.
