@@ -44,15 +44,15 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _few_label_split(options: argparse.Namespace) -> None:
-    from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
-    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+    from nnunetv2.paths import nnUNet_raw
 
     from nnunet_topomae.data.few_label import write_few_label_split
+    from nnunet_topomae.planning.plans_file import dataset_folder
 
-    name = maybe_convert_to_dataset_name(options.d)
-    description = options.file or Path(nnUNet_raw, name, "few_label_splits.json")
+    folder = dataset_folder(options.d)
+    description = options.file or Path(nnUNet_raw, folder.name, "few_label_splits.json")
     try:
-        print(write_few_label_split(description, options.labels, Path(nnUNet_preprocessed, name), options.force))
+        print(write_few_label_split(description, options.labels, folder, options.force))
     except FileExistsError as error:
         raise FileExistsError(f"{error}. Use --force to overwrite it") from None
 

@@ -22,6 +22,7 @@ from nnunet_topomae.data.phantom import write_phantom_dataset
 from nnunet_topomae.evaluation.held_out import HeldOut
 from nnunet_topomae.evaluation.thresholds import Baselines, trivial_baselines
 from nnunet_topomae.visualization.segmentation import SegmentedCase, save_segmentation_figure
+from nnunet_topomae.visualization.tables import markdown_table
 
 PHANTOM = "Dataset100_Phantom"
 CONFIGURATION, FOLD = "3d_fullres", "0"
@@ -186,12 +187,9 @@ def _report(out: Path, held_out: HeldOut, predictions: Path, start: float) -> No
 def dice_table(dice: Mapping[str, float], baselines: Baselines) -> str:
     """A Markdown table: a row a class and one for their mean."""
     columns = {"TopoMAEFinetuner": dice, "best threshold": baselines.threshold, "all background": baselines.background}
-    rows = [["class", *columns]]
-    rows += [[name, *(f"{column[name]:.3f}" for column in columns.values())] for name in dice]
+    rows = [[name, *(f"{column[name]:.3f}" for column in columns.values())] for name in dice]
     rows += [["mean", *(f"{np.nanmean(list(column.values())):.3f}" for column in columns.values())]]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * width for width in widths])
-    return "\n".join(f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows)
+    return markdown_table(["class", *columns], rows)
 
 
 def _draw_predictions(path: Path, held_out: HeldOut, predictions: Path, count: int = 4) -> None:

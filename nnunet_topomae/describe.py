@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -14,6 +14,7 @@ from nnunet_topomae.networks.summary import NetworkSummary
 from nnunet_topomae.planning.memory import GIB, USABLE_MEMORY, Workload, largest_batch
 from nnunet_topomae.planning.plans_file import Plans
 from nnunet_topomae.training.base import geometry_of
+from nnunet_topomae.visualization.tables import markdown_table
 
 
 def describe(
@@ -54,9 +55,9 @@ def describe(
         [
             f"{plans['dataset_name']}, {plans['plans_name']}, {configuration}: "
             f"{workload.image_channels} channel(s), {workload.num_outputs} output(s)\n",
-            _table(("", "first axis", "second axis", "third axis"), _geometry_rows(geometry)),
+            markdown_table(("", "first axis", "second axis", "third axis"), _geometry_rows(geometry)),
             "",
-            _table(head, phases),
+            markdown_table(head, phases),
             "",
             f"Preset in force: {config.preset}. Memory is an estimate for mixed precision, without the loss, the",
             f"workspace of convolutions and CUDA itself; the batch leaves {1 - USABLE_MEMORY:.0%} of a card to these.",
@@ -83,10 +84,3 @@ def _phase(phase: str, summary: NetworkSummary, batch_size: int, memory_gib: flo
         largest_batch([summary], memory_gib),
     )
 
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table whose columns line up in a terminal."""
-    cells = [list(head), *([str(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in cells]
-    return "\n".join([lines[0], "| " + " | ".join("-" * width for width in widths) + " |", *lines[1:]])

@@ -13,7 +13,7 @@ from torch import nn
 
 from nnunet_topomae.data.dataloading import CropPositionDataLoader
 from nnunet_topomae.losses.position import point_distance
-from nnunet_topomae.losses.pretraining import BRANCHES, PretrainingLoss
+from nnunet_topomae.losses.pretraining import BRANCHES, PretrainingLoss, completed_volumes
 from nnunet_topomae.losses.reconstruction import masked_mean
 from nnunet_topomae.pretext.masking import draw_mask
 from nnunet_topomae.topology import TopologicalLoss
@@ -77,7 +77,7 @@ class PretrainingEvaluation:
         mask = draw_mask(1, self.loss.geometry.num_tokens, self.mask_ratio, generator).to(self.device)
         output = self.network(image, mask)
         voxel_mask = self.loss.voxel_mask(mask)
-        completed = self.loss.completed_volumes(output, image, voxel_mask)
+        completed = completed_volumes(self.loss.reconstructed_intensities(output, image), image, voxel_mask)
         target_diagrams = self.topology.diagrams(image)
         if picture is not None:
             self._draw(picture, key, image, voxel_mask, completed)

@@ -70,7 +70,7 @@ class PretrainingLoss(nn.Module):
         token_std = token_statistics(image, self.geometry.token_size)[1] if self.normalise_targets else None
         pending = {}
         if target_diagrams is not None:
-            for name, completed in self.completed_volumes(output, image, voxel_mask).items():
+            for name, completed in completed_volumes(volumes, image, voxel_mask).items():
                 pending[name] = self.topology.submit(completed, None, target_diagrams)
         terms = {}
         for name, branch in zip(BRANCHES, output, strict=True):
@@ -94,19 +94,19 @@ class PretrainingLoss(nn.Module):
         mean, std = token_statistics(image, self.geometry.token_size)
         return {name: volume * std + mean for name, volume in volumes.items()}
 
-    def completed_volumes(
-        self, output: CoPretrainingOutput, image: torch.Tensor, voxel_mask: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        """The image where it was visible, each network's reconstruction where it was masked."""
-        volumes = self.reconstructed_intensities(output, image)
-        return {name: torch.where(voxel_mask, volume, image) for name, volume in volumes.items()}
-
     def total(self, terms: dict[str, torch.Tensor]) -> torch.Tensor:
         """Σ weight · term."""
         return sum(self._weight(name) * value for name, value in terms.items())
 
     def _weight(self, term: str) -> float:
         return self.weights[term if term in self.weights else term.rsplit("_", 1)[0]]
+
+
+def completed_volumes(
+    volumes: dict[str, torch.Tensor], image: torch.Tensor, voxel_mask: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """The image where it was visible, each network's reconstructed intensities where it was masked."""
+    return {name: torch.where(voxel_mask, volume, image) for name, volume in volumes.items()}
 
 
 def topological_loss(config: TopoMAEConfig, normalisation: str) -> TopologicalLoss:

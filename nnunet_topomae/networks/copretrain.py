@@ -12,8 +12,7 @@ from nnunet_topomae.networks.presets import Preset
 from nnunet_topomae.networks.tokens import expand_mask, visible_tokens
 from nnunet_topomae.networks.unetrpp import UNETRPP
 from nnunet_topomae.networks.vit import MAEDecoder, ViTEncoder
-
-NUM_POINTS = 9  # the crop's centre and its eight corners
+from nnunet_topomae.pretext.position import NUM_POINTS
 
 
 class BranchOutput(NamedTuple):

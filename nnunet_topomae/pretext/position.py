@@ -12,7 +12,7 @@ from itertools import product
 
 import torch
 
-NUM_POINTS = 9
+NUM_POINTS = 9  # the crop's centre and its eight corners
 
 
 def crop_at(lower: Sequence[int]) -> torch.Tensor:

@@ -122,7 +122,8 @@ class TopoMAEPretrainer(TopoMAETrainer):
         num_processes = get_allowed_n_proc_DA()
         train_loader = self._crop_loader(train, initial_patch_size, transforms)
         val_loader = self._crop_loader(val, patch_size, None)
-        return self._in_background(train_loader, num_processes), self._in_background(val_loader, num_processes // 2)
+        num_processes_val = min(num_processes, max(1, num_processes // 2))
+        return self._in_background(train_loader, num_processes), self._in_background(val_loader, num_processes_val)
 
     def _crop_loader(self, dataset, crop_size: Sequence[int], transforms) -> CropPositionDataLoader:
         return CropPositionDataLoader(
@@ -135,9 +136,8 @@ class TopoMAEPretrainer(TopoMAETrainer):
         )
 
     def _in_background(self, loader: CropPositionDataLoader, num_processes: int):
-        if get_allowed_n_proc_DA() == 0:
+        if num_processes == 0:
             return SingleThreadedAugmenter(loader, None)
-        num_processes = max(1, num_processes)
         seed = self.config.seed
         augmenter = NonDetMultiThreadedAugmenter(
             data_loader=loader,
