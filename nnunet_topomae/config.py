@@ -52,8 +52,8 @@ class TopoMAEConfig:
     preset: str = _knob("base", "widths and depths of the networks", valid=_one_of("tiny", "small", "base"))
     fusion: str = _knob(
         "stages",
-        "how ViT features meet UNETR++ in fine-tuning",
-        valid=_one_of("stages", "bottleneck", "cross_attention"),
+        "how ViT features meet UNETR++ in fine-tuning; unetrpp_only and vit_only leave one encoder out (ablations)",
+        valid=_one_of("stages", "bottleneck", "cross_attention", "unetrpp_only", "vit_only"),
     )
     drop_path_rate: float = _knob(
         0.0, "stochastic depth: largest probability that a ViT block is skipped", valid=_between(0, 0.9)

@@ -3,6 +3,8 @@
 Every fusion maps (UNETR++'s features [full resolution, stage 1, ..., stage 4], the ViT's features on the token grid
 [B, C, D, H, W]) to features of the same shapes for UNETR++'s decoder. Each starts as the identity on UNETR++'s
 features, so that fine-tuning sets out from the pre-trained UNETR++ and lets the ViT in as far as it helps.
+
+For ablations there are two that leave one encoder out: `reads_vit`, `reads_unetrpp` say which features a fusion wants.
 """
 
 from __future__ import annotations
@@ -17,7 +19,14 @@ from torch import nn
 from nnunet_topomae.networks.geometry import Geometry
 
 
-class BottleneckFusion(nn.Module):
+class Fusion(nn.Module):
+    """Base of the fusions."""
+
+    reads_vit = True
+    reads_unetrpp = True  # if False, it is given the features at full resolution alone
+
+
+class BottleneckFusion(Fusion):
     """The ViT's features, averaged to the grid of stage 4, concatenated with it, then a 1×1×1 convolution."""
 
     def __init__(self, vit_dim: int, features_per_stage: Sequence[int], geometry: Geometry, num_heads: int) -> None:
@@ -35,7 +44,7 @@ class BottleneckFusion(nn.Module):
         return [*features[:4], self.mix(torch.cat([features[4], pooled], dim=1))]
 
 
-class StagesFusion(nn.Module):
+class StagesFusion(Fusion):
     """The ViT's features, projected and resampled to the grid of each stage, added with a learned scale per channel."""
 
     def __init__(self, vit_dim: int, features_per_stage: Sequence[int], geometry: Geometry, num_heads: int) -> None:
@@ -50,7 +59,7 @@ class StagesFusion(nn.Module):
         return fused
 
 
-class CrossAttentionFusion(nn.Module):
+class CrossAttentionFusion(Fusion):
     """Stage 3, which shares the token grid, queries the ViT's tokens; the answer is added with a scale per channel."""
 
     def __init__(self, vit_dim: int, features_per_stage: Sequence[int], geometry: Geometry, num_heads: int) -> None:
@@ -76,8 +85,41 @@ class CrossAttentionFusion(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, N, d]
 
 
+class UNETRPPOnly(Fusion):
+    """Ablation: UNETR++ without the ViT."""
+
+    reads_vit = False
+
+    def __init__(self, vit_dim: int, features_per_stage: Sequence[int], geometry: Geometry, num_heads: int) -> None:
+        super().__init__()
+
+    def forward(self, features: Sequence[torch.Tensor], vit_features: None) -> list[torch.Tensor]:
+        return list(features)
+
+
+class ViTOnly(Fusion):
+    """Ablation: the ViT's features, projected and resampled, in the place of UNETR++'s four stages."""
+
+    reads_unetrpp = False
+
+    def __init__(self, vit_dim: int, features_per_stage: Sequence[int], geometry: Geometry, num_heads: int) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(nn.Conv3d(vit_dim, dim, 1) for dim in features_per_stage)
+        self.grids = geometry.stage_grids
+
+    def forward(self, features: Sequence[torch.Tensor], vit_features: torch.Tensor) -> list[torch.Tensor]:
+        stages = zip(self.projections, self.grids, strict=True)
+        return [features[0], *(_resample(projection(vit_features), grid) for projection, grid in stages)]
+
+
 FUSIONS = MappingProxyType(
-    {"stages": StagesFusion, "bottleneck": BottleneckFusion, "cross_attention": CrossAttentionFusion}
+    {
+        "stages": StagesFusion,
+        "bottleneck": BottleneckFusion,
+        "cross_attention": CrossAttentionFusion,
+        "unetrpp_only": UNETRPPOnly,
+        "vit_only": ViTOnly,
+    }
 )
 
 

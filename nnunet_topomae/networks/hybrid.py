@@ -17,6 +17,7 @@ from nnunet_topomae.networks.pretrained import LoadReport, load_adapted
 PRETRAINED_PARTS = {"vit.": "vit.encoder.", "encoder.": "unetrpp.encoder.", "decoder.": "unetrpp.decoder."}
 NEW_PARTS = ("decoder.seg_layers.", "fusion.")
 NOT_NEEDED = ("vit.decoder.", "vit.position_head.", "unetrpp.decoder.seg_layers.", "unetrpp.position_head.")
+UNETRPP_STAGES = tuple(f"unetrpp.encoder.{part}." for part in ("stem", "downsamplings", "stages"))
 
 
 class HybridSegmentationNetwork(nn.Module):
@@ -63,15 +64,20 @@ class HybridSegmentationNetwork(nn.Module):
         unetrpp = build_unetrpp(
             input_channels, num_classes, geometry, preset, n_outputs=3, deep_supervision=deep_supervision
         )
-        self.vit = build_vit_encoder(input_channels, geometry, preset, drop_path_rate, layer_scale)
-        self.encoder = unetrpp.encoder
         self.fusion = FUSIONS[fusion](preset.vit_embed_dim, preset.features_per_stage, geometry, preset.epa_num_heads)
+        self.vit = None
+        if self.fusion.reads_vit:
+            self.vit = build_vit_encoder(input_channels, geometry, preset, drop_path_rate, layer_scale)
+        reads_unetrpp = self.fusion.reads_unetrpp
+        self.encoder = unetrpp.encoder if reads_unetrpp else FullResolutionEncoder(unetrpp.encoder.image_block)
         self.decoder = unetrpp.decoder
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         """[B, C, D, H, W] to logits [B, K, D, H, W] or, under deep supervision, a list of them, finest first."""
-        vit_features = self.vit(x).transpose(1, 2).unflatten(2, self.geometry.token_grid)  # [B, C, D, H, W]
-        return self.decoder(self.fusion(self.encoder(x), vit_features))
+        return self.decoder(self.fusion(self.encoder(x), None if self.vit is None else self._vit_features(x)))
+
+    def _vit_features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.vit(x).transpose(1, 2).unflatten(2, self.geometry.token_grid)  # [B, C, D, H, W]
 
     @property
     def deep_supervision_scales(self) -> list[list[float]]:
@@ -93,7 +99,12 @@ class HybridSegmentationNetwork(nn.Module):
                 "these are not the weights of pre-training (CoPretrainingNetwork): there must be names that begin with "
                 f"each of {', '.join(PRETRAINED_PARTS.values())}; the first names are {', '.join(list(state_dict)[:3])}"
             )
-        return load_adapted(self, state_dict, self._pretrained_name, NOT_NEEDED)
+        not_needed = NOT_NEEDED
+        if not self.fusion.reads_vit:
+            not_needed += ("vit.encoder.",)
+        if not self.fusion.reads_unetrpp:
+            not_needed += UNETRPP_STAGES
+        return load_adapted(self, state_dict, self._pretrained_name, not_needed)
 
     def pretrained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and parameters that `load_pretrained` fills."""
@@ -106,3 +117,15 @@ class HybridSegmentationNetwork(nn.Module):
             return None
         here, there = next(pair for pair in PRETRAINED_PARTS.items() if name.startswith(pair[0]))
         return there + name.removeprefix(here)
+
+
+class FullResolutionEncoder(nn.Module):
+    """What is left of UNETR++'s encoder where the ViT takes the place of its stages."""
+
+    def __init__(self, image_block: nn.Module) -> None:
+        super().__init__()
+        self.image_block = image_block
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Features at full resolution alone."""
+        return [self.image_block(x)]

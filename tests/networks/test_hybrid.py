@@ -3,11 +3,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nnunet_topomae.networks import HybridSegmentationNetwork
+from nnunet_topomae.networks import CoPretrainingNetwork, HybridSegmentationNetwork
 from nnunet_topomae.networks.fusion import FUSIONS
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("fusion", FUSIONS.keys() - {"vit_only"})
 def test_sets_out_from_unetrpp_alone(minimal, geometry, fusion):
     network = HybridSegmentationNetwork(1, 3, geometry, minimal, fusion=fusion).eval()
     image = torch.randn(1, 1, 8, 24, 32)
@@ -59,6 +59,18 @@ def test_features_of_a_token_reach_unetrpp_where_its_voxels_are(minimal, geometr
 
 def vit_features(network, image):
     return network.vit(image).transpose(1, 2).unflatten(2, network.geometry.token_grid)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_pretrained_weights_fill_what_the_fusion_reads(minimal, geometry, fusion):
+    pretrained = CoPretrainingNetwork(1, geometry, minimal)
+    network = HybridSegmentationNetwork(1, 3, geometry, minimal, fusion=fusion)
+    report = network.load_pretrained(pretrained.state_dict())
+
+    parts = {name.split(".")[0] for name in report.loaded}
+    assert parts == {"vit", "encoder", "decoder"} - ({"vit"} if fusion == "unetrpp_only" else set())
+    assert any(name.startswith("encoder.stem") for name in report.loaded) == (fusion != "vit_only")
+    assert {name.split(".")[0] for name in report.new} <= {"fusion", "decoder"}
 
 
 def test_weights_do_not_depend_on_deep_supervision(minimal, geometry):
