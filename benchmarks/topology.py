@@ -12,10 +12,8 @@ out from the size on at which it should run longer than the limit, or did.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import multiprocessing
 import os
-import platform
 import resource
 import signal
 import statistics
@@ -31,10 +29,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import SimpleITK
+from machine import installed, machine, memory_kilobytes, replace_section
 from scipy.ndimage import gaussian_filter
 
 REPOSITORY = Path(__file__).parents[1]
 TOLERANCE = 0.01
+PACKAGES = ("numba", "numpy", "torch", "gudhi", "POT", "cripser", "torch-topological")
 ONE_ROUND_SECONDS = 10  # a run longer than this is not repeated
 
 
@@ -198,7 +198,7 @@ def _serve(connection: Connection, prepare: Callable[[], Callable], all_cores: b
 
 def _measure(call: Callable, inputs: tuple, clock: Callable[[], float]) -> dict:
     """Seconds, what the call returned if that is a number, and by how much memory grew at most (Linux only)."""
-    before = _memory("VmRSS")
+    before = memory_kilobytes("VmRSS")
     if before:
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     start = clock()
@@ -207,15 +207,8 @@ def _measure(call: Callable, inputs: tuple, clock: Callable[[], float]) -> dict:
     return {
         "seconds": seconds,
         "result": result if isinstance(result, float) else None,
-        "megabytes": (_memory("VmHWM") - before) / 1024,
+        "megabytes": (memory_kilobytes("VmHWM") - before) / 1024,
     }
-
-
-def _memory(key: str) -> int:
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return 0
-    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(key))
 
 
 # --- Stages -----------------------------------------------------------------------------------------------------------
@@ -348,35 +341,6 @@ def plot(stages: list[tuple[str, str, Table, dict[str, float]]], path: Path) -> 
     figure.savefig(path, dpi=110)
 
 
-def replace_section(path: Path, name: str, text: str) -> None:
-    """Put `text` between the section's markers, appending the markers to the file if they are missing."""
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    page = path.read_text() if path.exists() else "# Benchmarks\n"
-    if begin not in page:
-        page = f"{page.rstrip()}\n\n{begin}\n{end}\n"
-    head, rest = page.split(begin, 1)
-    path.write_text(f"{head}{begin}\n{text.strip()}\n{end}{rest.split(end, 1)[1]}")
-
-
-def machine() -> str:
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        model = next((ln.split(":")[1].strip() for ln in info.read_text().splitlines() if "model name" in ln), model)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    packages = ("numba", "numpy", "torch", "gudhi", "POT", "cripser", "torch-topological")
-    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages if installed(p))
-    return f"{model}, {cores} cores; Python {platform.python_version()}, {versions}"
-
-
-def installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
@@ -428,9 +392,9 @@ def main() -> None:
     text = f"""
 ## Topology
 
-Written by `benchmarks/topology.py` on {machine()}. Median of up to {args.rounds} rounds in which the peers took turns,
-each in a process of its own, warmed up: CPU time on one core, elapsed time on all. After the comma: the peak of the
-memory that the call took. "–": not run, as it was expected to pass the limit of {args.limit} s. CT: centre cubes of
+Written by `benchmarks/topology.py` on {machine(PACKAGES)}. Median of up to {args.rounds} rounds in which the peers took
+turns, each in a process of its own, warmed up: CPU time on one core, elapsed time on all. After the comma: the peak of
+the memory that the call took. "–": not run, as it was expected to pass the limit of {args.limit} s. CT: centre cubes of
 a body CT, clipped and z-scored; Hippocampus: a whole MRI. The place of the reconstruction is taken by a copy blurred
 with σ = 1 and with noise of 0.1.
 

@@ -83,4 +83,3 @@ def _phase(phase: str, summary: NetworkSummary, batch_size: int, memory_gib: flo
         f"{summary.training_bytes(batch_size) / GIB:.1f} GiB",
         largest_batch([summary], memory_gib),
     )
-

@@ -1,0 +1,365 @@
+"""Few labels: does pre-training on one's own images help, against the same network from scratch and plain nnU-Net?
+
+    python benchmarks/few_labels.py -d DATASET --labels 8 40 --seeds 3 --budget minutes --out FOLDER
+
+The dataset is planned and preprocessed by nnU-Net and has a few_label_splits.json. Every arm trains on the same
+labelled cases with the same number of optimiser steps; pre-training sees images of labelled and unlabelled cases,
+never of validation. Half of the validation cases is for choosing between settings, the other half for reporting
+(`few_labels_report.py`). What is done is kept in FOLDER: run again to go on. Nothing is written elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+from few_labels_report import write_report
+
+REPOSITORY = Path(__file__).parents[1]
+PLANS = "fewLabelPlans"
+CONFIGURATION = "3d_fullres"
+ENVIRONMENT_PREFIX = "NNUNET_TOPOMAE_"
+NNUNET = "nnUNetTrainer"
+
+PRETRAININGS: dict[str, dict[str, object]] = {
+    "reconstruction": {
+        "weight_topology": 0,
+        "weight_position": 0,
+        "weight_consistency_points": 0,
+        "weight_consistency_reconstruction": 0,
+    },
+    "topology": {
+        "weight_position": 0,
+        "weight_consistency_points": 0,
+        "weight_consistency_reconstruction": 0,
+    },
+    "position": {"weight_consistency_points": 0, "weight_consistency_reconstruction": 0},
+    "full": {},
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train a segmentation network.
+
+    Attributes:
+        meaning: for the table.
+        trainer: nnU-Net's name of it.
+        pretraining: a name out of `PRETRAININGS`; None starts from scratch.
+        knobs: of fine-tuning.
+    """
+
+    meaning: str
+    trainer: str = "TopoMAEFinetuner"
+    pretraining: str | None = None
+    knobs: Mapping[str, object] = field(default_factory=dict)
+
+
+ARMS = {
+    "nnunet": Arm("nnU-Net (nnUNetTrainer)", NNUNET),
+    "scratch": Arm("hybrid from scratch", "TopoMAEFinetunerFromScratch"),
+    "reconstruction": Arm("pre-trained: reconstruction", pretraining="reconstruction"),
+    "topology": Arm("pre-trained: + topology", pretraining="topology"),
+    "position": Arm("pre-trained: + position", pretraining="position"),
+    "full": Arm("pre-trained: + consistency (full method)", pretraining="full"),
+    "vit": Arm("full method, ViT alone", pretraining="full", knobs={"fusion": "vit_only"}),
+    "unetrpp": Arm("full method, UNETR++ alone", pretraining="full", knobs={"fusion": "unetrpp_only"}),
+    "bottleneck": Arm("full method, fusion at the bottleneck", pretraining="full", knobs={"fusion": "bottleneck"}),
+    "cross_attention": Arm(
+        "full method, fusion by cross-attention", pretraining="full", knobs={"fusion": "cross_attention"}
+    ),
+}
+ISSUED = ("nnunet", "scratch", "reconstruction", "topology", "position", "full", "vit", "unetrpp")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is trained.
+
+    Attributes:
+        preset: size of our networks.
+        side: no side of the patch is longer; 0 keeps the plan's.
+        batch: images a step; 0 keeps the plan's.
+        pretrain_steps, finetune_steps: optimiser steps.
+        mirroring: test-time mirroring, as nnU-Net does it.
+        knobs: for all arms.
+    """
+
+    preset: str
+    side: int
+    batch: int
+    pretrain_steps: int
+    finetune_steps: int
+    mirroring: bool
+    knobs: Mapping[str, object] = field(default_factory=dict)
+
+
+STEPS_PER_EPOCH = 50
+BUDGETS = {  # the time of one run of `full`
+    "minutes": Budget("tiny", 32, 2, 2000, 600, False, {"pretrain_lr": 1e-3, "finetune_lr": 3e-3}),  # 12 min, one core
+    "hours": Budget("small", 64, 2, 10000, 5000, True),  # a GPU
+    "day": Budget("base", 0, 0, 125000, 125000, True),  # a GPU
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training of one arm: on a fold of `labels` labelled cases, from one seed."""
+
+    arm: str
+    labels: int
+    seed: int
+    fold: int
+
+    def folder(self, out: Path) -> Path:
+        return out / "runs" / self.arm / f"labels_{self.labels}" / f"seed_{self.seed}"
+
+
+def main() -> None:
+    options = _options()
+    out = options.out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    budget = replace(BUDGETS[options.budget], **{name: value for name, value in options.steps.items() if value})
+    settings = {"budget": budget.__dict__, "knobs": options.set, "dataset": options.dataset, "plans": options.plans}
+    _keep_settings(out, settings)
+    pretraining_out = (options.pretrained or out).absolute()
+    folds = _private_dataset(out, options, budget)
+    seeds = range(options.seeds)
+    runs = [Run(arm, k, seed, folds[k]) for seed in seeds for k in options.labels for arm in options.arms]
+    runs = [run for run in runs if not (run.folder(out) / "metrics.json").is_file()]
+
+    # Pre-training sees the images of labelled and unlabelled cases: one serves all numbers of labels that share them.
+    shared = _folds_with_the_same_images(out, options.dataset)
+    needed = {(ARMS[run.arm].pretraining, shared[run.fold], run.seed % options.pretrainings) for run in runs}
+    needed = sorted(p for p in needed if p[0] and not _pretrained(pretraining_out, *p).is_file())
+    common = {**budget.knobs, **options.set, "preset": budget.preset, "iterations_per_epoch": STEPS_PER_EPOCH}
+    _in_processes(_pretrain, [(out, pretraining_out, options, budget, common, *p) for p in needed], options.jobs)
+    tasks = []
+    for run in runs:
+        name = ARMS[run.arm].pretraining
+        checkpoint = (
+            _pretrained(pretraining_out, name, shared[run.fold], run.seed % options.pretrainings) if name else None
+        )
+        tasks.append((out, options, budget, common, run, checkpoint))
+    _in_processes(_finetune, tasks, options.jobs)
+    for path in write_report(out, "report"):
+        print(path)
+
+
+def _pretrained(out: Path, name: str, fold: int, seed: int) -> Path:
+    return out / "pretraining" / name / f"fold_{fold}" / f"seed_{seed}" / "weights.pth"
+
+
+def _pretrain(out, pretraining_out, options, budget, common, name, fold, seed) -> str:
+    checkpoint = _pretrained(pretraining_out, name, fold, seed)
+    knobs = {
+        **common,
+        **PRETRAININGS[name],
+        "seed": seed,
+        "pretrain_epochs": _epochs(budget.pretrain_steps),
+        "val_iterations_per_epoch": 2,
+    }
+    _set_environment(out, checkpoint.parent, knobs)
+    trainer = _train("TopoMAEPretrainer", fold, options, budget)
+    # Linked, not copied: the long path of nnU-Net's results folder is the file's home.
+    checkpoint.symlink_to(Path(trainer.output_folder, "checkpoint_final.pth"))
+    return f"pre-training {name}, seed {seed}"
+
+
+def _finetune(out, options, budget, common, run: Run, checkpoint: Path | None) -> str:
+    arm, folder = ARMS[run.arm], run.folder(out)
+    epochs = _epochs(budget.finetune_steps)
+    knobs = {**common, **arm.knobs, "seed": run.seed, "finetune_epochs": epochs, "val_iterations_per_epoch": 2}
+    if checkpoint:
+        knobs["pretrained"] = checkpoint
+    _set_environment(out, folder, knobs)
+    start = time.monotonic()
+    trainer = _train(arm.trainer, run.fold, options, budget)
+    seconds = time.monotonic() - start
+    if not budget.mirroring:
+        trainer.inference_allowed_mirroring_axes = None
+    trainer.perform_actual_validation()
+    cases = _measure(Path(trainer.output_folder, "validation"), Path(trainer.preprocessed_dataset_folder_base))
+    result = {"arm": run.arm, "meaning": arm.meaning, "labels": run.labels, "seed": run.seed, "seconds": round(seconds)}
+    partial = folder / "metrics.json.partial"
+    partial.write_text(json.dumps({**result, "cases": cases}, indent=1))
+    partial.rename(folder / "metrics.json")
+    return f"{run.arm}, {run.labels} labels, seed {run.seed}"
+
+
+def _train(name: str, fold: int, options: argparse.Namespace, budget: Budget):
+    """A finished training with nnU-Net's own trainer class of that name."""
+    import numpy as np
+    import torch
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    if options.device == "cpu":
+        torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    trainer = get_trainer_from_args(options.dataset, CONFIGURATION, fold, name, PLANS, device=device)
+    if name == NNUNET:  # knows none of our knobs
+        seed = int(os.environ[f"{ENVIRONMENT_PREFIX}SEED"])
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        trainer.num_epochs = _epochs(budget.finetune_steps)
+        trainer.num_iterations_per_epoch = STEPS_PER_EPOCH
+        trainer.num_val_iterations_per_epoch = 2
+    if Path(trainer.output_folder, "checkpoint_latest.pth").is_file():
+        trainer.load_checkpoint(str(Path(trainer.output_folder, "checkpoint_latest.pth")))
+    trainer.run_training()
+    return trainer
+
+
+def _measure(predictions: Path, preprocessed: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """Metrics by case, then class."""
+    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+
+    from nnunet_topomae.evaluation.segmentation import segmentation_metrics
+
+    description = json.loads((preprocessed / "dataset.json").read_text())
+    classes = {
+        tuple(value) if isinstance(value, list) else value: name
+        for name, value in description["labels"].items()
+        if name not in ("background", "ignore")
+    }
+    ending, metrics = description["file_ending"], {}
+    for file in sorted(predictions.glob(f"*{ending}")):
+        reader = determine_reader_writer_from_dataset_json(description, str(file), verbose=False)()
+        prediction, properties = reader.read_seg(str(file))
+        reference, _ = reader.read_seg(str(preprocessed / "gt_segmentations" / file.name))
+        case = segmentation_metrics(prediction[0], reference[0], classes, properties["spacing"])
+        metrics[file.name.removesuffix(ending)] = {classes[label]: m._asdict() for label, m in case.items()}
+    return metrics
+
+
+def _private_dataset(out: Path, options: argparse.Namespace, budget: Budget) -> dict[int, int]:
+    """A preprocessed dataset of links, with plans and splits of its own; the fold of each number of labels."""
+    source = Path(os.environ["nnUNet_preprocessed"], options.dataset)
+    target = out / "preprocessed" / options.dataset
+    target.mkdir(parents=True, exist_ok=True)
+    entries = json.loads(options.splits.read_text())
+    missing = sorted({str(k) for k in options.labels} - set(entries))
+    if missing:
+        sys.exit(f"{options.splits} has no split with {', '.join(missing)} labels, only {', '.join(entries)}")
+    plans = json.loads((source / f"{options.plans}.json").read_text())
+    plans["plans_name"] = PLANS
+    configuration = plans["configurations"][CONFIGURATION]
+    if budget.side:
+        # Sides of nnU-Net's patches are multiples of the pooling; so is any power of two that is large enough.
+        configuration["patch_size"] = [min(side, budget.side) for side in configuration["patch_size"]]
+    configuration["batch_size"] = budget.batch or configuration["batch_size"]
+    folds = [
+        {"train": entry["labelled"], "val": entry["val"], "unlabelled": entry["unlabelled"]}
+        for entry in entries.values()
+    ]
+    for name in (configuration["data_identifier"], "gt_segmentations", "dataset.json", "dataset_fingerprint.json"):
+        if not (target / name).exists():
+            (target / name).symlink_to((source / name).resolve())
+    (target / f"{PLANS}.json").write_text(json.dumps(plans, indent=1))
+    (target / "splits_final.json").write_text(json.dumps(folds))
+    return {int(k): fold for fold, k in enumerate(entries)}
+
+
+def _folds_with_the_same_images(out: Path, dataset: str) -> dict[int, int]:
+    """Of each fold the first fold whose training and unlabelled cases are the same."""
+    folds = json.loads((out / "preprocessed" / dataset / "splits_final.json").read_text())
+    images = [sorted(fold["train"] + fold["unlabelled"]) for fold in folds]
+    return {fold: images.index(cases) for fold, cases in enumerate(images)}
+
+
+def _keep_settings(out: Path, settings: dict) -> None:
+    """Runs of different settings do not mix in one folder."""
+    file = out / "settings.json"
+    text = json.dumps(settings, indent=1, default=str)
+    if file.is_file() and file.read_text() != text:
+        sys.exit(f"{out} was begun with other settings ({file}): name another folder with --out")
+    file.write_text(text)
+
+
+def _set_environment(out: Path, results: Path, knobs: Mapping[str, object]) -> None:
+    """Before nnU-Net is imported: it reads its folders then."""
+    results.mkdir(parents=True, exist_ok=True)
+    os.environ |= {
+        "nnUNet_preprocessed": str(out / "preprocessed"),
+        "nnUNet_results": str(results),
+        "nnUNet_extTrainer": str(REPOSITORY / "trainers"),
+        **{f"{ENVIRONMENT_PREFIX}{name.upper()}": str(value) for name, value in knobs.items()},
+    }
+
+
+def _epochs(steps: int) -> int:
+    return -(-steps // STEPS_PER_EPOCH)
+
+
+def _in_processes(function, tasks: list[tuple], jobs: int) -> None:
+    """Each task in a fresh process; one that fails is reported, and the others go on."""
+    if not tasks:
+        return
+    begin, failed = time.monotonic(), 0
+    with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
+        futures = [pool.submit(_quietly, function, task) for task in tasks]
+        for done, future in enumerate(as_completed(futures), start=1):
+            message, succeeded = future.result()
+            failed += not succeeded
+            print(f"[{done}/{len(tasks)}, {(time.monotonic() - begin) / 60:.0f} min] {message}", flush=True)
+    if failed:
+        sys.exit(f"{failed} of {len(tasks)} did not end well; run again to go on")
+
+
+def _quietly(function, task: tuple) -> tuple[str, bool]:
+    log = task[0] / "logs" / f"{function.__name__.strip('_')}_{os.getpid()}.txt"
+    log.parent.mkdir(exist_ok=True)
+    with log.open("w") as file, redirect_stdout(file), redirect_stderr(file):
+        try:
+            return function(*task), True
+        except Exception as error:  # noqa: BLE001 - the other runs are to go on
+            traceback.print_exc()
+            return f"failed, see {log}: {error}", False
+
+
+def _knob(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KNOB=VALUE")
+    return name, value
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-d", "--dataset", required=True, help="name, as in Dataset004_Hippocampus")
+    parser.add_argument("-p", "--plans", default="nnUNetPlans", help="default: %(default)s")
+    parser.add_argument("--splits", type=Path, help="default: few_label_splits.json of the raw dataset")
+    parser.add_argument("--labels", type=int, nargs="+", default=[8, 40], metavar="K")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--pretrainings", type=int, help="pre-train this many seeds, used in turn (default: --seeds)")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ISSUED, metavar="ARM", help=", ".join(ARMS))
+    parser.add_argument("--budget", choices=BUDGETS, default="minutes")
+    parser.add_argument("--pretrain-steps", type=int, help="instead of the budget's")
+    parser.add_argument("--finetune-steps", type=int, help="instead of the budget's")
+    parser.add_argument("--set", type=_knob, nargs="+", default=[], metavar="KNOB=VALUE", help="for all arms of ours")
+    parser.add_argument("--pretrained", type=Path, metavar="FOLDER", help="an earlier --out: use its pre-trainings")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--threads", type=int, default=1, help="of a run on the CPU")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    if options.splits is None:
+        options.splits = Path(os.environ["nnUNet_raw"], options.dataset, "few_label_splits.json")
+    options.set = dict(options.set)
+    options.steps = {"pretrain_steps": options.pretrain_steps, "finetune_steps": options.finetune_steps}
+    options.pretrainings = options.pretrainings or options.seeds
+    return options
+
+
+if __name__ == "__main__":
+    main()

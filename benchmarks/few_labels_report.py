@@ -1,0 +1,135 @@
+"""Table, plot and machine-readable results of `few_labels.py`.
+
+    python benchmarks/few_labels_report.py FOLDER [--cases choose|report|all]
+
+Settings are chosen on one half of the validation cases (every second by name), results are reported on the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from nnunet_topomae.visualization.tables import markdown_table
+
+HALVES = {"choose": slice(0, None, 2), "report": slice(1, None, 2), "all": slice(None)}
+METRICS = ("dice", "hd95", "betti_error")
+BASELINES = {"scratch": "hybrid from scratch", "nnunet": "nnU-Net"}
+
+
+@dataclass(frozen=True)
+class Results:
+    """All runs of one arm for one number of labels.
+
+    Attributes:
+        metrics: by name, [seeds, cases], mean over classes.
+    """
+
+    arm: str
+    meaning: str
+    labels: int
+    seeds: list[int]
+    metrics: dict[str, np.ndarray]
+
+    def of_seeds(self, metric: str) -> np.ndarray:
+        """Mean over cases, one a seed."""
+        return np.nanmean(self.metrics[metric], axis=1)
+
+    def dice_ahead_of(self, other: Results) -> tuple[float, float]:
+        """Paired difference of Dice (mean over seeds) per case: its mean, and the standard error over cases."""
+        difference = np.nanmean(self.metrics["dice"], axis=0) - np.nanmean(other.metrics["dice"], axis=0)
+        return float(np.nanmean(difference)), float(np.nanstd(difference, ddof=1) / np.sqrt(len(difference)))
+
+
+def read_results(folder: Path, half: str) -> dict[tuple[str, int], Results]:
+    """By arm and number of labels, in the order of the runs' names."""
+    runs = defaultdict(list)
+    for file in sorted(folder.glob("runs/*/labels_*/seed_*/metrics.json")):
+        run = json.loads(file.read_text())
+        runs[run["arm"], run["labels"]].append(run)
+    results = {}
+    for (arm, labels), of_seeds in runs.items():
+        cases = sorted(of_seeds[0]["cases"])[HALVES[half]]
+        metrics = {
+            metric: np.array([[_mean_over_classes(run["cases"][case], metric) for case in cases] for run in of_seeds])
+            for metric in METRICS
+        }
+        results[arm, labels] = Results(arm, of_seeds[0]["meaning"], labels, [r["seed"] for r in of_seeds], metrics)
+    return results
+
+
+def _mean_over_classes(case: dict[str, dict[str, float]], metric: str) -> float:
+    return float(np.nanmean([values[metric] for values in case.values()]))
+
+
+def table(results: dict[tuple[str, int], Results]) -> str:
+    """A row an arm and number of labels; ± is the standard deviation over seeds, of differences the standard error."""
+    head = ["labels", "arm", "seeds", "Dice", "HD95 (mm)", "Betti error"]
+    head += [f"Dice − {name}" for name in BASELINES.values()]
+    rows = []
+    for result in sorted(results.values(), key=lambda result: (result.labels, -result.of_seeds("dice").mean())):
+        row = [result.labels, result.meaning, len(result.seeds)]
+        row += [_spread(result.of_seeds(metric), digits) for metric, digits in zip(METRICS, (3, 2, 2), strict=True)]
+        for baseline in BASELINES:
+            other = results.get((baseline, result.labels))
+            comparable = other is not None and other is not result
+            row.append("{:+.3f} ± {:.3f}".format(*result.dice_ahead_of(other)) if comparable else "")
+        rows.append(row)
+    return markdown_table(head, rows)
+
+
+def _spread(values: np.ndarray, digits: int) -> str:
+    spread = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{values.mean():.{digits}f}{spread}"
+
+
+def plot(results: dict[tuple[str, int], Results], path: Path) -> None:
+    """Dice against the number of labels, a line an arm, a point a seed."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    arms = list(dict.fromkeys(arm for arm, _ in results))
+    counts = sorted({labels for _, labels in results})
+    for index, arm in enumerate(arms):
+        mine = [results[arm, labels] for labels in counts if (arm, labels) in results]
+        shift = 1.03 ** (index - len(arms) / 2)  # side by side on the logarithmic axis
+        positions = [result.labels * shift for result in mine]
+        (line,) = axes.plot(positions, [r.of_seeds("dice").mean() for r in mine], "o-", label=mine[0].meaning)
+        for position, result in zip(positions, mine, strict=True):
+            values = result.of_seeds("dice")
+            axes.plot([position] * len(values), values, "_", color=line.get_color(), markersize=9)
+    axes.set(xscale="log", xlabel="labelled cases", ylabel="mean foreground Dice")
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.minorticks_off()
+    axes.grid(axis="y", alpha=0.3)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def write_report(folder: Path, half: str) -> list[Path]:
+    """`table.md`, `plot.png` and `results.json` (all cases, settings) in the folder."""
+    results = read_results(folder, half)
+    (folder / "table.md").write_text(table(results) + "\n")
+    plot(results, folder / "plot.png")
+    runs = [json.loads(file.read_text()) for file in sorted(folder.glob("runs/*/labels_*/seed_*/metrics.json"))]
+    settings = json.loads((folder / "settings.json").read_text())
+    (folder / "results.json").write_text(json.dumps({"settings": settings, "runs": runs}))
+    print(table(results))
+    return [folder / name for name in ("table.md", "plot.png", "results.json")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--cases", choices=HALVES, default="report", help="default: %(default)s")
+    options = parser.parse_args()
+    write_report(options.folder, options.cases)
+
+
+if __name__ == "__main__":
+    main()
