@@ -37,7 +37,7 @@ BUDGET = {
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def smallest_budget(phantom) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in BUDGET.items():
@@ -165,8 +165,14 @@ def _threads_for_processes() -> Iterator[pytest.MonkeyPatch]:
         yield patch
 
 
-@pytest.fixture(scope="session")
-def derive(phantom) -> Callable[..., Dataset]:
+@pytest.fixture(scope="module")
+def dataset_of(phantom, smallest_budget) -> Callable[[int, str], Dataset]:
+    """A dataset that lies in the phantom's nnU-Net folders already, by number and name."""
+    return lambda dataset_id, name: Dataset(phantom, dataset_id, name)
+
+
+@pytest.fixture(scope="module")
+def derive(phantom, smallest_budget) -> Callable[..., Dataset]:
     """A dataset of the phantom's first cases with other labels or images: `derive(id, name, num_cases, ...)`.
 
     `change` gets an image or a label [D, H, W] and returns another one; `channels` makes the channels of an image.
