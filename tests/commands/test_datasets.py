@@ -9,7 +9,7 @@ import pytest
 
 from nnunet_topomae.training.base import geometry_of
 
-TRAINERS = ("TopoMAEPretrainer", "TopoMAEFinetuner")
+TRAINERS = ("TopoMAEPretrainer", "TopoMAEFinetunerFromScratch")
 
 
 def four_contrasts(image: np.ndarray) -> list[np.ndarray]:
