@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
@@ -29,6 +30,24 @@ def check_images(dataset: nnUNetBaseDataset, identifiers: Sequence[str]) -> None
             f"{len(bad)} of {len(identifiers)} preprocessed images in {dataset.source_folder} cannot be trained on:\n"
             + "\n".join(bad)
             + "\nRepair the raw images and preprocess again, or take the cases out of the split."
+        )
+
+
+def check_previous_stage(folder: str | Path, identifiers: Sequence[str], command: str) -> None:
+    """Raises FileNotFoundError where a cascade's previous stage has not segmented every case.
+
+    Args:
+        folder: where its validation leaves them, one file a case.
+        identifiers: the cases that the next stage is to be trained on.
+        command: what trains the previous stage.
+    """
+    present = {file.stem for file in Path(folder).glob("*")}
+    missing = [key for key in identifiers if key not in present]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} lacks segmentations of the previous stage for {len(missing)} of {len(identifiers)} cases: "
+            f"{', '.join(missing)}. Validation writes them, each fold those of its own validation cases. Train every "
+            f"fold of the previous stage, or fold all:\n  {command}"
         )
 
 

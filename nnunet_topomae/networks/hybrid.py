@@ -84,11 +84,17 @@ class HybridSegmentationNetwork(nn.Module):
         """Sizes of the outputs under deep supervision as fractions of the patch, finest first."""
         return self.geometry.deep_supervision_scales
 
-    def load_pretrained(self, state_dict: Mapping[str, torch.Tensor]) -> LoadReport:
+    def load_pretrained(self, state_dict: Mapping[str, torch.Tensor], label_channels: int = 0) -> LoadReport:
         """Fill this network with the state dict of a `CoPretrainingNetwork`.
 
         Channels and patch may differ from pre-training: stems are repeated and rescaled, whatever belongs to a grid
         is resampled. Segmentation layers and fusion stay as they are.
+
+        Args:
+            state_dict: the weights of pre-training.
+            label_channels: how many of the input channels, the last ones, are labels of a cascade's previous stage.
+                Pre-training has seen no such thing, so their weights start at zero: what the network makes of the
+                image is at first what it has learned, and the labels come in by training.
 
         Raises:
             ValueError: not such a state dict; or layers are missing, left over or of other widths: the message lists
@@ -104,7 +110,7 @@ class HybridSegmentationNetwork(nn.Module):
             not_needed += ("vit.encoder.",)
         if not self.fusion.reads_unetrpp:
             not_needed += UNETRPP_STAGES
-        return load_adapted(self, state_dict, self._pretrained_name, not_needed)
+        return load_adapted(self, state_dict, self._pretrained_name, not_needed, label_channels)
 
     def pretrained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and parameters that `load_pretrained` fills."""

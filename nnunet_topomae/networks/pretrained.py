@@ -44,12 +44,14 @@ def load_adapted(
     source: Mapping[str, torch.Tensor],
     source_name: Callable[[str], str | None],
     not_needed: tuple[str, ...],
+    label_channels: int = 0,
 ) -> LoadReport:
-    """Load `source` into `network`, whose `keys_to_in_proj` name the layers that read image channels.
+    """Load `source` into `network`, whose `keys_to_in_proj` name the layers that read the input's channels.
 
     Args:
         source_name: the name in `source` of each entry of the network's state dict; None for new ones.
         not_needed: prefixes of the names in `source` that the network has no use for.
+        label_channels: how many of the network's input channels, the last ones, are no image: see `load_pretrained`.
 
     Raises:
         ValueError: entries are missing, left over or cannot be adapted: all of them are listed, nothing is loaded.
@@ -62,14 +64,16 @@ def load_adapted(
             report.new.append(name)
         elif origin not in source:
             problems.append(f"{name}: not in the checkpoint (as {origin})")
-        elif source[origin].shape == targets[name].shape:
-            state[name] = source[origin]
-            report.loaded.append(name)
         else:
             try:
-                state[name], report.adapted[name] = _adapt(network, name, source[origin], targets[name].shape)
+                state[name], done = _adapt(network, name, source[origin], targets[name].shape, label_channels)
             except ValueError as error:
                 problems.append(f"{name}: {error}")
+                continue
+            if done:
+                report.adapted[name] = done
+            else:
+                report.loaded.append(name)
     for key in sorted(source.keys() - set(origins.values())):
         if key.startswith(not_needed):
             report.skipped.append(key)
@@ -81,15 +85,22 @@ def load_adapted(
     return report
 
 
-def _adapt(network: nn.Module, name: str, weight: torch.Tensor, shape: torch.Size) -> tuple[torch.Tensor, str]:
-    """`weight` in `shape`, and what was done to it. Raises ValueError where widths differ."""
+def _adapt(
+    network: nn.Module, name: str, weight: torch.Tensor, shape: torch.Size, label_channels: int
+) -> tuple[torch.Tensor, str]:
+    """`weight` in `shape`, and what was done to it, if anything. Raises ValueError where widths differ."""
     module_name, _, parameter = name.rpartition(".")
     module = network.get_submodule(module_name)
     adapted, done = weight, []
     if _is_adaptable(module, parameter):
-        if module_name in network.keys_to_in_proj and weight.shape[1] != shape[1]:
-            adapted = repeat_channels(adapted, shape[1])
-            done.append(f"{weight.shape[1]} input channels to {shape[1]}")
+        if module_name in network.keys_to_in_proj:
+            image_channels = shape[1] - label_channels
+            if weight.shape[1] != image_channels:
+                adapted = repeat_channels(adapted, image_channels)
+                done.append(f"{weight.shape[1]} input channels to {image_channels}")
+            if label_channels:
+                adapted = append_zero_channels(adapted, label_channels)
+                done.append(f"{label_channels} label channels added, zero")
         if weight.shape[-3:] != shape[-3:]:
             is_sum = isinstance(module, TokenProjection | TokenEmbedding | nn.Conv3d)
             adapted = resample(adapted, shape[-3:], keep_sum=is_sum)
@@ -118,6 +129,11 @@ def repeat_channels(weight: torch.Tensor, channels: int) -> torch.Tensor:
     origin = torch.arange(channels, device=weight.device) % old
     copies = torch.bincount(origin, minlength=old)[origin].to(weight.dtype)
     return weight[:, origin] / copies.reshape(-1, *[1] * (weight.ndim - 2))
+
+
+def append_zero_channels(weight: torch.Tensor, channels: int) -> torch.Tensor:
+    """[out, C, ...] to [out, C + channels, ...] with the same response, whatever the new channels hold."""
+    return torch.cat([weight, weight.new_zeros(weight.shape[0], channels, *weight.shape[2:])], dim=1)
 
 
 def resample(weight: torch.Tensor, grid: Sequence[int], keep_sum: bool) -> torch.Tensor:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from batchgenerators.utilities.file_and_folder_operations import load_json
+from batchgenerators.utilities.file_and_folder_operations import isfile, join, load_json
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
@@ -15,10 +16,11 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig
-from nnunet_topomae.data.checks import check_images
+from nnunet_topomae.data.checks import check_images, check_previous_stage
 from nnunet_topomae.networks.geometry import Geometry, geometry_from_plan
 
 ARCHITECTURE_KNOBS = ("preset", "fusion", "layer_scale")
+NUM_FOLDS = 5  # of the split that nnU-Net makes where splits_final.json has none
 
 
 class TopoMAETrainer(nnUNetTrainer):
@@ -62,13 +64,41 @@ class TopoMAETrainer(nnUNetTrainer):
         network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
         return network._orig_mod if isinstance(network, OptimizedModule) else network
 
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """As nnU-Net's, with an error that says what to do where there are too few cases to split."""
+        splits_file = join(self.preprocessed_dataset_folder_base, "splits_final.json")
+        if self.fold != "all" and not isfile(splits_file):
+            folder = self.preprocessed_dataset_folder
+            num_cases = len(infer_dataset_class(folder).get_identifiers(folder))
+            if num_cases < NUM_FOLDS:
+                raise ValueError(
+                    f"{folder} holds {num_cases} cases, too few for nnU-Net's {NUM_FOLDS}-fold split. Write a split, "
+                    f'[{{"train": [...], "val": [...]}}, ...], to {splits_file}, or train on all cases: fold all'
+                )
+        return super().do_split()
+
     def on_train_start(self) -> None:
         self._refuse_to_mix_architectures()
         if self.local_rank == 0:
             train_keys, val_keys = self.do_split()
+            for name, cases in (("training", train_keys), ("validation", val_keys)):
+                if not cases:
+                    raise ValueError(
+                        f"fold {self.fold} has no {name} case: list at least one in splits_final.json, or use fold all"
+                    )
             keys = sorted({*train_keys, *val_keys})
             check_images(self.dataset_class(self.preprocessed_dataset_folder, keys), keys)
+            if self.folder_with_segs_from_previous_stage is not None:
+                check_previous_stage(self.folder_with_segs_from_previous_stage, keys, self._previous_stage_command())
         super().on_train_start()
+
+    def _previous_stage_command(self) -> str:
+        """What writes the segmentations that a cascade's second stage reads."""
+        plans, configuration = self.plans_manager, self.configuration_manager
+        return (
+            f"nnUNetv2_train {plans.dataset_name} {configuration.previous_stage_name} FOLD "
+            f"-tr {type(self).__name__} -p {plans.plans_name}"
+        )
 
     def plot_network_architecture(self) -> None:
         """nnU-Net draws its own networks with a package that knows no attention; nothing to draw here."""

@@ -77,6 +77,11 @@ class TopoMAEFinetuner(TopoMAETrainer):
     def uses_pretraining(self) -> bool:
         return True
 
+    @property
+    def label_channels(self) -> int:
+        """Input channels after those of the image: a cascade's previous segmentation, one channel a label."""
+        return self.num_input_channels - len(self.configuration_manager.normalization_schemes)
+
     def on_train_start(self) -> None:
         starts_anew = self.uses_pretraining and self.current_epoch == 0
         checkpoint = self.find_pretrained_checkpoint() if starts_anew else None
@@ -116,7 +121,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
     def _load_pretrained(self, checkpoint: Path) -> None:
         self.print_to_log_file(f"Pre-trained weights: {checkpoint}")
         try:
-            report = self.plain_network.load_pretrained(load_network_weights(checkpoint))
+            report = self.plain_network.load_pretrained(load_network_weights(checkpoint), self.label_channels)
         except ValueError as error:
             raise ValueError(
                 f"{checkpoint} does not fit this network (preset '{self.config.preset}'): {error}"

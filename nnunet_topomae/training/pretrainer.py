@@ -47,7 +47,6 @@ class TopoMAEPretrainer(TopoMAETrainer):
         super().apply_knobs()
         self.num_epochs = self.config.pretrain_epochs
         self.initial_lr = self.config.pretrain_lr
-        self.enable_deep_supervision = False
         self.folder_with_segs_from_previous_stage = None  # a cascade's second input is made from labels
         self.mask_generator = torch.Generator()
         for name in (*TERMS, *POINT_ERRORS):
@@ -62,6 +61,14 @@ class TopoMAEPretrainer(TopoMAETrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
+        """Raises RuntimeError without deep supervision: only nnU-Net's prediction asks for a network without."""
+        if not enable_deep_supervision:
+            dataset, plans = plans_manager.dataset_name, plans_manager.plans_name
+            raise RuntimeError(
+                "a network of TopoMAEPretrainer reconstructs images, it segments nothing. Fine-tune it first:\n"
+                f"  nnUNetv2_train {dataset} CONFIGURATION FOLD -tr TopoMAEFinetuner -p {plans}\n"
+                "then predict with -tr TopoMAEFinetuner"
+            )
         config = TopoMAEConfig.from_plans(plans_manager.plans)
         image_channels = len(configuration_manager.normalization_schemes)  # without a cascade's one-hot channels
         return CoPretrainingNetwork(

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nnunet_topomae.data.checks import check_images
+from nnunet_topomae.data.checks import check_images, check_previous_stage
 
 RNG = np.random.default_rng(0)
 
@@ -33,3 +33,11 @@ def test_every_bad_case_is_named_with_its_fault():
     assert "empty: constant, every voxel is 0" in message
     assert "broken: cannot be read (EOFError: blosc: truncated)" in message
     assert "good" not in message
+
+
+def test_cases_without_a_segmentation_of_the_previous_stage_are_named(tmp_path):
+    for key in ("a", "c.1"):
+        (tmp_path / f"{key}.b2nd").touch()
+    check_previous_stage(tmp_path, ["a", "c.1"], "nnUNetv2_train")
+    with pytest.raises(FileNotFoundError, match="for 2 of 3 cases: b, c. (.|\n)*  nnUNetv2_train 1 3d_lowres FOLD"):
+        check_previous_stage(tmp_path, ["a", "b", "c"], "nnUNetv2_train 1 3d_lowres FOLD")

@@ -49,6 +49,34 @@ def test_more_channels_answer_alike_to_a_repeated_image(pretrained, minimal, geo
     assert set(report.adapted.values()) == {"1 input channels to 3"}
 
 
+@pytest.mark.parametrize(("image_channels", "label_channels"), [(1, 2), (2, 1)])
+def test_labels_of_a_previous_stage_are_not_taken_for_an_image(
+    pretrained, minimal, geometry, image_channels, label_channels
+):
+    network = HybridSegmentationNetwork(image_channels + label_channels, 2, geometry, minimal).eval()
+    report = network.load_pretrained(pretrained.state_dict(), label_channels)
+    image = torch.randn(1, 1, 8, 24, 32)
+    labels = torch.randint(0, 2, (1, label_channels, 8, 24, 32)).float()
+    cascaded = torch.cat([image.expand(-1, image_channels, -1, -1, -1), labels], dim=1)
+
+    torch.testing.assert_close(network.vit(cascaded), pretrained.vit.encoder(image), rtol=1e-4, atol=1e-4)
+    for ours, theirs in zip(network.encoder(cascaded), pretrained.unetrpp.encoder(image), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+    repeated = [] if image_channels == 1 else [f"1 input channels to {image_channels}"]
+    assert set(report.adapted) == {f"{key}.weight" for key in network.keys_to_in_proj}
+    assert set(report.adapted.values()) == {", ".join([*repeated, f"{label_channels} label channels added, zero"])}
+
+
+def test_labels_are_told_from_an_image_of_as_many_channels(minimal, geometry):
+    """Pre-training on two channels says nothing about an image of one channel and a label."""
+    pretrained = CoPretrainingNetwork(2, geometry, minimal)
+    network = HybridSegmentationNetwork(2, 2, geometry, minimal)
+    report = network.load_pretrained(pretrained.state_dict(), label_channels=1)
+
+    assert report.adapted["encoder.stem.0.weight"] == "2 input channels to 1, 1 label channels added, zero"
+    assert not network.encoder.stem[0].weight[:, 1].any()
+
+
 def test_larger_patch_keeps_the_features_of_its_tokens(pretrained, minimal):
     """Tokens of the same size have the same embedding, whatever the patch; grids of UNETR++ are resampled."""
     network = HybridSegmentationNetwork(1, 2, LARGER, replace(minimal, vit_depth=2)).eval()

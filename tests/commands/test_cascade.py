@@ -1,0 +1,107 @@
+"""3d_lowres, then 3d_cascade_fullres that refines its segmentations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+FIRST, SECOND = "3d_lowres", "3d_cascade_fullres"
+CASES = ("phantom_ts_000", "phantom_ts_001")
+STEMS = (
+    "encoder.stem.0.weight",
+    "encoder.image_block.conv1.weight",
+    "encoder.image_block.shortcut.0.weight",
+    "vit.token_embedding.weight",
+)
+
+
+def cascade_of(fullres: dict) -> dict[str, dict]:
+    """The two configurations that nnU-Net's planner adds for large images."""
+    kwargs = fullres["architecture"]["arch_kwargs"] | {"strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]]}
+    first = {
+        "inherits_from": "3d_fullres",
+        "data_identifier": f"nnUNetPlans_{FIRST}",
+        "spacing": [2.0, 2.0, 2.0],
+        "patch_size": [16, 16, 16],
+        "median_image_size_in_voxels": [16, 16, 16],
+        "architecture": fullres["architecture"] | {"arch_kwargs": kwargs},
+        "next_stage": SECOND,
+    }
+    return {FIRST: first, SECOND: {"inherits_from": "3d_fullres", "previous_stage": FIRST}}
+
+
+@pytest.fixture(scope="module")
+def dataset(derive):
+    dataset = derive(120, "Cascade", 3)
+    dataset.plan_like_phantom(**cascade_of(dataset.phantom_plans["configurations"]["3d_fullres"]))
+    dataset.write_split(([0, 1], [2]))
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def first_stage(dataset):
+    """Fold all: its validation segments every case for the second stage."""
+    dataset.train("TopoMAEPretrainer", FIRST, "all")
+    dataset.validate(dataset.train("TopoMAEFinetuner", FIRST, "all"))
+    return dataset.model(configuration=FIRST)
+
+
+@pytest.fixture(scope="module")
+def pretrained(dataset, first_stage):
+    return dataset.train("TopoMAEPretrainer", SECOND)
+
+
+@pytest.fixture(scope="module")
+def second_stage(dataset, pretrained):
+    dataset.run("nnUNetv2_train", dataset.dataset_id, SECOND, 0, "-tr", "TopoMAEFinetuner", "-device", "cpu")
+    return dataset.model(configuration=SECOND)
+
+
+def test_the_first_stage_segments_every_case_for_the_second(dataset, first_stage):
+    segmented = sorted(file.stem for file in (first_stage / "predicted_next_stage" / SECOND).iterdir())
+    assert segmented == dataset.cases
+
+
+def test_pretraining_looks_at_the_image_alone(pretrained):
+    weights = pretrained.network.state_dict()
+    assert weights["vit.encoder.token_embedding.weight"].shape[1] == 1
+    assert weights["unetrpp.encoder.stem.0.weight"].shape[1] == 1
+
+
+def test_finetuning_starts_from_the_image_and_learns_from_the_labels(pretrained, second_stage):
+    log = next((second_stage / "fold_0").glob("training_log_*.txt")).read_text()
+    assert all(f"adapted {name}: 4 label channels added, zero" in log for name in STEMS)
+
+    before = pretrained.network.state_dict()
+    after = torch.load(second_stage / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    step = 1e-3  # of one iteration
+    for name in STEMS:
+        theirs = before[("vit.encoder." if name.startswith("vit.") else "unetrpp.encoder.") + name.partition(".")[2]]
+        torch.testing.assert_close(after[name][:, :1], theirs, rtol=0, atol=step)
+        assert after[name][:, 1:].abs().max() < step
+        learns = not name.startswith("vit.")  # the fusion keeps the ViT out in the first step
+        assert after[name][:, 1:].any() == learns
+
+
+def test_prediction_refines_the_previous_stage(dataset, first_stage, second_stage, read, tmp_path):
+    dataset.predict(tmp_path / "first", first_stage, ["all"])
+    dataset.run(
+        *("nnUNetv2_predict", "-i", dataset.raw / "imagesTs", "-o", tmp_path / "second"),
+        *("-d", dataset.dataset_id, "-c", SECOND, "-f", 0, "-tr", "TopoMAEFinetuner", "-device", "cpu"),
+        *("-prev_stage_predictions", tmp_path / "first", "-npp", 0, "-nps", 0, "--disable_tta"),
+    )
+    for case in CASES:
+        segmentation = read(tmp_path / "second" / f"{case}.nii.gz")
+        assert segmentation.shape == read(dataset.raw / "imagesTs" / f"{case}_0000.nii.gz").shape
+        assert set(np.unique(segmentation)) <= {0, 1, 2, 3, 4}
+
+
+def test_a_missing_first_stage_is_an_error_with_the_command_to_run(dataset):
+    """A model from scratch refines segmentations of its own kind, and there are none."""
+    with pytest.raises(FileNotFoundError) as error:
+        dataset.build("TopoMAEFinetunerFromScratch", SECOND).run_training()
+    assert "lacks segmentations of the previous stage for 3 of 3 cases: phantom_tr_000, phantom_tr_001" in str(
+        error.value
+    )
+    assert "nnUNetv2_train Dataset120_Cascade 3d_lowres FOLD -tr TopoMAEFinetunerFromScratch -p" in str(error.value)
