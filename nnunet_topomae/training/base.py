@@ -15,7 +15,7 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig
-from nnunet_topomae.data.checks import check_images
+from nnunet_topomae.data.checks import LabelRange, check_cases, check_none_missing
 from nnunet_topomae.networks.geometry import Geometry, geometry_from_plan
 
 ARCHITECTURE_KNOBS = ("preset", "fusion", "layer_scale")
@@ -64,11 +64,27 @@ class TopoMAETrainer(nnUNetTrainer):
 
     def on_train_start(self) -> None:
         self._refuse_to_mix_architectures()
+        if not self.was_initialized:
+            self.initialize()
         if self.local_rank == 0:
-            train_keys, val_keys = self.do_split()
-            keys = sorted({*train_keys, *val_keys})
-            check_images(self.dataset_class(self.preprocessed_dataset_folder, keys), keys)
+            self._check_data()
         super().on_train_start()
+
+    @property
+    def label_range(self) -> LabelRange | None:
+        """What the labels that this trainer reads may be; None if it reads none."""
+        manager = self.label_manager
+        return LabelRange(-1, max([*manager.all_labels, *([manager.ignore_label] if manager.has_ignore_label else [])]))
+
+    def _check_data(self) -> None:
+        check_none_missing(self.dataset_class, self.preprocessed_dataset_folder)
+        train_keys, val_keys = self.do_split()
+        keys = sorted({*train_keys, *val_keys})
+        previous_stage = self.folder_with_segs_from_previous_stage
+        dataset = self.dataset_class(self.preprocessed_dataset_folder, keys, previous_stage)
+        constant = check_cases(dataset, keys, self.label_range)
+        if constant:
+            self.print_to_log_file(f"The image is constant, so that nothing can be learnt from: {', '.join(constant)}")
 
     def plot_network_architecture(self) -> None:
         """nnU-Net draws its own networks with a package that knows no attention; nothing to draw here."""
