@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +41,7 @@ class TopoMAETrainer(nnUNetTrainer):
     ) -> None:
         self.config = TopoMAEConfig.resolve(plans)
         plans[PLANS_SECTION] = self.config.to_section()
-        self.geometry = geometry_of(PlansManager(plans).get_configuration(configuration))
+        self.geometry = geometry_of(configuration_of(plans, configuration))
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.apply_knobs()
         self.print_to_log_file(f"{type(self).__name__} with these knobs:\n{self.config}", add_timestamp=False)
@@ -112,11 +114,24 @@ class TopoMAETrainer(nnUNetTrainer):
                 )
 
 
+def configuration_of(plans: Mapping[str, Any], name: str) -> ConfigurationManager:
+    """nnU-Net's view of one configuration. Raises ValueError, whatever is wrong with the plans."""
+    try:
+        return PlansManager(plans).get_configuration(name)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"the plans hold no configuration {name!r} that nnU-Net can read: {error!r}") from error
+
+
 def geometry_of(configuration: ConfigurationManager) -> Geometry:
-    """The geometry of both networks for one configuration of a plan."""
-    if len(configuration.patch_size) != 3:
-        return geometry_from_plan(configuration.patch_size, ())
-    return geometry_from_plan(configuration.patch_size, configuration.pool_op_kernel_sizes)
+    """The geometry of both networks for one configuration of a plan. Raises ValueError that says what is wrong."""
+    try:
+        patch_size, strides = configuration.patch_size, configuration.pool_op_kernel_sizes
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"the configuration in the plans has no patch_size or no architecture.arch_kwargs.strides ({error!r}): "
+            "plan the dataset again with nnUNetv2_plan_experiment"
+        ) from error
+    return geometry_from_plan(patch_size, strides)
 
 
 def vit_options(config: TopoMAEConfig) -> dict[str, float | None]:
