@@ -63,7 +63,9 @@ class TopoMAEConfig:
     pretrained: str = _knob(
         "", "pre-trained checkpoint to fine-tune; empty: the one of this dataset, plans, configuration and fold; 'none'"
     )
-    seed: int = _knob(-1, "seed of weights, crops and masks; -1 draws a new one each run", valid=_between(-1, 2**31 - 1))
+    seed: int = _knob(
+        -1, "seed of weights, crops and masks; -1 draws a new one each run", valid=_between(-1, 2**31 - 1)
+    )
 
     pretrain_epochs: int = _knob(1000, "length of pre-training", "epochs", _at_least(1))
     finetune_epochs: int = _knob(1000, "length of fine-tuning", "epochs", _at_least(1))

@@ -10,8 +10,8 @@ from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.networks.summary import NetworkSummary
 from nnunet_topomae.planning.memory import GIB, USABLE_MEMORY, Workload, largest_batch
-from nnunet_topomae.planning.plans_file import Plans
-from nnunet_topomae.training.base import configuration_of, geometry_of
+from nnunet_topomae.planning.plans_file import Plans, configuration_of
+from nnunet_topomae.training.base import geometry_of
 from nnunet_topomae.visualization.tables import markdown_table
 
 
@@ -80,4 +80,3 @@ def _phase(phase: str, summary: NetworkSummary, batch_size: int, memory_gib: flo
         f"{summary.training_bytes(batch_size) / GIB:.1f} GiB",
         largest_batch([summary], memory_gib),
     )
-

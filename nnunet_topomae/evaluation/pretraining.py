@@ -115,10 +115,7 @@ class PretrainingEvaluation:
 def mean_over_cases(cases: Sequence[dict]) -> dict[str, dict[str, float]]:
     """Mean of each network's metrics over the results of `PretrainingEvaluation.case`."""
     return {
-        branch: {
-            name: _mean([case["metrics"][branch][name] for case in cases])
-            for name in cases[0]["metrics"][branch]
-        }
+        branch: {name: _mean([case["metrics"][branch][name] for case in cases]) for name in cases[0]["metrics"][branch]}
         for branch in BRANCHES
     }
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 Plans = dict[str, Any]
 
@@ -41,6 +42,14 @@ def _parse_plans(file: Path) -> Plans:
     if not isinstance(plans, dict) or not isinstance(plans.get("configurations"), dict):
         raise ValueError(f"{file} holds no plans of nnU-Net: there must be an object with 'configurations'")
     return plans
+
+
+def configuration_of(plans: Plans, name: str) -> ConfigurationManager:
+    """nnU-Net's view of one configuration. Raises ValueError, whatever is wrong with the plans."""
+    try:
+        return PlansManager(plans).get_configuration(name)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"the plans hold no configuration {name!r} that nnU-Net can read: {error!r}") from error
 
 
 def read_dataset_json(folder: Path) -> dict[str, Any]:

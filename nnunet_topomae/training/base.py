@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
@@ -19,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig
 from nnunet_topomae.data.checks import LabelRange, check_cases, check_none_missing
 from nnunet_topomae.networks.geometry import Geometry, geometry_from_plan
+from nnunet_topomae.planning.plans_file import configuration_of
 
 ARCHITECTURE_KNOBS = ("preset", "fusion", "layer_scale")
 
@@ -112,14 +111,6 @@ class TopoMAETrainer(nnUNetTrainer):
                     f"{folder} holds folds trained with {knob} = {there!r}, this run has {here!r}. Folds of one folder "
                     f"must agree: set NNUNET_TOPOMAE_{knob.upper()}={there}, or use plans of another name (-p)."
                 )
-
-
-def configuration_of(plans: Mapping[str, Any], name: str) -> ConfigurationManager:
-    """nnU-Net's view of one configuration. Raises ValueError, whatever is wrong with the plans."""
-    try:
-        return PlansManager(plans).get_configuration(name)
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"the plans hold no configuration {name!r} that nnU-Net can read: {error!r}") from error
 
 
 def geometry_of(configuration: ConfigurationManager) -> Geometry:
