@@ -31,15 +31,23 @@ class Origin:
 
     def differences(self, plans: Plans, configuration: ConfigurationManager) -> list[str]:
         """What that training's images had otherwise than those of `configuration`, and no weight's shape shows."""
-        theirs = self.configuration
         pairs = {
-            "dataset": (self.plans["dataset_name"], plans["dataset_name"]),
-            "spacing in mm": (list(theirs.spacing), list(configuration.spacing)),
-            "normalisation": (theirs.normalization_schemes, configuration.normalization_schemes),
+            "dataset": (self.plans.get("dataset_name"), plans["dataset_name"]),
+            "spacing in mm": (_spacing(self.configuration), _spacing(configuration)),
+            "normalisation": (_normalisation(self.configuration), _normalisation(configuration)),
         }
         return [
             f"{name}: {before} in pre-training, {now} here" for name, (before, now) in pairs.items() if before != now
         ]
+
+
+def _spacing(configuration: ConfigurationManager) -> list[float]:
+    return [round(float(edge), 3) for edge in configuration.spacing]
+
+
+def _normalisation(configuration: ConfigurationManager) -> str:
+    """The schemes that occur: how many channels have each, the adapted weights tell."""
+    return ", ".join(sorted(set(configuration.normalization_schemes)))
 
 
 @dataclass(frozen=True)
@@ -64,16 +72,25 @@ def read_checkpoint(file: str | Path) -> Checkpoint:
         OSError: there is no such file, or no right to read it.
         ValueError: the file is no checkpoint, or holds objects that the restricted reader refuses.
     """
-    try:
-        content: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged pickle fails in as many ways as it has instructions
-        raise ValueError(f"{file} cannot be read as a checkpoint: {error}") from error
+    with open(file, "rb") as stream:
+        try:
+            content: Any = torch.load(stream, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file fails in as many ways as a zip or a pickle has parts
+            raise ValueError(f"{file} cannot be read as a checkpoint: {_reason(error)}") from error
     weights = content.get("network_weights") if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(weight, torch.Tensor) for weight in weights.values()):
         raise ValueError(f"{file} holds no 'network_weights': it was not written by a nnU-Net trainer")
     return Checkpoint(weights, _origin(content.get("init_args")))
+
+
+def _reason(error: Exception) -> str:
+    """PyTorch's own words, but not its advice to read the file without restrictions."""
+    _, refusal, reason = str(error).partition("WeightsUnpickler error: ")
+    if not refusal:
+        return f"{type(error).__name__}: {error}"
+    return (
+        f"it holds more than tensors and plain values, which could run any program ({reason.splitlines()[0].strip()})"
+    )
 
 
 def _origin(init_args: Any) -> Origin | None:
