@@ -88,9 +88,7 @@ def _reason(error: Exception) -> str:
     _, refusal, reason = str(error).partition("WeightsUnpickler error: ")
     if not refusal:
         return f"{type(error).__name__}: {error}"
-    return (
-        f"it holds more than tensors and plain values, which could run any program ({reason.splitlines()[0].strip()})"
-    )
+    return f"it is damaged, or holds what could run a program when it is opened ({reason.splitlines()[0].strip()})"
 
 
 def _origin(init_args: Any) -> Origin | None:
