@@ -119,6 +119,16 @@ def _convert(options: argparse.Namespace) -> None:
     print(convert_abdomen(options.source, nnUNet_raw, options.d, DATASETS[options.name]))
 
 
+def _export_encoder(options: argparse.Namespace) -> None:
+    from nnunet_topomae.export import export_encoders
+
+    try:
+        for file in export_encoders(options.checkpoint, options.o, options.force):
+            print(file)
+    except FileExistsError as error:
+        raise FileExistsError(f"{error}. Use --force to overwrite") from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nnunet-topomae",
@@ -198,6 +208,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     split.add_argument("--force", action="store_true", help="overwrite a split that exists")
     split.set_defaults(run=_few_label_split)
+
+    export = commands.add_parser(
+        "export-encoder",
+        help="write pre-trained networks as safetensors files",
+        description="The ViT encoder and UNETR++ without its heads, of a checkpoint of TopoMAEPretrainer, with a JSON "
+        "that says how to build them and to prepare images: docs/transfer.md.",
+    )
+    export.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="checkpoint_final.pth of a pre-training")
+    export.add_argument("-o", metavar="FOLDER", type=Path, required=True, help="where to write")
+    export.add_argument("--force", action="store_true", help="overwrite files that exist")
+    export.set_defaults(run=_export_encoder)
 
     demo = commands.add_parser(
         "demo",

@@ -8,6 +8,7 @@ the environment, so that a model is always rebuilt as it was trained.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -26,7 +27,7 @@ def _one_of(*choices: str) -> tuple[str, Callable[[Any], bool]]:
 
 
 def _between(low: float, high: float) -> tuple[str, Callable[[Any], bool]]:
-    return f"between {low:g} and {high:g}", lambda value: low <= value <= high
+    return f"between {low:.10g} and {high:.10g}", lambda value: low <= value <= high
 
 
 def _at_least(low: float) -> tuple[str, Callable[[Any], bool]]:
@@ -62,7 +63,9 @@ class TopoMAEConfig:
     pretrained: str = _knob(
         "", "pre-trained checkpoint to fine-tune; empty: the one of this dataset, plans, configuration and fold; 'none'"
     )
-    seed: int = _knob(-1, "seed of weights, crops and masks; -1 draws a new one each run", valid=_at_least(-1))
+    seed: int = _knob(
+        -1, "seed of weights, crops and masks; -1 draws a new one each run", valid=_between(-1, 2**31 - 1)
+    )
 
     pretrain_epochs: int = _knob(1000, "length of pre-training", "epochs", _at_least(1))
     finetune_epochs: int = _knob(1000, "length of fine-tuning", "epochs", _at_least(1))
@@ -173,7 +176,7 @@ def _checked(knob: Any, value: Any) -> Any:
         parsed = _parse(value, type(knob.default))
         if is_valid(parsed):
             return parsed
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     kind = "integers separated by commas" if isinstance(knob.default, tuple) else type(knob.default).__name__
     raise ConfigError(
@@ -194,7 +197,10 @@ def _parse(value: Any, kind: type) -> Any:
         return value.strip()
     if isinstance(value, bool) or (kind is int and isinstance(value, float) and value != int(value)):
         raise TypeError
-    return kind(value)
+    number = kind(value)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
 
 
 def _parse_bool(value: Any) -> bool:

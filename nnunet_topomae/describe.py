@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
 from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.networks.summary import NetworkSummary
 from nnunet_topomae.planning.memory import GIB, USABLE_MEMORY, Workload, largest_batch
-from nnunet_topomae.planning.plans_file import Plans
+from nnunet_topomae.planning.plans_file import Plans, configuration_of
 from nnunet_topomae.training.base import geometry_of
 from nnunet_topomae.visualization.tables import markdown_table
 
@@ -30,12 +28,11 @@ def describe(
         all_presets: show every preset, not only the one in force.
 
     Raises:
-        ValueError: the configuration has no geometry (2d, patch too small).
-        RuntimeError: the plans do not have it.
+        ValueError: the configuration has no geometry (2d, patch too small), or the plans do not have it.
         ConfigError: a bad knob.
     """
     config = TopoMAEConfig.resolve(plans)
-    chosen = PlansManager(plans).get_configuration(configuration)
+    chosen = configuration_of(plans, configuration)
     geometry = geometry_of(chosen)
     workload = Workload.of(plans, dataset_json, configuration, config)
     head = (

@@ -1,8 +1,9 @@
 import json
+import math
 from dataclasses import fields
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnunet_topomae.config import ConfigError, TopoMAEConfig, describe_knobs
@@ -50,6 +51,10 @@ def test_an_unknown_name_is_an_error_that_lists_the_valid_ones():
         ("pretrain_epochs", "ten", "takes int"),
         ("pretrain_epochs", 2.5, "takes int"),
         ("pretrain_lr", "nan", "at least 0"),
+        ("pretrain_lr", float("inf"), "at least 0"),
+        ("pretrain_lr", 10**400, "at least 0"),
+        ("pretrain_epochs", float("inf"), "at least 1"),
+        ("seed", 2**31, "between -1 and 2147483647"),
         ("mirror", "maybe", "takes bool"),
         ("topology_dimensions", "0,3", "distinct homology dimensions"),
         ("topology_dimensions", "", "distinct homology dimensions"),
@@ -66,23 +71,32 @@ def test_the_section_must_be_a_mapping():
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.integers(10**300, 10**320) | st.floats() | st.text(max_size=8),
     lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=4), children, max_size=2),
     max_leaves=4,
 )
+knob_names = st.sampled_from([f.name for f in fields(TopoMAEConfig)])
+sections = st.dictionaries(knob_names | st.text(max_size=12), json_values, max_size=4)
 
 
-@given(
-    st.dictionaries(
-        st.sampled_from([f.name for f in fields(TopoMAEConfig)]) | st.text(max_size=12), json_values, max_size=4
-    )
-)
+@settings(deadline=None)
+@given(sections | json_values)
 def test_any_section_gives_a_config_or_a_config_error(section):
     try:
         config = TopoMAEConfig.from_plans({"topomae": section})
-    except ConfigError:
+    except ConfigError as error:
+        assert str(error)
         return
     assert TopoMAEConfig.from_plans({"topomae": config.to_section()}) == config
+    assert all(math.isfinite(value) for value in vars(config).values() if isinstance(value, float))
+
+
+@given(st.dictionaries(knob_names.map(lambda name: f"NNUNET_TOPOMAE_{name.upper()}"), st.text(max_size=12), max_size=4))
+def test_any_environment_gives_a_config_or_a_config_error(environment):
+    try:
+        TopoMAEConfig.resolve({}, environment)
+    except ConfigError as error:
+        assert "NNUNET_TOPOMAE_" in str(error)
 
 
 def test_every_knob_is_described():

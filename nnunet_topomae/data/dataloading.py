@@ -23,7 +23,7 @@ class CropPositionDataLoader(nnUNetDataLoader):
     keys: the B case identifiers.
 
     Neither the segmentation nor the class locations of a case are looked at: crops are drawn uniformly. A crop without
-    any contrast teaches nothing and is drawn again.
+    any contrast teaches nothing and is drawn again, up to MAX_DRAWS times: the image itself may be constant.
     """
 
     def generate_train_batch(self) -> dict:
@@ -43,18 +43,13 @@ class CropPositionDataLoader(nnUNetDataLoader):
                     f"case {key}: the image holds NaN or infinity. Repair it and preprocess the dataset again"
                 )
             if image.min() < image.max():
-                points = nine_points(sample["crop_to_volume"], self.final_patch_size, shape)
-                volume_shape = torch.tensor(shape)
-                return {
-                    "data": image,
-                    "points": points,
-                    "crop_to_volume": sample["crop_to_volume"],
-                    "volume_shape": volume_shape,
-                }
-        raise ValueError(
-            f"case {key}: {MAX_DRAWS} random crops of {tuple(self.final_patch_size)} voxels were constant. "
-            "Is the image empty? Remove the case from the split or repair it"
-        )
+                break
+        return {
+            "data": image,
+            "points": nine_points(sample["crop_to_volume"], self.final_patch_size, shape),
+            "crop_to_volume": sample["crop_to_volume"],
+            "volume_shape": torch.tensor(shape),
+        }
 
     def _draw_corner(self, shape: tuple[int, ...]) -> list[int]:
         # The parent looks up annotated voxels where a dataset has an ignore label: labels, which must not matter here.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +24,12 @@ MAX_PICTURES = 8
 
 
 def psnr(reconstruction: torch.Tensor, target: torch.Tensor, voxel_mask: torch.Tensor) -> float:
-    """Peak signal-to-noise ratio in dB on masked voxels; the peak is the range of the target."""
+    """Peak signal-to-noise ratio in dB on masked voxels; the peak is the range of the target.
+
+    NaN for a constant target, which has no peak.
+    """
+    if target.min() == target.max():
+        return math.nan
     error = masked_mean((reconstruction - target) ** 2, voxel_mask)
     return (20 * torch.log10(target.max() - target.min()) - 10 * torch.log10(error)).item()
 
@@ -64,7 +70,7 @@ class PretrainingEvaluation:
         generator = torch.Generator().manual_seed(seed)
         crops = [self._crop(key, generator, picture if index == 0 else None) for index in range(self.crops_per_case)]
         means = {
-            branch: {name: float(np.mean([crop[branch][name] for crop in crops])) for name in crops[0][branch]}
+            branch: {name: _mean([crop[branch][name] for crop in crops]) for name in crops[0][branch]}
             for branch in BRANCHES
         }
         return {"case": key, "crops": self.crops_per_case, "metrics": means}
@@ -109,9 +115,12 @@ class PretrainingEvaluation:
 def mean_over_cases(cases: Sequence[dict]) -> dict[str, dict[str, float]]:
     """Mean of each network's metrics over the results of `PretrainingEvaluation.case`."""
     return {
-        branch: {
-            name: float(np.mean([case["metrics"][branch][name] for case in cases]))
-            for name in cases[0]["metrics"][branch]
-        }
+        branch: {name: _mean([case["metrics"][branch][name] for case in cases]) for name in cases[0]["metrics"][branch]}
         for branch in BRANCHES
     }
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Mean of those that are defined; NaN if none is."""
+    defined = [value for value in values if not math.isnan(value)]
+    return float(np.mean(defined)) if defined else math.nan

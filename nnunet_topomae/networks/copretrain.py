@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -123,34 +123,48 @@ class CoPretrainingNetwork(nn.Module):
 def build_vit_encoder(
     input_channels: int, geometry: Geometry, preset: Preset, drop_path_rate: float, layer_scale: float | None
 ) -> ViTEncoder:
-    return ViTEncoder(
-        input_channels,
-        geometry.patch_size,
-        geometry.token_size,
-        preset.vit_embed_dim,
-        preset.vit_depth,
-        preset.vit_num_heads,
-        drop_path_rate,
-        layer_scale,
-    )
+    arguments = vit_encoder_arguments(input_channels, geometry, preset, layer_scale)
+    return ViTEncoder(**arguments, drop_path_rate=drop_path_rate)
 
 
 def build_unetrpp(
     input_channels: int, num_classes: int, geometry: Geometry, preset: Preset, n_outputs: int, deep_supervision: bool
 ) -> UNETRPP:
     return UNETRPP(
-        input_channels,
-        num_classes,
-        geometry.patch_size,
-        geometry.stem_stride,
-        geometry.stage_strides,
-        features_per_stage=preset.features_per_stage,
-        n_blocks_per_stage=(preset.n_blocks_per_stage,) * 4,
-        n_blocks_per_stage_decoder=(preset.n_blocks_per_stage,) * 3,
-        num_heads=preset.epa_num_heads,
-        projection_sizes=preset.projection_sizes,
-        projection_size_decoder=preset.projection_sizes[0],
-        dropout=preset.dropout,
+        **unetrpp_arguments(input_channels, geometry, preset),
+        num_classes=num_classes,
         n_outputs=n_outputs,
         deep_supervision=deep_supervision,
     )
+
+
+def vit_encoder_arguments(
+    input_channels: int, geometry: Geometry, preset: Preset, layer_scale: float | None
+) -> dict[str, Any]:
+    """What a `ViTEncoder` is built from, as far as its weights depend on it."""
+    return {
+        "input_channels": input_channels,
+        "patch_size": geometry.patch_size,
+        "token_size": geometry.token_size,
+        "embed_dim": preset.vit_embed_dim,
+        "depth": preset.vit_depth,
+        "num_heads": preset.vit_num_heads,
+        "layer_scale": layer_scale,
+    }
+
+
+def unetrpp_arguments(input_channels: int, geometry: Geometry, preset: Preset) -> dict[str, Any]:
+    """What a `UNETRPP` is built from, but for its outputs."""
+    return {
+        "input_channels": input_channels,
+        "patch_size": geometry.patch_size,
+        "stem_stride": geometry.stem_stride,
+        "stage_strides": geometry.stage_strides,
+        "features_per_stage": preset.features_per_stage,
+        "n_blocks_per_stage": (preset.n_blocks_per_stage,) * 4,
+        "n_blocks_per_stage_decoder": (preset.n_blocks_per_stage,) * 3,
+        "num_heads": preset.epa_num_heads,
+        "projection_sizes": preset.projection_sizes,
+        "projection_size_decoder": preset.projection_sizes[0],
+        "dropout": preset.dropout,
+    }

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import numbers
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 Size3D = tuple[int, int, int]
 
 AXES = ("first", "second", "third")
+LARGEST_EDGE = 2**16  # voxels; far beyond any volume, so a number above is a slip
 MIN_EDGE = 4  # voxels; also the smallest feature map that nnU-Net's planner allows
 MIN_HALVINGS = 2  # of the most halved axis: fewer leave UNETR++'s stages and the ViT's tokens nothing to summarise
 
@@ -92,15 +97,19 @@ def geometry_from_plan(patch_size: Sequence[int], pool_op_kernel_sizes: Sequence
         pool_op_kernel_sizes: the plan's strides, one triple a stage.
 
     Raises:
-        ValueError: a 2d configuration; a patch too small; a stride that is no power of two; a patch that the strides
-            do not divide. The message says which axis and what to change.
+        ValueError: no lists of positive integers; a 2d configuration; a patch too small; a stride that is no power of
+            two; a patch that the strides do not divide. The message says which axis and what to change.
     """
+    patch_size = _positive_integers("patch_size", patch_size)
     if len(patch_size) != 3:
         raise ValueError(
             f"patch {_times(patch_size)} has {len(patch_size)} axes, the networks are three-dimensional: "
             "use the configuration 3d_fullres (or 3d_lowres) instead of 2d"
         )
-    patch_size = tuple(int(size) for size in patch_size)
+    pool_op_kernel_sizes = [
+        _positive_integers(f"pool_op_kernel_sizes[{stage}] (strides)", strides, length=3)
+        for stage, strides in enumerate(_sequence("pool_op_kernel_sizes (strides)", pool_op_kernel_sizes))
+    ]
     halvings = [_halvings_of_axis(axis, pool_op_kernel_sizes) for axis in range(3)]
     _require_large_enough(patch_size, halvings)
     first = min(places[0] for places in halvings if places)
@@ -114,11 +123,31 @@ def geometry_from_plan(patch_size: Sequence[int], pool_op_kernel_sizes: Sequence
     return Geometry(patch_size=patch_size, stem_stride=stem, stage_strides=tuple(stages))
 
 
+def _positive_integers(name: str, values: object, length: int | None = None) -> tuple[int, ...]:
+    """`values` of a plan, which is a file that anybody may have edited, as a tuple of `length`."""
+    values = _sequence(name, values)
+    if length is not None and len(values) != length:
+        raise ValueError(f"{name} in the plans must hold {length} numbers, one an axis, not {reprlib.repr(values)}")
+    for value in values:
+        is_integer = isinstance(value, numbers.Integral) or (isinstance(value, numbers.Real) and value % 1 == 0)
+        if isinstance(value, bool) or not is_integer or not 1 <= value <= LARGEST_EDGE:
+            raise ValueError(
+                f"{name} in the plans must hold integers from 1 to {LARGEST_EDGE}, not {reprlib.repr(value)}"
+            )
+    return tuple(int(value) for value in values)
+
+
+def _sequence(name: str, values: object) -> Sequence:
+    if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray):
+        raise ValueError(f"{name} in the plans must be a list, not {reprlib.repr(values)}")
+    return values
+
+
 def _halvings_of_axis(axis: int, pool_op_kernel_sizes: Sequence[Sequence[int]]) -> list[int]:
     """The stages of the plan that halve this axis; a stage of stride 4 counts twice."""
     places = []
     for stage, strides in enumerate(pool_op_kernel_sizes):
-        exponent = int(strides[axis]).bit_length() - 1
+        exponent = strides[axis].bit_length() - 1
         if strides[axis] != 2**exponent:
             raise ValueError(
                 f"stage {stage} of the plan has stride {strides[axis]} on the {AXES[axis]} axis: "

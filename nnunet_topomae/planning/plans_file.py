@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 Plans = dict[str, Any]
 
@@ -19,13 +20,36 @@ def dataset_folder(dataset: str) -> Path:
 
 
 def read_plans(folder: Path, name: str) -> Plans:
-    """The plans of that name. Raises FileNotFoundError naming the plans that there are."""
+    """The plans of that name.
+
+    Raises:
+        FileNotFoundError: names the plans that there are.
+        ValueError: the file holds no plans.
+    """
     file = folder / f"{name}.json"
     if file.is_file():
-        return json.loads(file.read_text())
+        return _parse_plans(file)
     others = sorted(path.stem for path in folder.glob("*.json") if '"configurations"' in path.read_text())
     hint = f"name another with -p: {', '.join(others)}" if others else "run nnUNetv2_plan_and_preprocess first"
     raise FileNotFoundError(f"{file} does not exist: {hint}")
+
+
+def _parse_plans(file: Path) -> Plans:
+    try:
+        plans = json.loads(file.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is no valid JSON: {error}") from error
+    if not isinstance(plans, dict) or not isinstance(plans.get("configurations"), dict):
+        raise ValueError(f"{file} holds no plans of nnU-Net: there must be an object with 'configurations'")
+    return plans
+
+
+def configuration_of(plans: Plans, name: str) -> ConfigurationManager:
+    """nnU-Net's view of one configuration. Raises ValueError, whatever is wrong with the plans."""
+    try:
+        return PlansManager(plans).get_configuration(name)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"the plans hold no configuration {name!r} that nnU-Net can read: {error!r}") from error
 
 
 def read_dataset_json(folder: Path) -> dict[str, Any]:

@@ -10,14 +10,15 @@ import torch
 from batchgenerators.utilities.file_and_folder_operations import isfile, join, load_json
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig
-from nnunet_topomae.data.checks import check_images, check_previous_stage
+from nnunet_topomae.data.checks import LabelRange, check_cases, check_none_missing, check_previous_stage
 from nnunet_topomae.networks.geometry import Geometry, geometry_from_plan
+from nnunet_topomae.planning.plans_file import configuration_of
 
 ARCHITECTURE_KNOBS = ("preset", "fusion", "layer_scale")
 NUM_FOLDS = 5  # of the split that nnU-Net makes where splits_final.json has none
@@ -41,7 +42,7 @@ class TopoMAETrainer(nnUNetTrainer):
     ) -> None:
         self.config = TopoMAEConfig.resolve(plans)
         plans[PLANS_SECTION] = self.config.to_section()
-        self.geometry = geometry_of(PlansManager(plans).get_configuration(configuration))
+        self.geometry = geometry_of(configuration_of(plans, configuration))
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.apply_knobs()
         self.print_to_log_file(f"{type(self).__name__} with these knobs:\n{self.config}", add_timestamp=False)
@@ -79,18 +80,34 @@ class TopoMAETrainer(nnUNetTrainer):
 
     def on_train_start(self) -> None:
         self._refuse_to_mix_architectures()
+        if not self.was_initialized:
+            self.initialize()
         if self.local_rank == 0:
-            train_keys, val_keys = self.do_split()
-            for name, cases in (("training", train_keys), ("validation", val_keys)):
-                if not cases:
-                    raise ValueError(
-                        f"fold {self.fold} has no {name} case: list at least one in splits_final.json, or use fold all"
-                    )
-            keys = sorted({*train_keys, *val_keys})
-            check_images(self.dataset_class(self.preprocessed_dataset_folder, keys), keys)
-            if self.folder_with_segs_from_previous_stage is not None:
-                check_previous_stage(self.folder_with_segs_from_previous_stage, keys, self._previous_stage_command())
+            self._check_data()
         super().on_train_start()
+
+    @property
+    def label_range(self) -> LabelRange | None:
+        """What the labels that this trainer reads may be; None if it reads none."""
+        manager = self.label_manager
+        return LabelRange(-1, max([*manager.all_labels, *([manager.ignore_label] if manager.has_ignore_label else [])]))
+
+    def _check_data(self) -> None:
+        check_none_missing(self.dataset_class, self.preprocessed_dataset_folder)
+        train_keys, val_keys = self.do_split()
+        for name, cases in (("training", train_keys), ("validation", val_keys)):
+            if not cases:
+                raise ValueError(
+                    f"fold {self.fold} has no {name} case: list at least one in splits_final.json, or use fold all"
+                )
+        keys = sorted({*train_keys, *val_keys})
+        previous_stage = self.folder_with_segs_from_previous_stage
+        if previous_stage is not None:
+            check_previous_stage(previous_stage, keys, self._previous_stage_command())
+        dataset = self.dataset_class(self.preprocessed_dataset_folder, keys, previous_stage)
+        constant = check_cases(dataset, keys, self.label_range)
+        if constant:
+            self.print_to_log_file(f"The image is constant, so that nothing can be learnt from: {', '.join(constant)}")
 
     def _previous_stage_command(self) -> str:
         """What writes the segmentations that a cascade's second stage reads."""
@@ -127,10 +144,15 @@ class TopoMAETrainer(nnUNetTrainer):
 
 
 def geometry_of(configuration: ConfigurationManager) -> Geometry:
-    """The geometry of both networks for one configuration of a plan."""
-    if len(configuration.patch_size) != 3:
-        return geometry_from_plan(configuration.patch_size, ())
-    return geometry_from_plan(configuration.patch_size, configuration.pool_op_kernel_sizes)
+    """The geometry of both networks for one configuration of a plan. Raises ValueError that says what is wrong."""
+    try:
+        patch_size, strides = configuration.patch_size, configuration.pool_op_kernel_sizes
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"the configuration in the plans has no patch_size or no architecture.arch_kwargs.strides ({error!r}): "
+            "plan the dataset again with nnUNetv2_plan_experiment"
+        ) from error
+    return geometry_from_plan(patch_size, strides)
 
 
 def vit_options(config: TopoMAEConfig) -> dict[str, float | None]:

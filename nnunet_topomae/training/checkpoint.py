@@ -1,25 +1,98 @@
-"""Reading weights from a nnU-Net checkpoint without running code that may hide in it."""
+"""Reading nnU-Net checkpoints without running code that may hide in them."""
 
 from __future__ import annotations
 
-import pickle
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+
+from nnunet_topomae.planning.plans_file import Plans, configuration_of
 
 
-def load_network_weights(checkpoint: str | Path) -> dict[str, torch.Tensor]:
-    """The network's state dict, on the CPU.
+@dataclass(frozen=True)
+class Origin:
+    """The training that a checkpoint comes from.
+
+    Attributes:
+        plans: of nnU-Net, with the knobs of that training in their `topomae` section.
+        configuration_name, fold: as in nnU-Net's command.
+    """
+
+    plans: Plans
+    configuration_name: str
+    fold: int | str
+
+    @property
+    def configuration(self) -> ConfigurationManager:
+        return configuration_of(self.plans, self.configuration_name)
+
+    def differences(self, plans: Plans, configuration: ConfigurationManager) -> list[str]:
+        """What that training's images had otherwise than those of `configuration`, and no weight's shape shows."""
+        pairs = {
+            "dataset": (self.plans.get("dataset_name"), plans["dataset_name"]),
+            "spacing in mm": (_spacing(self.configuration), _spacing(configuration)),
+            "normalisation": (_normalisation(self.configuration), _normalisation(configuration)),
+        }
+        return [
+            f"{name}: {before} in pre-training, {now} here" for name, (before, now) in pairs.items() if before != now
+        ]
+
+
+def _spacing(configuration: ConfigurationManager) -> list[float]:
+    return [round(float(edge), 3) for edge in configuration.spacing]
+
+
+def _normalisation(configuration: ConfigurationManager) -> str:
+    """The schemes that occur: how many channels have each, the adapted weights tell."""
+    return ", ".join(sorted(set(configuration.normalization_schemes)))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What fine-tuning and export need of a checkpoint.
+
+    Attributes:
+        weights: the network's state dict, on the CPU.
+        origin: None where the file holds weights alone.
+    """
+
+    weights: dict[str, torch.Tensor]
+    origin: Origin | None
+
+
+def read_checkpoint(file: str | Path) -> Checkpoint:
+    """Read a checkpoint of a nnU-Net trainer.
 
     A checkpoint is a pickle, and unpickling can run anything; here PyTorch's restricted reader is used.
 
     Raises:
+        OSError: there is no such file, or no right to read it.
         ValueError: the file is no checkpoint, or holds objects that the restricted reader refuses.
     """
+    with open(file, "rb") as stream:
+        try:
+            content: Any = torch.load(stream, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file fails in as many ways as a zip or a pickle has parts
+            raise ValueError(f"{file} cannot be read as a checkpoint: {_reason(error)}") from error
+    weights = content.get("network_weights") if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(weight, torch.Tensor) for weight in weights.values()):
+        raise ValueError(f"{file} holds no 'network_weights': it was not written by a nnU-Net trainer")
+    return Checkpoint(weights, _origin(content.get("init_args")))
+
+
+def _reason(error: Exception) -> str:
+    """PyTorch's own words, but not its advice to read the file without restrictions."""
+    _, refusal, reason = str(error).partition("WeightsUnpickler error: ")
+    if not refusal:
+        return f"{type(error).__name__}: {error}"
+    return f"it is damaged, or holds what could run a program when it is opened ({reason.splitlines()[0].strip()})"
+
+
+def _origin(init_args: Any) -> Origin | None:
     try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{checkpoint} cannot be read as a checkpoint: {error}") from error
-    if not isinstance(content, dict) or "network_weights" not in content:
-        raise ValueError(f"{checkpoint} holds no 'network_weights': it was not written by a nnU-Net trainer")
-    return content["network_weights"]
+        return Origin(init_args["plans"], init_args["configuration"], init_args["fold"])
+    except (KeyError, TypeError):
+        return None

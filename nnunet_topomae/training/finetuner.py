@@ -14,7 +14,7 @@ from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.training.base import TopoMAETrainer, geometry_of, vit_options
-from nnunet_topomae.training.checkpoint import load_network_weights
+from nnunet_topomae.training.checkpoint import read_checkpoint
 from nnunet_topomae.training.schedule import WarmupCosineSchedule, adamw
 
 DEEP_SUPERVISION_WEIGHTS = (4 / 7, 2 / 7, 1 / 7)  # UNETR++, Shaker et al. 2024
@@ -118,15 +118,19 @@ class TopoMAEFinetuner(TopoMAETrainer):
             + "\nor set NNUNET_TOPOMAE_PRETRAINED to another checkpoint, or to 'none' to train from scratch."
         )
 
-    def _load_pretrained(self, checkpoint: Path) -> None:
-        self.print_to_log_file(f"Pre-trained weights: {checkpoint}")
+    def _load_pretrained(self, file: Path) -> None:
+        self.print_to_log_file(f"Pre-trained weights: {file}")
+        checkpoint = read_checkpoint(file)
         try:
-            report = self.plain_network.load_pretrained(load_network_weights(checkpoint), self.label_channels)
+            report = self.plain_network.load_pretrained(checkpoint.weights, self.label_channels)
         except ValueError as error:
-            raise ValueError(
-                f"{checkpoint} does not fit this network (preset '{self.config.preset}'): {error}"
-            ) from error
+            raise ValueError(f"{file} does not fit this network (preset '{self.config.preset}'): {error}") from error
         self.print_to_log_file(str(report), add_timestamp=False)
+        if checkpoint.origin is None:
+            self.print_to_log_file("  the checkpoint does not say what it was pre-trained on", add_timestamp=False)
+            return
+        for difference in checkpoint.origin.differences(self.plans_manager.plans, self.configuration_manager):
+            self.print_to_log_file(f"  other {difference}", add_timestamp=False)
 
 
 class TopoMAEFinetunerFromScratch(TopoMAEFinetuner):

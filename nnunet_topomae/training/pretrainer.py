@@ -82,11 +82,9 @@ class TopoMAEPretrainer(TopoMAETrainer):
         optimizer = adamw([(self.network.parameters(), self.initial_lr)], self.weight_decay)
         return optimizer, WarmupCosineSchedule(optimizer, self.num_epochs, self.config.warmup_fraction)
 
-    def on_train_start(self) -> None:
-        if self.config.weight_topology:
-            self.print_to_log_file("Compiling the topology engine (once; cached after that) ...")
-            warm_up()
-        super().on_train_start()
+    @property
+    def label_range(self) -> None:
+        return None
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """Reconstruction has no deep supervision."""
@@ -113,6 +111,9 @@ class TopoMAEPretrainer(TopoMAETrainer):
         return splits[self.fold].get("unlabelled", []) if self.fold < len(splits) else []
 
     def get_dataloaders(self):
+        if self.config.weight_topology:
+            self.print_to_log_file("Compiling the topology engine (once; cached after that) ...")
+            warm_up()
         patch_size = self.configuration_manager.patch_size
         rotation, in_plane_only, initial_patch_size, mirror_axes = (
             self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()

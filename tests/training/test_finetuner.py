@@ -69,6 +69,13 @@ def test_a_file_that_is_no_checkpoint_is_refused(workshop, tmp_path):
         workshop.build(TopoMAEFinetuner, pretrained=str(tmp_path / "broken.pth")).run_training()
 
 
+def test_weights_without_their_plans_are_taken_and_the_log_says_so(workshop, pretrained, tmp_path):
+    torch.save({"network_weights": pretrained.network.state_dict()}, tmp_path / "weights.pth")
+    trainer = workshop.build(TopoMAEFinetuner, pretrained=str(tmp_path / "weights.pth"))
+    trainer.on_train_start()
+    assert "does not say what it was pre-trained on" in Path(trainer.log_file).read_text()
+
+
 def test_none_trains_from_scratch_in_a_folder_of_its_own(workshop):
     trainer = workshop.build(TopoMAEFinetuner, pretrained="none")
     assert type(trainer) is TopoMAEFinetunerFromScratch

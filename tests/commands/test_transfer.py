@@ -1,0 +1,131 @@
+"""Pre-train on one data set, fine-tune on another; export; checkpoints that are not what they say."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import SimpleITK as sitk
+import torch
+from safetensors.torch import load_file
+
+from nnunet_topomae.data.phantom import write_phantom_dataset
+from nnunet_topomae.networks.pretrained import repeat_channels
+from nnunet_topomae.networks.vit import ViTEncoder
+
+BUDGET = {
+    "NNUNET_TOPOMAE_PRESET": "tiny",
+    "NNUNET_TOPOMAE_PRETRAIN_EPOCHS": 1,
+    "NNUNET_TOPOMAE_FINETUNE_EPOCHS": 1,
+    "NNUNET_TOPOMAE_ITERATIONS_PER_EPOCH": 1,
+    "NNUNET_TOPOMAE_VAL_ITERATIONS_PER_EPOCH": 1,
+    "NNUNET_TOPOMAE_VALIDATION_CROPS": 1,
+    "NNUNET_TOPOMAE_WEIGHT_TOPOLOGY": 0,
+    "NNUNET_TOPOMAE_FINETUNE_LR": 0,  # so that the weights in the checkpoint are those that were loaded
+}
+
+
+def train(dataset, trainer: str, check: bool = True, **env: object) -> str:
+    command = ("nnUNetv2_train", dataset.dataset_id, "3d_fullres", 0, "-tr", trainer, "-device", "cpu")
+    return dataset.run(*command, check=check, **BUDGET, **env).stdout
+
+
+def fold_of(dataset, trainer: str) -> Path:
+    return dataset.results / dataset.dataset_name / f"{trainer}__nnUNetPlans__3d_fullres" / "fold_0"
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    """A results folder of this module's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("results")
+        patch.setenv("nnUNet_results", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def pretrained(phantom, results) -> Path:
+    """The checkpoint of pre-training on the phantom: one channel, 1.2 mm across."""
+    phantom = replace(phantom, results=results)
+    train(phantom, "TopoMAEPretrainer")
+    return fold_of(phantom, "TopoMAEPretrainer") / "checkpoint_final.pth"
+
+
+@pytest.fixture(scope="module")
+def other(phantom, results):
+    """Two channels, coarser voxels, another patch; planned and preprocessed by nnU-Net."""
+    other = replace(phantom, dataset_id=103, dataset_name="Dataset103_Other", results=results)
+    description = write_phantom_dataset(other.raw_dataset, num_training=5, num_test=0, seed=2, width=36)
+    for file in sorted((other.raw_dataset / "imagesTr").iterdir()) + sorted((other.raw_dataset / "labelsTr").iterdir()):
+        image = sitk.ReadImage(str(file))
+        image.SetSpacing([1.5, 1.5, 3.0])
+        sitk.WriteImage(image, str(file))
+        if "imagesTr" in file.parts:
+            sitk.WriteImage(-image, str(file).replace("_0000.", "_0001."))
+    description["channel_names"] = {"0": "T1", "1": "T2"}
+    (other.raw_dataset / "dataset.json").write_text(json.dumps(description))
+    other.run("nnUNetv2_plan_and_preprocess", "-d", other.dataset_id, "-c", "3d_fullres", "-np", 2, "-npfp", 2)
+    return other
+
+
+def test_finetuning_on_another_dataset_adapts_the_weights_and_says_so(pretrained, other):
+    log = train(other, "TopoMAEFinetuner", NNUNET_TOPOMAE_PRETRAINED=pretrained)
+    assert f"Pre-trained weights: {pretrained}" in log
+    assert "adapted vit.token_embedding.weight: 1 input channels to 2" in log
+    assert "adapted encoder.stages.0.0.position_embedding: grid (" in log
+    assert "other dataset: Dataset100_Phantom in pre-training, Dataset103_Other here" in log
+    assert "other spacing in mm: [1.2, 1.0, 1.0] in pre-training, [3.0, 1.5, 1.5] here" in log
+    assert "other normalisation" not in log  # all channels are z-scored
+
+    before = torch.load(pretrained, weights_only=True)["network_weights"]
+    after = torch.load(fold_of(other, "TopoMAEFinetuner") / "checkpoint_final.pth", weights_only=False)
+    after = after["network_weights"]
+    name = "encoder.image_block.conv1.weight"
+    torch.testing.assert_close(after[name], repeat_channels(before[f"unetrpp.{name}"], 2))
+    name = "blocks.0.attn.qkv.weight"
+    torch.testing.assert_close(after[f"vit.{name}"], before[f"vit.encoder.{name}"])
+
+
+def test_export_encoder(pretrained, phantom, tmp_path):
+    done = phantom.run("nnunet-topomae", "export-encoder", pretrained, "-o", tmp_path / "encoders")
+    names = ("vit_encoder.safetensors", "unetrpp.safetensors", "encoders.json", "unetrpp_nnssl.pth")
+    assert done.stdout.split() == [str(tmp_path / "encoders" / name) for name in names]
+    description = json.loads((tmp_path / "encoders" / "encoders.json").read_text())
+    assert description["pretraining"]["dataset"] == "Dataset100_Phantom"
+    vit = ViTEncoder(**description["vit_encoder"]["arguments"])
+    vit.load_state_dict(load_file(tmp_path / "encoders" / "vit_encoder.safetensors"))
+
+    again = phantom.run("nnunet-topomae", "export-encoder", pretrained, "-o", tmp_path / "encoders", check=False)
+    assert again.returncode and "not overwritten. Use --force to overwrite" in again.stdout
+    phantom.run("nnunet-topomae", "export-encoder", pretrained, "-o", tmp_path / "encoders", "--force")
+
+
+class Touch:
+    """Pickles to a call that creates a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.file),)
+
+
+def test_a_malicious_checkpoint_runs_nothing(phantom, results, tmp_path):
+    trap, file = tmp_path / "executed", tmp_path / "gift.pth"
+    torch.save({"network_weights": {"vit.encoder.norm.weight": torch.ones(3)}, "init_args": Touch(trap)}, file)
+    torch.load(file, weights_only=False)
+    assert trap.is_dir()  # that is what the file does to an unsuspecting reader
+    trap.rmdir()
+
+    phantom = replace(phantom, results=results)
+    log = train(phantom, "TopoMAEFinetuner", check=False, NNUNET_TOPOMAE_PRETRAINED=file)
+    assert f"ValueError: {file} cannot be read as a checkpoint: it is damaged, or holds what could run a program" in log
+    assert "weights_only" not in log.rpartition("ValueError")[2]  # no advice to open it nevertheless
+    assert not trap.exists()
+    assert not list(fold_of(phantom, "TopoMAEFinetuner").glob("checkpoint_*"))
+    export = phantom.run("nnunet-topomae", "export-encoder", file, "-o", tmp_path / "out", check=False)
+    assert export.returncode and "cannot be read as a checkpoint" in export.stdout
+    assert not trap.exists() and not (tmp_path / "out").exists()

@@ -1,0 +1,185 @@
+"""The exported files on a pre-trainer that was built in this process; the command is tested in tests/commands."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from safetensors.torch import load_file
+from torch import nn
+
+from nnunet_topomae.export import export_encoders
+from nnunet_topomae.networks import PRESETS, CoPretrainingNetwork, Geometry
+from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
+
+GEOMETRY = Geometry((16, 32, 24), stem_stride=(1, 2, 2), stage_strides=((2, 2, 2), (2, 2, 1), (1, 2, 1)))
+PLANS = {
+    "dataset_name": "Dataset007_Somewhere",
+    "plans_name": "nnUNetPlans",
+    "transpose_forward": [1, 0, 2],
+    "foreground_intensity_properties_per_channel": {"0": {"mean": 40.0, "std": 10.0}, "1": {"mean": 3.0, "std": 1.0}},
+    "configurations": {
+        "3d_fullres": {
+            "patch_size": list(GEOMETRY.patch_size),
+            "spacing": [3.0, 1.5, 0.75],
+            "normalization_schemes": ["CTNormalization", "ZScoreNormalization"],
+            "use_mask_for_norm": [False, True],
+            "architecture": {"arch_kwargs": {"strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 1], [1, 2, 1]]}},
+        }
+    },
+    "topomae": {"preset": "tiny", "layer_scale": 0.1},
+}
+
+
+@pytest.fixture(scope="module")
+def pretrained() -> CoPretrainingNetwork:
+    """Weights and statistics as different as after training."""
+    torch.manual_seed(0)
+    network = CoPretrainingNetwork(2, GEOMETRY, PRESETS["tiny"], layer_scale=0.1).eval()
+    with torch.no_grad():
+        for value in network.state_dict().values():
+            if value.is_floating_point():
+                value.add_(0.1 * torch.rand_like(value))
+    return network
+
+
+@pytest.fixture(scope="module")
+def checkpoint(pretrained, tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("pretraining") / "checkpoint_final.pth"
+    arguments = {"plans": PLANS, "configuration": "3d_fullres", "fold": 3}
+    torch.save({"network_weights": pretrained.state_dict(), "init_args": arguments}, file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "new"
+    files = export_encoders(checkpoint, folder)
+    assert sorted(files) == sorted(folder.iterdir())
+    return folder
+
+
+@pytest.fixture
+def description(exported) -> dict:
+    return json.loads((exported / "encoders.json").read_text())
+
+
+@pytest.fixture
+def image() -> torch.Tensor:
+    return torch.randn(1, 2, *GEOMETRY.patch_size, generator=torch.Generator().manual_seed(1))
+
+
+def build(part: dict, **more) -> nn.Module:
+    """What a reader of the JSON does."""
+    module, _, name = part["class"].rpartition(".")
+    return getattr(importlib.import_module(module), name)(**part["arguments"], **more).eval()
+
+
+def test_the_vit_encoder_is_rebuilt_from_the_json(exported, description, pretrained, image):
+    part = description["vit_encoder"]
+    vit = build(part)
+    vit.load_state_dict(load_file(exported / part["file"]))
+    with torch.no_grad():
+        torch.testing.assert_close(vit(image), pretrained.vit.encoder(image), rtol=0, atol=1e-6)
+
+
+def test_unetrpp_is_rebuilt_from_the_json_but_for_its_heads(exported, description, pretrained, image):
+    part = description["unetrpp"]
+    unetrpp = build(part, num_classes=4)
+    missing, unexpected = unetrpp.load_state_dict(load_file(exported / part["file"]), strict=False)
+    assert not unexpected and missing and all(name.startswith(part["without"]) for name in missing)
+    unetrpp.decoder.seg_layers = pretrained.unetrpp.decoder.seg_layers
+    unetrpp.decoder.deep_supervision = False
+    with torch.no_grad():
+        features, theirs = unetrpp.encoder(image), pretrained.unetrpp.encoder(image)
+        for ours, original in zip(features, theirs, strict=True):
+            torch.testing.assert_close(ours, original, rtol=0, atol=1e-6)
+        torch.testing.assert_close(unetrpp(image), pretrained.unetrpp(image).reconstruction, rtol=0, atol=1e-6)
+
+
+def test_the_json_says_how_to_prepare_images(description):
+    assert description["pretraining"] == {
+        "dataset": "Dataset007_Somewhere",
+        "plans": "nnUNetPlans",
+        "configuration": "3d_fullres",
+        "fold": 3,
+    }
+    assert description["images"]["spacing_mm"] == [3.0, 1.5, 0.75]
+    assert description["images"]["transpose_forward"] == [1, 0, 2]
+    assert description["images"]["normalisation"] == [
+        {"scheme": "CTNormalization", "inside_mask_only": False, "foreground_intensities": {"mean": 40.0, "std": 10.0}},
+        {
+            "scheme": "ZScoreNormalization",
+            "inside_mask_only": True,
+            "foreground_intensities": {"mean": 3.0, "std": 1.0},
+        },
+    ]
+    assert description["geometry"]["token_size"] == list(GEOMETRY.token_size)
+    assert description["geometry"]["stage_grids"][3] == list(GEOMETRY.stage_grids[3])
+
+
+def test_nnunet_loads_unetrpp_from_the_nnssl_layout(exported, pretrained, image, capsys):
+    """The steps of nnU-Net's fine-tuning from nnssl, for a network that our plan's class name builds."""
+    file = exported / "unetrpp_nnssl.pth"
+    content = torch.load(file, weights_only=True)
+    plan = content["nnssl_adaptation_plan"]
+    (configuration,) = plan["pretrain_plan"]["configurations"].values()
+    assert configuration["spacing"] == [3.0, 1.5, 0.75] and configuration["patch_size"] == [16, 32, 24]
+    architecture = plan["architecture_plans"]
+
+    def network() -> nn.Module:
+        return get_network_from_plans(
+            architecture["arch_class_name"],
+            architecture["arch_kwargs"],
+            architecture["arch_kwargs_requiring_import"],
+            plan["pretrain_num_input_channels"],
+            3,
+            deep_supervision=False,
+        ).eval()
+
+    def stripped(key: str) -> dict[str, torch.Tensor]:
+        weights = content["network_weights"]
+        return {name.removeprefix(f"{key}."): weight for name, weight in weights.items() if name.startswith(key)}
+
+    by_parts, whole = network(), network()
+    by_parts.get_submodule(by_parts.key_to_encoder).load_state_dict(stripped(plan["key_to_encoder"]))
+    by_parts.get_submodule(by_parts.key_to_stem).load_state_dict(stripped(plan["key_to_stem"]))
+    load_pretrained_weights(whole, file)  # nnUNetv2_train -pretrained_weights
+    for loaded in (by_parts, whole):
+        with torch.no_grad():
+            torch.testing.assert_close(loaded.encoder(image)[-1], pretrained.unetrpp.encoder(image)[-1])
+    assert torch.equal(
+        whole.decoder.up_blocks[0].upsampling.weight, pretrained.unetrpp.decoder.up_blocks[0].upsampling.weight
+    )
+    for key in plan["keys_to_in_proj"]:
+        assert whole.get_parameter(f"{key}.weight").shape[1] == 2
+
+
+def test_nothing_is_overwritten_unless_asked(checkpoint, exported):
+    before = {file: file.stat().st_mtime_ns for file in exported.iterdir()}
+    with pytest.raises(FileExistsError, match="vit_encoder.safetensors.*not overwritten"):
+        export_encoders(checkpoint, exported)
+    assert before == {file: file.stat().st_mtime_ns for file in exported.iterdir()}
+    export_encoders(checkpoint, exported, overwrite=True)
+    assert all(file.stat().st_mtime_ns > time for file, time in before.items())
+
+
+def test_other_checkpoints_are_refused_and_nothing_is_written(checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    finetuned = HybridSegmentationNetwork(2, 3, GEOMETRY, PRESETS["tiny"]).state_dict()
+    for name, other, message in (
+        ("finetuned", content | {"network_weights": finetuned}, "not a checkpoint of TopoMAEPretrainer"),
+        ("weights alone", {"network_weights": content["network_weights"]}, "the plans that they were trained with"),
+        ("no weights", {"init_args": content["init_args"]}, "holds no 'network_weights'"),
+    ):
+        torch.save(other, tmp_path / name)
+        with pytest.raises(ValueError, match=message):
+            export_encoders(tmp_path / name, tmp_path / "out")
+    with pytest.raises(FileNotFoundError):
+        export_encoders(tmp_path / "nowhere", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

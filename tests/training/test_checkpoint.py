@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import copy
+import random
+
+import pytest
+import torch
+
+from nnunet_topomae.planning.plans_file import configuration_of
+from nnunet_topomae.training.checkpoint import Origin, read_checkpoint
+
+PLANS = {
+    "dataset_name": "Dataset001_A",
+    "configurations": {
+        "3d_fullres": {"spacing": [1.2000000476837158, 1.0, 1.0], "normalization_schemes": ["Z"], "architecture": {}}
+    },
+}
+CONTENT = {
+    "network_weights": {"weight": torch.arange(3000.0)},
+    "init_args": {"plans": PLANS, "configuration": "3d_fullres", "fold": 0, "device": torch.device("cpu")},
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.save(CONTENT, tmp_path / "checkpoint.pth")
+    return tmp_path / "checkpoint.pth"
+
+
+def test_weights_and_origin_are_read(checkpoint):
+    content = read_checkpoint(checkpoint)
+    assert torch.equal(content.weights["weight"], torch.arange(3000.0))
+    assert content.origin == Origin(PLANS, "3d_fullres", 0)
+
+
+def test_weights_alone_have_no_origin(checkpoint):
+    torch.save({"network_weights": CONTENT["network_weights"]}, checkpoint)
+    assert read_checkpoint(checkpoint).origin is None
+
+
+@pytest.mark.parametrize("content", [[1], {"weights": {}}, {"network_weights": 3}, {"network_weights": {"a": 3}}])
+def test_other_contents_are_refused(checkpoint, content):
+    torch.save(content, checkpoint)
+    with pytest.raises(ValueError, match="checkpoint.pth holds no 'network_weights'"):
+        read_checkpoint(checkpoint)
+
+
+def test_a_missing_file_is_not_taken_for_a_damaged_one(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_checkpoint(tmp_path / "nowhere.pth")
+
+
+def test_damage_is_a_value_error_that_names_the_file(checkpoint):
+    whole = checkpoint.read_bytes()
+    draw = random.Random(0)
+    for _ in range(200):
+        damaged = bytearray(whole[: draw.randrange(len(whole))])
+        for _ in range(draw.randrange(4)):
+            if damaged:
+                damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(ValueError, match="checkpoint.pth (cannot be read as a checkpoint|holds no)"):
+            read_checkpoint(checkpoint)
+
+
+def test_differences_are_those_that_no_shape_shows():
+    here = copy.deepcopy(PLANS)
+    origin = Origin(PLANS, "3d_fullres", 0)
+    here["configurations"]["3d_fullres"]["spacing"] = [1.2, 1.0, 1.0]
+    assert origin.differences(here, configuration_of(here, "3d_fullres")) == []
+
+    here["dataset_name"] = "Dataset002_B"
+    here["configurations"]["3d_fullres"] |= {"spacing": [3, 1, 1], "normalization_schemes": ["CT", "Z", "CT"]}
+    assert origin.differences(here, configuration_of(here, "3d_fullres")) == [
+        "dataset: Dataset001_A in pre-training, Dataset002_B here",
+        "spacing in mm: [1.2, 1.0, 1.0] in pre-training, [3.0, 1.0, 1.0] here",
+        "normalisation: Z in pre-training, CT, Z here",
+    ]
