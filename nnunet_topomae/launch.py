@@ -73,24 +73,24 @@ def load_weights(trainer: nnUNetTrainer, validation_only: bool, pretrained_weigh
     """The checkpoint that nnU-Net's `--c` or `--val` would take; without one, `pretrained_weights` where given.
 
     Raises:
-        RuntimeError: the processes have not found the same checkpoint.
+        RuntimeError: the processes do not see the same checkpoints.
     """
-    goes_on = not validation_only and any(Path(trainer.output_folder).glob("checkpoint_*.pth"))
+    folder = Path(trainer.output_folder)
+    found = {file.name: file.stat().st_mtime_ns for file in folder.glob("checkpoint_*.pth")}
+    found_by_rank = [found] * dist.get_world_size()
+    dist.all_gather_object(found_by_rank, found)
+    if any(others != found for others in found_by_rank):
+        raise RuntimeError(
+            f"the processes see different checkpoints in {folder}; by rank: "
+            f"{[sorted(each) for each in found_by_rank]}. nnUNet_results must lie on a file system that all machines share"
+        )
+    goes_on = bool(found) and not validation_only
     maybe_load_checkpoint(trainer, goes_on, validation_only)
     if goes_on:
-        trainer.print_to_log_file(
-            f"Going on after {trainer.current_epoch} epochs. To train anew, delete {trainer.output_folder} first."
-        )
+        trainer.print_to_log_file(f"Going on after {trainer.current_epoch} epochs. To train anew, delete {folder}")
     elif pretrained_weights is not None and not validation_only:
         trainer.initialize()
         load_pretrained_weights(trainer.network.module, pretrained_weights)
-    epochs = [0] * dist.get_world_size()
-    dist.all_gather_object(epochs, trainer.current_epoch)
-    if len(set(epochs)) > 1:
-        raise RuntimeError(
-            f"the processes found checkpoints of different epochs, by rank: {epochs}. "
-            f"Do all machines see the same {trainer.output_folder}? It must lie on a file system that they share"
-        )
 
 
 def load_pretrained_weights(network: torch.nn.Module, checkpoint: str) -> None:

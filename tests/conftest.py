@@ -94,21 +94,24 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Phantom]:
         yield phantom
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    def port() -> int:
+        with socket.socket() as listener:
+            listener.bind(("localhost", 0))
+            return listener.getsockname()[1]
+
+    return port
 
 
 @pytest.fixture
-def on_two_ranks(tmp_path: Path) -> Callable[[Callable[[int], Any]], list]:
+def on_two_ranks(tmp_path: Path, free_port: Callable[[], int]) -> Callable[[Callable[[int], Any]], list]:
     """Calls a function with its rank in two processes, in an environment as of torchrun; returns their results.
 
     The processes are forks: the function may be a closure, and nothing has to be imported again.
     """
-    port = free_port()
 
-    def process(function: Callable[[int], Any], rank: int) -> None:
+    def process(function: Callable[[int], Any], rank: int, port: int) -> None:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
         os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
         torch.set_num_threads(1)
@@ -119,8 +122,8 @@ def on_two_ranks(tmp_path: Path) -> Callable[[Callable[[int], Any]], list]:
             os._exit(1)
 
     def run(function: Callable[[int], Any]) -> list:
-        fork = multiprocessing.get_context("fork")
-        processes = [fork.Process(target=process, args=(function, rank)) for rank in range(2)]
+        fork, port = multiprocessing.get_context("fork"), free_port()
+        processes = [fork.Process(target=process, args=(function, rank, port)) for rank in range(2)]
         for each in processes:
             each.start()
         for each in processes:
