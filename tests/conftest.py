@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from nnunet_topomae.cli import trainers_folder
 from nnunet_topomae.data.phantom import write_phantom_dataset
@@ -87,3 +92,46 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Phantom]:
             patch.setenv(name, str(value))
         phantom.run("nnUNetv2_plan_and_preprocess", "-d", phantom.dataset_id, "-c", "3d_fullres", "-np", 2, "-npfp", 2)
         yield phantom
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    def port() -> int:
+        with socket.socket() as listener:
+            listener.bind(("localhost", 0))
+            return listener.getsockname()[1]
+
+    return port
+
+
+@pytest.fixture
+def on_two_ranks(tmp_path: Path, free_port: Callable[[], int]) -> Callable[[Callable[[int], Any]], list]:
+    """Calls a function with its rank in two processes, in an environment as of torchrun; returns their results.
+
+    The processes are forks: the function may be a closure, and nothing has to be imported again.
+    """
+
+    def process(function: Callable[[int], Any], rank: int, port: int) -> None:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+        torch.set_num_threads(1)
+        try:
+            torch.save(function(rank), tmp_path / f"rank_{rank}.pt")
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+
+    def run(function: Callable[[int], Any]) -> list:
+        fork, port = multiprocessing.get_context("fork"), free_port()
+        processes = [fork.Process(target=process, args=(function, rank, port)) for rank in range(2)]
+        for each in processes:
+            each.start()
+        for each in processes:
+            each.join(timeout=240)
+        states = [each.exitcode for each in processes]
+        for each in processes:
+            each.kill()
+        assert states == [0, 0], "a process failed: see its traceback in the captured errors"
+        return [torch.load(tmp_path / f"rank_{rank}.pt", weights_only=False) for rank in range(2)]
+
+    return run

@@ -1,9 +1,11 @@
-"""What both trainers share: the knobs, the geometry, atomic checkpoints."""
+"""What both trainers share: the knobs, the geometry, checkpoints that survive, repeatable epochs."""
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from batchgenerators.utilities.file_and_folder_operations import isfile, join, l
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+from torch import distributed as dist
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
@@ -19,9 +22,11 @@ from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig
 from nnunet_topomae.data.checks import LabelRange, check_cases, check_none_missing, check_previous_stage
 from nnunet_topomae.networks.geometry import Geometry, geometry_from_plan
 from nnunet_topomae.planning.plans_file import configuration_of
+from nnunet_topomae.training.checkpoint import read_trusted_checkpoint
 
 ARCHITECTURE_KNOBS = ("preset", "fusion", "layer_scale")
 NUM_FOLDS = 5  # of the split that nnU-Net makes where splits_final.json has none
+SAVING_TIME = 1 / 50  # writing checkpoint_latest takes at most about this part of the time
 
 
 class TopoMAETrainer(nnUNetTrainer):
@@ -52,11 +57,12 @@ class TopoMAETrainer(nnUNetTrainer):
         self.num_iterations_per_epoch = self.config.iterations_per_epoch
         self.num_val_iterations_per_epoch = self.config.val_iterations_per_epoch
         self.weight_decay = self.config.weight_decay
+        self.save_every = math.inf  # not nnU-Net's checkpoint_latest every 50 epochs, but `save_latest`
+        self.next_latest = -math.inf
 
     def initialize(self) -> None:
         if self.config.seed >= 0:
             torch.manual_seed(self.config.seed)
-            np.random.seed(self.config.seed + self.local_rank)
         super().initialize()
 
     @property
@@ -83,7 +89,11 @@ class TopoMAETrainer(nnUNetTrainer):
         if not self.was_initialized:
             self.initialize()
         if self.local_rank == 0:
+            for partial in Path(self.output_folder).glob("checkpoint_*.pth.partial"):
+                partial.unlink()  # of a process that was killed while it wrote
             self._check_data()
+        if self.is_ddp:
+            dist.barrier()  # rank 0 may have written the split that the others are about to read
         super().on_train_start()
 
     @property
@@ -117,29 +127,97 @@ class TopoMAETrainer(nnUNetTrainer):
             f"-tr {type(self).__name__} -p {plans.plans_name}"
         )
 
+    def on_epoch_start(self) -> None:
+        self._seed_epoch()
+        super().on_epoch_start()
+
+    def _seed_epoch(self) -> None:
+        """With a seed an epoch depends on (seed, epoch, rank), not on what was drawn before it: `--c` repeats it."""
+        if self.config.seed >= 0:
+            seed = self.epoch_seeds(1)[0]
+            torch.manual_seed(seed)
+            np.random.seed(seed)  # nnU-Net's loader and the augmentation draw from NumPy's global generator
+
+    def epoch_seeds(self, count: int) -> list[int]:
+        """`count` 32-bit numbers made from (seed, epoch, rank)."""
+        origin = (self.config.seed, self.current_epoch, self.local_rank)
+        return np.random.SeedSequence(origin).generate_state(count).tolist()
+
     def plot_network_architecture(self) -> None:
         """nnU-Net draws its own networks with a package that knows no attention; nothing to draw here."""
 
+    def save_latest(self) -> None:
+        """Writes checkpoint_latest after an epoch (which `current_epoch` has left), unless disks are so slow that it
+        would take more than `SAVING_TIME` of all time: an interrupted training loses little, and a long one no speed.
+        """
+        begin = monotonic()
+        if begin < self.next_latest or self.current_epoch == self.num_epochs:
+            return
+        self.current_epoch -= 1  # nnU-Net stores the number that follows
+        self.save_checkpoint(join(self.output_folder, "checkpoint_latest.pth"))
+        self.current_epoch += 1
+        self.next_latest = monotonic() + (monotonic() - begin) / SAVING_TIME
+
     def save_checkpoint(self, filename: str) -> None:
-        """As nnU-Net's, but the file appears whole or not at all, whenever the process dies."""
-        partial = f"{filename}.partial"
-        super().save_checkpoint(partial)
-        if self.local_rank == 0 and not self.disable_checkpointing:
+        """As nnU-Net's, but the file appears whole or not at all, whenever the process or the machine dies.
+
+        Raises:
+            OSError: it could not be written; the one that was there before still is.
+        """
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)  # writes nothing
+            return
+        partial = Path(f"{filename}.partial")
+        try:
+            with open(partial, "wb") as file:
+                super().save_checkpoint(file)
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(partial, filename)
+        except (OSError, RuntimeError) as error:
+            partial.unlink(missing_ok=True)
+            cause = error if isinstance(error, OSError) else error.__context__  # torch.save raises its own on top
+            if not isinstance(cause, OSError):
+                raise
+            raise OSError(
+                cause.errno,
+                f"{filename} could not be written ({cause.strerror}). An earlier checkpoint there is whole: free some "
+                "space and go on with the same command and --c",
+            ) from error
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        """As nnU-Net's. Knobs are those of the checkpoint, unless the environment sets them."""
+        if not self.was_initialized:
+            self._take_knobs_from(filename_or_checkpoint)
+        super().load_checkpoint(filename_or_checkpoint)
+        self.my_init_kwargs["plans"] = self.plans_manager.plans  # the next checkpoint records the knobs in force
+
+    def _take_knobs_from(self, checkpoint: str) -> None:
+        plans = read_trusted_checkpoint(checkpoint)["init_args"]["plans"]
+        config = TopoMAEConfig.resolve(plans)
+        self._refuse_other_architecture(config, TopoMAEConfig.from_plans(plans), f"{checkpoint} was")
+        if config != self.config:
+            self.print_to_log_file(f"Knobs of {checkpoint} and the environment:\n{config}", add_timestamp=False)
+        self.config = config
+        self.plans_manager.plans[PLANS_SECTION] = config.to_section()
+        self.apply_knobs()
 
     def _refuse_to_mix_architectures(self) -> None:
         """Folds of one results folder share its plans.json, from which prediction rebuilds the network."""
         folder = Path(self.output_folder_base)
         others = [path for path in folder.glob("fold_*/checkpoint_*.pth") if path.parent != Path(self.output_folder)]
-        if not others or not (folder / "plans.json").is_file():
-            return
-        theirs = TopoMAEConfig.from_plans(load_json(str(folder / "plans.json")))
+        if others and (folder / "plans.json").is_file():
+            theirs = TopoMAEConfig.from_plans(load_json(str(folder / "plans.json")))
+            self._refuse_other_architecture(self.config, theirs, f"{folder} holds folds")
+
+    @staticmethod
+    def _refuse_other_architecture(ours: TopoMAEConfig, theirs: TopoMAEConfig, subject: str) -> None:
         for knob in ARCHITECTURE_KNOBS:
-            here, there = getattr(self.config, knob), getattr(theirs, knob)
+            here, there = getattr(ours, knob), getattr(theirs, knob)
             if here != there:
                 raise ValueError(
-                    f"{folder} holds folds trained with {knob} = {there!r}, this run has {here!r}. Folds of one folder "
-                    f"must agree: set NNUNET_TOPOMAE_{knob.upper()}={there}, or use plans of another name (-p)."
+                    f"{subject} trained with {knob} = {there!r}, this run has {here!r}. They must agree: set "
+                    f"NNUNET_TOPOMAE_{knob.upper()}={there}, or train with plans of another name (-p)."
                 )
 
 

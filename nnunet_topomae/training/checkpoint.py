@@ -1,7 +1,9 @@
-"""Reading nnU-Net checkpoints without running code that may hide in them."""
+"""Reading nnU-Net's checkpoints."""
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +66,7 @@ class Checkpoint:
 
 
 def read_checkpoint(file: str | Path) -> Checkpoint:
-    """Read a checkpoint of a nnU-Net trainer.
+    """Read a checkpoint of a nnU-Net trainer without running code that may hide in it.
 
     A checkpoint is a pickle, and unpickling can run anything; here PyTorch's restricted reader is used.
 
@@ -96,3 +98,25 @@ def _origin(init_args: Any) -> Origin | None:
         return Origin(init_args["plans"], init_args["configuration"], init_args["fold"])
     except (KeyError, TypeError):
         return None
+
+
+def read_trusted_checkpoint(file: str | Path) -> dict[str, Any]:
+    """All of a checkpoint that nnU-Net is about to load itself, or has: its pickle is trusted. Tensors stay on disk."""
+    return torch.load(file, map_location="cpu", weights_only=False, mmap=True)
+
+
+def weights_option(command: Sequence[str]) -> str | None:
+    """What nnU-Net's option -pretrained_weights names on a command line (`sys.argv`): it tells a trainer only there."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-p")  # else the plans' name would be read as the short form of the other
+    parser.add_argument("-pretrained_weights")
+    return parser.parse_known_args(command[1:])[0].pretrained_weights
+
+
+def refuse_pretraining_checkpoint(checkpoint: str | Path) -> None:
+    """Raises ValueError where -pretrained_weights, which takes a whole network, names one of TopoMAEPretrainer."""
+    if read_trusted_checkpoint(checkpoint)["trainer_name"] == "TopoMAEPretrainer":
+        raise ValueError(
+            f"-pretrained_weights {checkpoint} is a checkpoint of TopoMAEPretrainer, which holds other networks than "
+            f"TopoMAEFinetuner. To fine-tune it, leave the option out and set NNUNET_TOPOMAE_PRETRAINED={checkpoint}"
+        )

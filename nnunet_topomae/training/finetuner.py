@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.training.base import TopoMAETrainer, geometry_of, vit_options
-from nnunet_topomae.training.checkpoint import read_checkpoint
+from nnunet_topomae.training.checkpoint import read_checkpoint, refuse_pretraining_checkpoint, weights_option
 from nnunet_topomae.training.schedule import WarmupCosineSchedule, adamw
 
 DEEP_SUPERVISION_WEIGHTS = (4 / 7, 2 / 7, 1 / 7)  # UNETR++, Shaker et al. 2024
@@ -82,14 +83,34 @@ class TopoMAEFinetuner(TopoMAETrainer):
         """Input channels after those of the image: a cascade's previous segmentation, one channel a label."""
         return self.num_input_channels - len(self.configuration_manager.normalization_schemes)
 
+    def initialize(self) -> None:
+        named = weights_option(sys.argv)
+        if named is not None:
+            refuse_pretraining_checkpoint(named)
+        super().initialize()
+
     def on_train_start(self) -> None:
-        starts_anew = self.uses_pretraining and self.current_epoch == 0
-        checkpoint = self.find_pretrained_checkpoint() if starts_anew else None
-        if not self.was_initialized:
+        if not self.was_initialized:  # nnU-Net initialises earlier only to load weights: --c or -pretrained_weights
+            checkpoint = self.find_pretrained_checkpoint() if self.uses_pretraining else None
             self.initialize()
-        if checkpoint is not None:
-            self._load_pretrained(checkpoint)
+            if checkpoint is not None:
+                self._load_pretrained(checkpoint)
         super().on_train_start()
+
+    def on_epoch_end(self) -> None:
+        super().on_epoch_end()
+        self.save_latest()
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        self.plain_network.decoder.deep_supervision = enabled
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """As nnU-Net's, but without DDP: in each forward it waits for all ranks, whose numbers of tiles differ."""
+        wrapped = self.network
+        if self.is_ddp:
+            self.network = wrapped.module
+        super().perform_actual_validation(save_probabilities)
+        self.network = wrapped
 
     def find_pretrained_checkpoint(self) -> Path:
         """Raises FileNotFoundError that gives the command to run."""

@@ -146,13 +146,12 @@ class TopoMAEPretrainer(TopoMAETrainer):
     def _in_background(self, loader: CropPositionDataLoader, num_processes: int):
         if num_processes == 0:
             return SingleThreadedAugmenter(loader, None)
-        seed = self.config.seed
         augmenter = NonDetMultiThreadedAugmenter(
             data_loader=loader,
             transform=None,
             num_processes=num_processes,
             num_cached=max(3, num_processes // 2),
-            seeds=None if seed < 0 else [seed + 1000 * self.local_rank + i for i in range(num_processes)],
+            seeds=None if self.config.seed < 0 else self.epoch_seeds(num_processes),
             pin_memory=self.device.type == "cuda",
             wait_time=0.002,
         )
@@ -235,10 +234,8 @@ class TopoMAEPretrainer(TopoMAETrainer):
             self.logger.log(f"{phase}_{name}", value, self.current_epoch)
 
     def on_epoch_end(self) -> None:
-        epoch, log = self.current_epoch, self.logger
+        log = self.logger
         self._log_end_of_epoch()
-        if (epoch + 1) % self.save_every == 0 and epoch != self.num_epochs - 1:
-            self.save_checkpoint(join(self.output_folder, "checkpoint_latest.pth"))
         val_loss = log.get_value("val_losses", step=-1)
         if math.isfinite(val_loss) and (self._best_ema is None or val_loss < self._best_ema):
             self._best_ema = val_loss  # here the smallest validation loss: there is no Dice to average
@@ -249,6 +246,7 @@ class TopoMAEPretrainer(TopoMAETrainer):
                 Path(self.output_folder, "progress.png"), log.local_logger.my_fantastic_logging, (*TERMS, *POINT_ERRORS)
             )
         self.current_epoch += 1
+        self.save_latest()
 
     def _log_end_of_epoch(self) -> None:
         epoch, log = self.current_epoch, self.logger
