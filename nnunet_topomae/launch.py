@@ -82,7 +82,8 @@ def load_weights(trainer: nnUNetTrainer, validation_only: bool, pretrained_weigh
     if any(others != found for others in found_by_rank):
         raise RuntimeError(
             f"the processes see different checkpoints in {folder}; by rank: "
-            f"{[sorted(each) for each in found_by_rank]}. nnUNet_results must lie on a file system that they share"
+            f"{[sorted(each) for each in found_by_rank]}. "
+            "nnUNet_results must lie on a file system that all machines share"
         )
     goes_on = bool(found) and not validation_only
     maybe_load_checkpoint(trainer, goes_on, validation_only)

@@ -127,7 +127,7 @@ def on_two_ranks(tmp_path: Path, free_port: Callable[[], int]) -> Callable[[Call
         for each in processes:
             each.start()
         for each in processes:
-            each.join(timeout=240)
+            each.join(timeout=600)
         states = [each.exitcode for each in processes]
         for each in processes:
             each.kill()

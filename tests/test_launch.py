@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -43,14 +44,15 @@ def fold_of(results: Path, trainer: str) -> Path:
 class Machine:
     """An agent of torchrun with one process, and all of them in a group that dies together."""
 
-    def __init__(self, endpoint: str, log: Path) -> None:
+    def __init__(self, port: int, log: Path) -> None:
         options = "--nnodes 2 --nproc_per_node 1 --max-restarts 3 --rdzv-backend c10d --rdzv-id job"
-        options += f" --rdzv-endpoint {endpoint}"
+        options += f" --rdzv-endpoint localhost:{port}"
         command = "nnunet_topomae.launch Dataset100_Phantom 3d_fullres 0 -tr TopoMAEPretrainer -device cpu"
         self.log = log
         with open(log, "a") as output:
             self.agent = subprocess.Popen(
                 [Path(sys.executable).parent / "torchrun", *options.split(), "-m", *command.split()],
+                env=os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},  # see docs/distributed.md
                 stdout=output,
                 stderr=output,
             )
@@ -67,6 +69,11 @@ class Machine:
             self.agent.wait()
 
 
+def answers(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("localhost", port)) == 0
+
+
 def wait_for(condition, *machines: Machine, seconds: float = 200) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -77,17 +84,19 @@ def wait_for(condition, *machines: Machine, seconds: float = 200) -> None:
 
 
 def test_a_training_survives_the_loss_of_a_process_and_of_a_machine(results, tmp_path, free_port):
-    fold, endpoint = fold_of(results, "TopoMAEPretrainer"), f"localhost:{free_port()}"
+    fold, port = fold_of(results, "TopoMAEPretrainer"), free_port()
     latest, final = fold / "checkpoint_latest.pth", fold / "checkpoint_final.pth"
 
     def logs() -> list[str]:
         return [file.read_text() for file in sorted(fold.glob("training_log_*.txt"))]
 
-    first, second = (Machine(endpoint, tmp_path / f"{name}.log") for name in ("first", "second"))
+    first = Machine(port, tmp_path / "first.log")
+    wait_for(lambda: answers(port), first)  # the agent that opens the port holds the rendezvous, and must not be lost
+    second = Machine(port, tmp_path / "second.log")
     try:
         wait_for(latest.is_file, first, second)
         second.kill()
-        second = Machine(endpoint, tmp_path / "again.log")
+        second = Machine(port, tmp_path / "again.log")
         wait_for(lambda: len(logs()) == 2 and "Epoch" in logs()[1], first, second)
         os.kill(first.workers()[0], signal.SIGKILL)
         wait_for(final.is_file, first, second)

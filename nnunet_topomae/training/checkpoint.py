@@ -115,7 +115,7 @@ def weights_option(command: Sequence[str]) -> str | None:
 
 def refuse_pretraining_checkpoint(checkpoint: str | Path) -> None:
     """Raises ValueError where -pretrained_weights, which takes a whole network, names one of TopoMAEPretrainer."""
-    if read_trusted_checkpoint(checkpoint)["trainer_name"] == "TopoMAEPretrainer":
+    if read_trusted_checkpoint(checkpoint).get("trainer_name") == "TopoMAEPretrainer":
         raise ValueError(
             f"-pretrained_weights {checkpoint} is a checkpoint of TopoMAEPretrainer, which holds other networks than "
             f"TopoMAEFinetuner. To fine-tune it, leave the option out and set NNUNET_TOPOMAE_PRETRAINED={checkpoint}"
