@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import pickle
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +80,7 @@ def read_checkpoint(file: str | Path) -> Checkpoint:
         try:
             content: Any = torch.load(stream, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file fails in as many ways as a zip or a pickle has parts
-            raise ValueError(f"{file} cannot be read as a checkpoint: {_reason(error)}") from error
+            raise ValueError(f"{file} cannot be read as a checkpoint: {_reason(error)}") from None
     weights = content.get("network_weights") if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(weight, torch.Tensor) for weight in weights.values()):
         raise ValueError(f"{file} holds no 'network_weights': it was not written by a nnU-Net trainer")
@@ -86,11 +88,11 @@ def read_checkpoint(file: str | Path) -> Checkpoint:
 
 
 def _reason(error: Exception) -> str:
-    """PyTorch's own words, but not its advice to read the file without restrictions."""
-    _, refusal, reason = str(error).partition("WeightsUnpickler error: ")
-    if not refusal:
+    """What PyTorch objects to, without its advice to read the file without restrictions."""
+    if not isinstance(error, pickle.UnpicklingError):
         return f"{type(error).__name__}: {error}"
-    return f"it is damaged, or holds what could run a program when it is opened ({reason.splitlines()[0].strip()})"
+    names = re.findall(r"GLOBAL (\S+)", str(error))
+    return "it is damaged, or holds what could run a program when it is opened" + "".join(f" ({n})" for n in names[:1])
 
 
 def _origin(init_args: Any) -> Origin | None:

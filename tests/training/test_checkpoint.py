@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import random
 
 import pytest
@@ -61,6 +62,19 @@ def test_damage_is_a_value_error_that_names_the_file(checkpoint):
         checkpoint.write_bytes(damaged)
         with pytest.raises(ValueError, match="checkpoint.pth (cannot be read as a checkpoint|holds no)"):
             read_checkpoint(checkpoint)
+
+
+class Call:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def test_what_could_run_a_program_is_named_and_not_run(checkpoint, monkeypatch):
+    monkeypatch.chdir(checkpoint.parent)
+    torch.save(CONTENT | {"logging": Call()}, checkpoint)
+    with pytest.raises(ValueError, match=r"could run a program when it is opened \(\w+.mkdir\)$"):
+        read_checkpoint(checkpoint)
+    assert not (checkpoint.parent / "executed").exists()
 
 
 def test_differences_are_those_that_no_shape_shows():
