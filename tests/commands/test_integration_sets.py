@@ -32,8 +32,8 @@ SETS = {
 
 
 @pytest.fixture(scope="module")
-def planned(shared_data, phantom, smallest_budget):
-    """All sets, of a few cases each, generated, planned and preprocessed."""
+def generated(shared_data, phantom, smallest_budget):
+    """All sets, of a few cases each."""
     source, few = shared_data / "Dataset004_Hippocampus", phantom.raw / "Dataset004_Hippocampus"
     for folder in ("imagesTr", "labelsTr"):
         (few / folder).mkdir(parents=True)
@@ -44,16 +44,14 @@ def planned(shared_data, phantom, smallest_budget):
     (few / "dataset.json").write_text(json.dumps(description))
     for number, integration_set in SETS.items():
         runpy.run_module(f"{GENERATORS}.Dataset{number}_{integration_set.name}", run_name="__main__")
-    phantom.run(
-        *("nnUNetv2_plan_and_preprocess", "-d", *SETS, "-c", "3d_fullres", "-np", 1, "-npfp", 1), nnUNet_n_proc_DA=1
-    )
 
 
 @pytest.mark.parametrize("number", SETS)
-def test_from_pretraining_to_evaluation(planned, dataset_of, number, read, tmp_path):
+def test_from_planning_to_evaluation(generated, dataset_of, number, read, tmp_path):
     expected = SETS[number]
     dataset = dataset_of(number, f"Dataset{number}_{expected.name}")
     command = dataset.run if number == 996 else dataset.call  # the richest set in processes of their own
+    dataset.plan()
     for trainer in ("TopoMAEPretrainer", "TopoMAEFinetuner"):
         command("nnUNetv2_train", number, "3d_fullres", 0, "-tr", trainer, "-device", "cpu")
     validation = json.loads((dataset.model() / "fold_0" / "validation" / "summary.json").read_text())
