@@ -1,17 +1,14 @@
-"""What both trainers share: the knobs, the geometry, checkpoints that survive, repeatable epochs."""
+"""What both trainers share: the knobs, the geometry, a look at the data, repeatable epochs."""
 
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
-from time import monotonic
 
 import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import isfile, join, load_json
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import distributed as dist
 from torch import nn
@@ -23,19 +20,23 @@ from nnunet_topomae.data.checks import LabelRange, check_cases, check_none_missi
 from nnunet_topomae.networks.geometry import Geometry, geometry_from_plan
 from nnunet_topomae.planning.plans_file import configuration_of
 from nnunet_topomae.training.checkpoint import read_trusted_checkpoint
+from nnunet_topomae.training.resumable import ResumableTrainer
 
-ARCHITECTURE_KNOBS = ("preset", "fusion", "layer_scale")
 NUM_FOLDS = 5  # of the split that nnU-Net makes where splits_final.json has none
-SAVING_TIME = 1 / 50  # writing checkpoint_latest takes at most about this part of the time
 
 
-class TopoMAETrainer(nnUNetTrainer):
+class TopoMAETrainer(ResumableTrainer):
     """Base of the pre-trainer and the fine-tuner.
+
+    Attributes:
+        architecture_knobs: the knobs that shape the network, in which all folds of a results folder must agree.
 
     Raises:
         ConfigError: a knob is unknown or has a bad value.
         ValueError: the configuration has no geometry for our networks (2d, patch too small).
     """
+
+    architecture_knobs: tuple[str, ...] = ("preset", "layer_scale")
 
     def __init__(
         self,
@@ -58,7 +59,6 @@ class TopoMAETrainer(nnUNetTrainer):
         self.num_val_iterations_per_epoch = self.config.val_iterations_per_epoch
         self.weight_decay = self.config.weight_decay
         self.save_every = math.inf  # not nnU-Net's checkpoint_latest every 50 epochs, but `save_latest`
-        self.next_latest = -math.inf
 
     def initialize(self) -> None:
         if self.config.seed >= 0:
@@ -89,8 +89,7 @@ class TopoMAETrainer(nnUNetTrainer):
         if not self.was_initialized:
             self.initialize()
         if self.local_rank == 0:
-            for partial in Path(self.output_folder).glob("checkpoint_*.pth.partial"):
-                partial.unlink()  # of a process that was killed while it wrote
+            self.remove_partial_checkpoints()
             self._check_data()
         if self.is_ddp:
             dist.barrier()  # rank 0 may have written the split that the others are about to read
@@ -146,45 +145,6 @@ class TopoMAETrainer(nnUNetTrainer):
     def plot_network_architecture(self) -> None:
         """nnU-Net draws its own networks with a package that knows no attention; nothing to draw here."""
 
-    def save_latest(self) -> None:
-        """Writes checkpoint_latest after an epoch (which `current_epoch` has left), unless disks are so slow that it
-        would take more than `SAVING_TIME` of all time: an interrupted training loses little, and a long one no speed.
-        """
-        begin = monotonic()
-        if begin < self.next_latest or self.current_epoch == self.num_epochs:
-            return
-        self.current_epoch -= 1  # nnU-Net stores the number that follows
-        self.save_checkpoint(join(self.output_folder, "checkpoint_latest.pth"))
-        self.current_epoch += 1
-        self.next_latest = monotonic() + (monotonic() - begin) / SAVING_TIME
-
-    def save_checkpoint(self, filename: str) -> None:
-        """As nnU-Net's, but the file appears whole or not at all, whenever the process or the machine dies.
-
-        Raises:
-            OSError: it could not be written; the one that was there before still is.
-        """
-        if self.local_rank != 0 or self.disable_checkpointing:
-            super().save_checkpoint(filename)  # writes nothing
-            return
-        partial = Path(f"{filename}.partial")
-        try:
-            with open(partial, "wb") as file:
-                super().save_checkpoint(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, filename)
-        except (OSError, RuntimeError) as error:
-            partial.unlink(missing_ok=True)
-            cause = error if isinstance(error, OSError) else error.__context__  # torch.save raises its own on top
-            if not isinstance(cause, OSError):
-                raise
-            raise OSError(
-                cause.errno,
-                f"{filename} could not be written ({cause.strerror}). An earlier checkpoint there is whole: free some "
-                "space and go on with the same command and --c",
-            ) from error
-
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         """As nnU-Net's. Knobs are those of the checkpoint, unless the environment sets them."""
         if not self.was_initialized:
@@ -210,9 +170,8 @@ class TopoMAETrainer(nnUNetTrainer):
             theirs = TopoMAEConfig.from_plans(load_json(str(folder / "plans.json")))
             self._refuse_other_architecture(self.config, theirs, f"{folder} holds folds")
 
-    @staticmethod
-    def _refuse_other_architecture(ours: TopoMAEConfig, theirs: TopoMAEConfig, subject: str) -> None:
-        for knob in ARCHITECTURE_KNOBS:
+    def _refuse_other_architecture(self, ours: TopoMAEConfig, theirs: TopoMAEConfig, subject: str) -> None:
+        for knob in self.architecture_knobs:
             here, there = getattr(ours, knob), getattr(theirs, knob)
             if here != there:
                 raise ValueError(

@@ -29,6 +29,8 @@ class TopoMAEFinetuner(TopoMAETrainer):
     `NNUNET_TOPOMAE_PRETRAINED` names. With `none` an object of this class is a `TopoMAEFinetunerFromScratch`.
     """
 
+    architecture_knobs = (*TopoMAETrainer.architecture_knobs, "fusion")
+
     def __new__(cls, plans: dict, *args, **kwargs) -> TopoMAEFinetuner:
         from_scratch = cls is TopoMAEFinetuner and TopoMAEConfig.resolve(plans).pretrained == FROM_SCRATCH
         return super().__new__(TopoMAEFinetunerFromScratch if from_scratch else cls)

@@ -125,7 +125,7 @@ def test_latest_is_written_each_epoch_unless_that_takes_long(workshop, monkeypat
         saved.append(trainer.current_epoch + 1)
         now[0] += 2
 
-    monkeypatch.setattr("nnunet_topomae.training.base.monotonic", lambda: now[0])
+    monkeypatch.setattr("nnunet_topomae.training.resumable.monotonic", lambda: now[0])
     monkeypatch.setattr(trainer, "save_checkpoint", save)
     for trainer.current_epoch in range(1, 8):
         now[0] += 40
