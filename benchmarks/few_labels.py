@@ -92,7 +92,6 @@ class Budget:
         batch: images a step; 0 keeps the plan's.
         pretrain_steps, finetune_steps: optimiser steps.
         mirroring: test-time mirroring, as nnU-Net does it.
-        knobs: for all arms.
     """
 
     preset: str
@@ -101,12 +100,11 @@ class Budget:
     pretrain_steps: int
     finetune_steps: int
     mirroring: bool
-    knobs: Mapping[str, object] = field(default_factory=dict)
 
 
 STEPS_PER_EPOCH = 50
 BUDGETS = {  # the time of one run of `full`
-    "minutes": Budget("tiny", 32, 2, 2000, 600, False, {"pretrain_lr": 1e-3, "finetune_lr": 3e-3}),  # 12 min, one core
+    "minutes": Budget("tiny", 32, 2, 2000, 600, False),  # 10 min, one core
     "hours": Budget("small", 64, 2, 10000, 5000, True),  # a GPU
     "day": Budget("base", 0, 0, 125000, 125000, True),  # a GPU
 }
@@ -142,7 +140,7 @@ def main() -> None:
     shared = _folds_with_the_same_images(out, options.dataset)
     needed = {(ARMS[run.arm].pretraining, shared[run.fold], run.seed % options.pretrainings) for run in runs}
     needed = sorted(p for p in needed if p[0] and not _pretrained(pretraining_out, *p).is_file())
-    common = {**budget.knobs, **options.set, "preset": budget.preset, "iterations_per_epoch": STEPS_PER_EPOCH}
+    common = {**options.set, "preset": budget.preset, "iterations_per_epoch": STEPS_PER_EPOCH}
     _in_processes(_pretrain, [(out, pretraining_out, options, budget, common, *p) for p in needed], options.jobs)
     tasks = []
     for run in runs:

@@ -16,6 +16,7 @@ from typing import Any
 
 ENVIRONMENT_PREFIX = "NNUNET_TOPOMAE_"
 PLANS_SECTION = "topomae"
+OF_PRESET = -1  # a learning rate that follows from the preset
 
 
 class ConfigError(ValueError):
@@ -40,6 +41,7 @@ _DIMENSIONS = (
     lambda value: len(value) > 0 and len(set(value)) == len(value) and set(value) <= {0, 1, 2},
 )
 _FRACTION = ("strictly between 0 and 1", lambda value: 0 < value < 1)
+_LEARNING_RATE = ("at least 0, or -1: the preset's", lambda value: value >= 0 or value == OF_PRESET)
 
 
 def _knob(default: Any, meaning: str, unit: str = "", valid: tuple[str, Callable[[Any], bool]] = _ANY) -> Any:
@@ -72,10 +74,10 @@ class TopoMAEConfig:
     iterations_per_epoch: int = _knob(250, "optimiser steps in an epoch", "steps", _at_least(1))
     val_iterations_per_epoch: int = _knob(50, "validation batches in an epoch", "batches", _at_least(1))
 
-    pretrain_lr: float = _knob(3e-4, "peak learning rate of pre-training (AdamW)", valid=_at_least(0))
-    finetune_lr: float = _knob(3e-4, "peak learning rate of what fine-tuning starts anew (AdamW)", valid=_at_least(0))
+    pretrain_lr: float = _knob(-1.0, "peak learning rate of pre-training (AdamW)", valid=_LEARNING_RATE)
+    finetune_lr: float = _knob(-1.0, "peak learning rate of fine-tuning (AdamW)", valid=_LEARNING_RATE)
     pretrained_lr_factor: float = _knob(
-        0.3, "learning rate of pre-trained parameters in fine-tuning, as a factor on finetune_lr", valid=_at_least(0)
+        1.0, "learning rate of pre-trained parameters in fine-tuning, as a factor on finetune_lr", valid=_at_least(0)
     )
     weight_decay: float = _knob(0.05, "AdamW weight decay of matrices and kernels", valid=_at_least(0))
     warmup_fraction: float = _knob(0.05, "part of the epochs with rising learning rate", valid=_between(0, 1))
@@ -88,7 +90,7 @@ class TopoMAEConfig:
     mirror: bool = _knob(False, "mirror pre-training crops (the nine points move with them)")
 
     weight_reconstruction: float = _knob(1.0, "weight of the masked reconstruction error", valid=_at_least(0))
-    weight_topology: float = _knob(1.0, "weight of the topological loss", valid=_at_least(0))
+    weight_topology: float = _knob(100.0, "weight of the topological loss", valid=_at_least(0))
     weight_position: float = _knob(0.1, "weight of the nine-point error", valid=_at_least(0))
     weight_consistency_points: float = _knob(
         0.1, "weight of the two networks' disagreement on points", valid=_at_least(0)

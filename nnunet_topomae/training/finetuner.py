@@ -16,7 +16,7 @@ from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.training.base import TopoMAETrainer, geometry_of, vit_options
 from nnunet_topomae.training.checkpoint import read_checkpoint, refuse_pretraining_checkpoint, weights_option
-from nnunet_topomae.training.schedule import WarmupCosineSchedule, adamw
+from nnunet_topomae.training.schedule import WarmupCosineSchedule, adamw, peak_lr
 
 DEEP_SUPERVISION_WEIGHTS = (4 / 7, 2 / 7, 1 / 7)  # UNETR++, Shaker et al. 2024
 FROM_SCRATCH = "none"
@@ -38,7 +38,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
     def apply_knobs(self) -> None:
         super().apply_knobs()
         self.num_epochs = self.config.finetune_epochs
-        self.initial_lr = self.config.finetune_lr
+        self.initial_lr = peak_lr(self.config.finetune_lr, PRESETS[self.config.preset].finetune_lr)
 
     @staticmethod
     def build_network_architecture(

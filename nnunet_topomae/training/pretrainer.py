@@ -30,7 +30,7 @@ from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.pretext.masking import draw_mask
 from nnunet_topomae.topology import warm_up
 from nnunet_topomae.training.base import TopoMAETrainer, geometry_of, vit_options
-from nnunet_topomae.training.schedule import WarmupCosineSchedule, adamw
+from nnunet_topomae.training.schedule import WarmupCosineSchedule, adamw, peak_lr
 from nnunet_topomae.visualization.progress import save_progress_figure
 
 POINT_ERRORS = tuple(f"point_error_{branch}" for branch in BRANCHES)
@@ -46,7 +46,7 @@ class TopoMAEPretrainer(TopoMAETrainer):
     def apply_knobs(self) -> None:
         super().apply_knobs()
         self.num_epochs = self.config.pretrain_epochs
-        self.initial_lr = self.config.pretrain_lr
+        self.initial_lr = peak_lr(self.config.pretrain_lr, PRESETS[self.config.preset].pretrain_lr)
         self.folder_with_segs_from_previous_stage = None  # a cascade's second input is made from labels
         self.mask_generator = torch.Generator()
         for name in (*TERMS, *POINT_ERRORS):

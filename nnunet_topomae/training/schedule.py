@@ -8,6 +8,13 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from nnunet_topomae.config import OF_PRESET
+
+
+def peak_lr(knob: float, of_preset: float) -> float:
+    """The learning rate that a knob asks for."""
+    return of_preset if knob == OF_PRESET else knob
+
 
 class WarmupCosineSchedule:
     """Linear warm-up, then a half cosine to zero; nnU-Net calls `step(epoch)` once before each epoch.

@@ -18,6 +18,8 @@ def minimal() -> Preset:
         epa_num_heads=2,
         projection_sizes=(8, 8, 8, 4),
         dropout=0.1,
+        pretrain_lr=1e-3,
+        finetune_lr=1e-3,
     )
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nnunet_topomae.networks import PRESETS
 from nnunet_topomae.training.finetuner import TopoMAEFinetuner, TopoMAEFinetunerFromScratch
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 
@@ -94,6 +95,12 @@ def test_pretrained_parameters_learn_more_slowly(workshop):
     peak = peaks()
     assert peak["decoder.seg_layers.0.weight"] == 1e-3 and peak["encoder.stem.0.weight"] == 2.5e-4
     assert len(peak) == len(peaks(pretrained="none")) and set(peaks(pretrained="none").values()) == {1e-3}
+
+
+def test_the_learning_rate_follows_from_the_preset_unless_it_is_set(workshop):
+    assert workshop.build(TopoMAEFinetuner, preset="tiny").initial_lr == PRESETS["tiny"].finetune_lr
+    assert workshop.build(TopoMAEFinetuner, preset="base").initial_lr == PRESETS["base"].finetune_lr
+    assert workshop.build(TopoMAEFinetuner, preset="base", finetune_lr=0).initial_lr == 0
 
 
 def test_deep_supervision_matches_the_targets(workshop):
