@@ -25,6 +25,8 @@ from pathlib import Path
 
 from few_labels_report import write_report
 
+from nnunet_topomae.data.few_label import as_fold
+
 REPOSITORY = Path(__file__).parents[1]
 PLANS = "fewLabelPlans"
 CONFIGURATION = "3d_fullres"
@@ -79,7 +81,7 @@ ARMS = {
         "full method, fusion by cross-attention", pretraining="full", knobs={"fusion": "cross_attention"}
     ),
 }
-ISSUED = ("nnunet", "scratch", "reconstruction", "topology", "position", "full", "vit", "unetrpp")
+DEFAULT_ARMS = ("nnunet", "scratch", "reconstruction", "topology", "position", "full", "vit", "unetrpp")
 
 
 @dataclass(frozen=True)
@@ -138,18 +140,16 @@ def main() -> None:
 
     # Pre-training sees the images of labelled and unlabelled cases: one serves all numbers of labels that share them.
     shared = _folds_with_the_same_images(out, options.dataset)
-    needed = {(ARMS[run.arm].pretraining, shared[run.fold], run.seed % options.pretrainings) for run in runs}
-    needed = sorted(p for p in needed if p[0] and not _pretrained(pretraining_out, *p).is_file())
+    pretrainings = {
+        run: (ARMS[run.arm].pretraining, shared[run.fold], run.seed % options.pretrainings)
+        for run in runs
+        if ARMS[run.arm].pretraining
+    }
+    checkpoints = {run: _pretrained(pretraining_out, *pretraining) for run, pretraining in pretrainings.items()}
+    needed = sorted({pretraining for run, pretraining in pretrainings.items() if not checkpoints[run].is_file()})
     common = {**options.set, "preset": budget.preset, "iterations_per_epoch": STEPS_PER_EPOCH}
     _in_processes(_pretrain, [(out, pretraining_out, options, budget, common, *p) for p in needed], options.jobs)
-    tasks = []
-    for run in runs:
-        name = ARMS[run.arm].pretraining
-        checkpoint = (
-            _pretrained(pretraining_out, name, shared[run.fold], run.seed % options.pretrainings) if name else None
-        )
-        tasks.append((out, options, budget, common, run, checkpoint))
-    _in_processes(_finetune, tasks, options.jobs)
+    _in_processes(_finetune, [(out, options, budget, common, run, checkpoints.get(run)) for run in runs], options.jobs)
     for path in write_report(out, "report"):
         print(path)
 
@@ -222,14 +222,11 @@ def _measure(predictions: Path, preprocessed: Path) -> dict[str, dict[str, dict[
     """Metrics by case, then class."""
     from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
+    from nnunet_topomae.evaluation.held_out import foreground_classes
     from nnunet_topomae.evaluation.segmentation import segmentation_metrics
 
     description = json.loads((preprocessed / "dataset.json").read_text())
-    classes = {
-        tuple(value) if isinstance(value, list) else value: name
-        for name, value in description["labels"].items()
-        if name not in ("background", "ignore")
-    }
+    classes = {label: name for name, label in foreground_classes(description).items()}
     ending, metrics = description["file_ending"], {}
     for file in sorted(predictions.glob(f"*{ending}")):
         reader = determine_reader_writer_from_dataset_json(description, str(file), verbose=False)()
@@ -256,10 +253,7 @@ def _private_dataset(out: Path, options: argparse.Namespace, budget: Budget) -> 
         # Sides of nnU-Net's patches are multiples of the pooling; so is any power of two that is large enough.
         configuration["patch_size"] = [min(side, budget.side) for side in configuration["patch_size"]]
     configuration["batch_size"] = budget.batch or configuration["batch_size"]
-    folds = [
-        {"train": entry["labelled"], "val": entry["val"], "unlabelled": entry["unlabelled"]}
-        for entry in entries.values()
-    ]
+    folds = [as_fold(entry) for entry in entries.values()]
     for name in (configuration["data_identifier"], "gt_segmentations", "dataset.json", "dataset_fingerprint.json"):
         if not (target / name).exists():
             (target / name).symlink_to((source / name).resolve())
@@ -340,7 +334,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--labels", type=int, nargs="+", default=[8, 40], metavar="K")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pretrainings", type=int, help="pre-train this many seeds, used in turn (default: --seeds)")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ISSUED, metavar="ARM", help=", ".join(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=DEFAULT_ARMS, metavar="ARM", help=", ".join(ARMS))
     parser.add_argument("--budget", choices=BUDGETS, default="minutes")
     parser.add_argument("--pretrain-steps", type=int, help="instead of the budget's")
     parser.add_argument("--finetune-steps", type=int, help="instead of the budget's")

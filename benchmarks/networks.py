@@ -40,62 +40,43 @@ PRETRAINING, FINETUNING = "ours, pre-training ({})", "ours, fine-tuning ({})"
 def plain_conv_unet(patch: Sequence[int]) -> nn.Module:
     from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
-    strides, features = _unet_stages(patch)
-    return PlainConvUNet(
-        1,
-        len(strides),
-        features,
-        kernel_sizes=3,
-        strides=strides,
-        n_conv_per_stage=2,
-        num_classes=NUM_CLASSES,
-        n_conv_per_stage_decoder=2,
-        deep_supervision=True,
-        **_unet_layers(),
-    )
+    return _unet(PlainConvUNet, patch, n_conv_per_stage=2, n_conv_per_stage_decoder=2)
 
 
 def residual_encoder_unet_l(patch: Sequence[int]) -> nn.Module:
     from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 
-    strides, features = _unet_stages(patch)
-    return ResidualEncoderUNet(
+    blocks = (1, 3, 4, 6, 6, 6)[: len(_pooling(patch))]
+    return _unet(ResidualEncoderUNet, patch, n_blocks_per_stage=blocks, n_conv_per_stage_decoder=1)
+
+
+def _unet(architecture: type[nn.Module], patch: Sequence[int], **blocks) -> nn.Module:
+    """Strides, widths and layers as nnU-Net's planner chooses them for a patch of isotropic spacing."""
+    from torch import nn
+
+    strides = _pooling(patch)
+    return architecture(
         1,
         len(strides),
-        features,
+        [min(320, 32 * 2**stage) for stage in range(len(strides))],
+        conv_op=nn.Conv3d,
         kernel_sizes=3,
         strides=strides,
-        n_blocks_per_stage=(1, 3, 4, 6, 6, 6)[: len(strides)],
         num_classes=NUM_CLASSES,
-        n_conv_per_stage_decoder=1,
+        conv_bias=True,
+        norm_op=nn.InstanceNorm3d,
+        norm_op_kwargs={"eps": 1e-5, "affine": True},
+        nonlin=nn.LeakyReLU,
+        nonlin_kwargs={"inplace": True},
         deep_supervision=True,
-        **_unet_layers(),
+        **blocks,
     )
-
-
-def _unet_stages(patch: Sequence[int]) -> tuple[list[list[int]], list[int]]:
-    """Strides and widths as nnU-Net's planner chooses them for a patch of isotropic spacing."""
-    strides = _pooling(patch)
-    return strides, [min(320, 32 * 2**stage) for stage in range(len(strides))]
 
 
 def _pooling(patch: Sequence[int]) -> list[list[int]]:
     from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 
     return [list(stride) for stride in get_pool_and_conv_props((1, 1, 1), patch, 4, 999999)[1]]
-
-
-def _unet_layers() -> dict:
-    from torch import nn
-
-    return {
-        "conv_op": nn.Conv3d,
-        "conv_bias": True,
-        "norm_op": nn.InstanceNorm3d,
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "nonlin": nn.LeakyReLU,
-        "nonlin_kwargs": {"inplace": True},
-    }
 
 
 def primus(patch: Sequence[int], dim: int, depth: int, heads: int) -> nn.Module:

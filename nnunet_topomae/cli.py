@@ -30,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         options.run(options)
     except (OSError, ValueError, RuntimeError) as error:
-        sys.exit(f"nnunet-topomae {options.command}: {error}")
+        can_force = isinstance(error, FileExistsError) and hasattr(options, "force")
+        hint = ". Use --force to overwrite it" if can_force else ""
+        sys.exit(f"nnunet-topomae {options.command}: {error}{hint}")
 
 
 def _env(options: argparse.Namespace) -> None:
@@ -51,10 +53,7 @@ def _few_label_split(options: argparse.Namespace) -> None:
 
     folder = dataset_folder(options.d)
     description = options.file or Path(nnUNet_raw, folder.name, "few_label_splits.json")
-    try:
-        print(write_few_label_split(description, options.labels, folder, options.force))
-    except FileExistsError as error:
-        raise FileExistsError(f"{error}. Use --force to overwrite it") from None
+    print(write_few_label_split(description, options.labels, folder, options.force))
 
 
 def _knobs(options: argparse.Namespace) -> None:
@@ -122,11 +121,8 @@ def _convert(options: argparse.Namespace) -> None:
 def _export_encoder(options: argparse.Namespace) -> None:
     from nnunet_topomae.export import export_encoders
 
-    try:
-        for file in export_encoders(options.checkpoint, options.o, options.force):
-            print(file)
-    except FileExistsError as error:
-        raise FileExistsError(f"{error}. Use --force to overwrite") from None
+    for file in export_encoders(options.checkpoint, options.o, options.force):
+        print(file)
 
 
 def _parser() -> argparse.ArgumentParser:

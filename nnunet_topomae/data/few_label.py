@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -41,6 +42,10 @@ def write_few_label_split(
     if missing:
         raise ValueError(f"{description}, entry {num_labelled}: not in {preprocessed_dataset}: {', '.join(missing)}")
 
-    fold = {"train": lists["labelled"], "val": lists["val"], "unlabelled": lists["unlabelled"]}
-    split_file.write_text(json.dumps([fold], indent=2))
+    split_file.write_text(json.dumps([as_fold(lists)], indent=2))
     return split_file
+
+
+def as_fold(entry: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """An entry of `few_label_splits.json` as a fold of `splits_final.json`."""
+    return {"train": entry["labelled"], "val": entry["val"], "unlabelled": entry["unlabelled"]}

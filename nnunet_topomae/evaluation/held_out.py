@@ -64,11 +64,7 @@ class HeldOut:
     @property
     def classes(self) -> dict[str, int | tuple[int, ...]]:
         """Foreground labels, or the labels of each region, by name."""
-        return {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in self.description["labels"].items()
-            if name not in ("background", "ignore")
-        }
+        return foreground_classes(self.description)
 
     def read_image(self, case: Case) -> tuple[np.ndarray, tuple[float, ...]]:
         """Image [C, D, H, W] and spacing of D, H, W in mm."""
@@ -85,3 +81,12 @@ class HeldOut:
 
     def _reader(self, case: Case):
         return determine_reader_writer_from_dataset_json(self.description, str(case.label), verbose=False)()
+
+
+def foreground_classes(description: Mapping) -> dict[str, int | tuple[int, ...]]:
+    """Of the content of dataset.json: foreground labels, or the labels of each region, by name."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in description["labels"].items()
+        if name not in ("background", "ignore")
+    }

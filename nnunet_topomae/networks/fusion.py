@@ -9,7 +9,7 @@ For ablations there are two that leave one encoder out: `reads_vit`, `reads_unet
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 
 import torch
@@ -44,19 +44,37 @@ class BottleneckFusion(Fusion):
         return [*features[:4], self.mix(torch.cat([features[4], pooled], dim=1))]
 
 
-class StagesFusion(Fusion):
-    """The ViT's features, projected and resampled to the grid of each stage, added with a learned scale per channel."""
+class ViTOnly(Fusion):
+    """Ablation: the ViT's features, projected and resampled, in the place of UNETR++'s four stages."""
+
+    reads_unetrpp = False
 
     def __init__(self, vit_dim: int, features_per_stage: Sequence[int], geometry: Geometry, num_heads: int) -> None:
         super().__init__()
         self.projections = nn.ModuleList(nn.Conv3d(vit_dim, dim, 1) for dim in features_per_stage)
+        self.grids = geometry.stage_grids
+
+    def forward(self, features: Sequence[torch.Tensor], vit_features: torch.Tensor) -> list[torch.Tensor]:
+        return [features[0], *self.on_stages(vit_features)]
+
+    def on_stages(self, vit_features: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The ViT's features with the channels and on the grid of each stage."""
+        for projection, grid in zip(self.projections, self.grids, strict=True):
+            yield _resample(projection(vit_features), grid)
+
+
+class StagesFusion(ViTOnly):
+    """The ViT's features, projected and resampled to the grid of each stage, added with a learned scale per channel."""
+
+    reads_unetrpp = True
+
+    def __init__(self, vit_dim: int, features_per_stage: Sequence[int], geometry: Geometry, num_heads: int) -> None:
+        super().__init__(vit_dim, features_per_stage, geometry, num_heads)
         self.scales = nn.ParameterList(torch.zeros(dim) for dim in features_per_stage)
 
     def forward(self, features: Sequence[torch.Tensor], vit_features: torch.Tensor) -> list[torch.Tensor]:
-        fused = [features[0]]
-        for stage, projection, scale in zip(features[1:], self.projections, self.scales, strict=True):
-            fused.append(stage + scale.reshape(-1, 1, 1, 1) * _resample(projection(vit_features), stage.shape[2:]))
-        return fused
+        stages = zip(features[1:], self.scales, self.on_stages(vit_features), strict=True)
+        return [features[0], *(stage + scale.reshape(-1, 1, 1, 1) * vit for stage, scale, vit in stages)]
 
 
 class CrossAttentionFusion(Fusion):
@@ -95,21 +113,6 @@ class UNETRPPOnly(Fusion):
 
     def forward(self, features: Sequence[torch.Tensor], vit_features: None) -> list[torch.Tensor]:
         return list(features)
-
-
-class ViTOnly(Fusion):
-    """Ablation: the ViT's features, projected and resampled, in the place of UNETR++'s four stages."""
-
-    reads_unetrpp = False
-
-    def __init__(self, vit_dim: int, features_per_stage: Sequence[int], geometry: Geometry, num_heads: int) -> None:
-        super().__init__()
-        self.projections = nn.ModuleList(nn.Conv3d(vit_dim, dim, 1) for dim in features_per_stage)
-        self.grids = geometry.stage_grids
-
-    def forward(self, features: Sequence[torch.Tensor], vit_features: torch.Tensor) -> list[torch.Tensor]:
-        stages = zip(self.projections, self.grids, strict=True)
-        return [features[0], *(_resample(projection(vit_features), grid) for projection, grid in stages)]
 
 
 FUSIONS = MappingProxyType(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from batchgenerators.utilities.file_and_folder_operations import isfile, join, load_json
+from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import distributed as dist
@@ -71,16 +71,20 @@ class TopoMAETrainer(ResumableTrainer):
         network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
         return network._orig_mod if isinstance(network, OptimizedModule) else network
 
+    @property
+    def splits_file(self) -> Path:
+        """Where nnU-Net keeps the folds."""
+        return Path(self.preprocessed_dataset_folder_base, "splits_final.json")
+
     def do_split(self) -> tuple[list[str], list[str]]:
         """As nnU-Net's, with an error that says what to do where there are too few cases to split."""
-        splits_file = join(self.preprocessed_dataset_folder_base, "splits_final.json")
-        if self.fold != "all" and not isfile(splits_file):
+        if self.fold != "all" and not self.splits_file.is_file():
             folder = self.preprocessed_dataset_folder
             num_cases = len(infer_dataset_class(folder).get_identifiers(folder))
             if num_cases < NUM_FOLDS:
                 raise ValueError(
                     f"{folder} holds {num_cases} cases, too few for nnU-Net's {NUM_FOLDS}-fold split. Write a split, "
-                    f'[{{"train": [...], "val": [...]}}, ...], to {splits_file}, or train on all cases: fold all'
+                    f'[{{"train": [...], "val": [...]}}, ...], to {self.splits_file}, or train on all cases: fold all'
                 )
         return super().do_split()
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
-from batchgenerators.utilities.file_and_folder_operations import isfile, join, load_json, save_json
+from batchgenerators.utilities.file_and_folder_operations import join, load_json, save_json
 from nnunetv2.utilities.collate_outputs import collate_outputs
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.helpers import dummy_context
@@ -104,10 +104,9 @@ class TopoMAEPretrainer(TopoMAETrainer):
         return sorted({*train_keys, *unlabelled}), val_keys
 
     def _unlabelled_cases(self) -> list[str]:
-        splits_file = join(self.preprocessed_dataset_folder_base, "splits_final.json")
-        if self.fold == "all" or not isfile(splits_file):
+        if self.fold == "all" or not self.splits_file.is_file():
             return []
-        splits = load_json(splits_file)
+        splits = load_json(str(self.splits_file))
         return splits[self.fold].get("unlabelled", []) if self.fold < len(splits) else []
 
     def get_dataloaders(self):

@@ -23,7 +23,7 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-BUDGET = {
+KNOBS = {
     "NNUNET_TOPOMAE_PRESET": "tiny",
     "NNUNET_TOPOMAE_PRETRAIN_EPOCHS": 1,
     "NNUNET_TOPOMAE_FINETUNE_EPOCHS": 1,
@@ -31,9 +31,8 @@ BUDGET = {
     "NNUNET_TOPOMAE_VAL_ITERATIONS_PER_EPOCH": 1,
     "NNUNET_TOPOMAE_VALIDATION_CROPS": 1,
     "NNUNET_TOPOMAE_TOPOLOGY_MAX_SIDE": 12,
-    "nnUNet_n_proc_DA": 0,
-    "nnUNet_def_n_proc": 1,
 }
+BUDGET = KNOBS | {"nnUNet_n_proc_DA": 0, "nnUNet_def_n_proc": 1}
 CPU = torch.device("cpu")
 
 
@@ -221,3 +220,14 @@ def _rewrite(file: Path, outputs: Sequence[Path], change: Callable, spacing: tup
 def read() -> Callable[[Path], np.ndarray]:
     """The voxels [D, H, W] of an image file."""
     return lambda file: sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+
+
+@pytest.fixture(scope="session")
+def train() -> Callable[..., str]:
+    """nnUNetv2_train on a dataset like `phantom`, with the smallest budget and `env` added to it; what it prints."""
+
+    def train(dataset, trainer: str, fold: int = 0, check: bool = True, **env: object) -> str:
+        command = ("nnUNetv2_train", dataset.dataset_id, "3d_fullres", fold, "-tr", trainer, "-device", "cpu")
+        return dataset.run(*command, check=check, **KNOBS | env).stdout
+
+    return train

@@ -17,21 +17,7 @@ from nnunet_topomae.data.phantom import write_phantom_dataset
 from nnunet_topomae.networks.pretrained import repeat_channels
 from nnunet_topomae.networks.vit import ViTEncoder
 
-BUDGET = {
-    "NNUNET_TOPOMAE_PRESET": "tiny",
-    "NNUNET_TOPOMAE_PRETRAIN_EPOCHS": 1,
-    "NNUNET_TOPOMAE_FINETUNE_EPOCHS": 1,
-    "NNUNET_TOPOMAE_ITERATIONS_PER_EPOCH": 1,
-    "NNUNET_TOPOMAE_VAL_ITERATIONS_PER_EPOCH": 1,
-    "NNUNET_TOPOMAE_VALIDATION_CROPS": 1,
-    "NNUNET_TOPOMAE_WEIGHT_TOPOLOGY": 0,
-    "NNUNET_TOPOMAE_FINETUNE_LR": 0,  # so that the weights in the checkpoint are those that were loaded
-}
-
-
-def train(dataset, trainer: str, check: bool = True, **env: object) -> str:
-    command = ("nnUNetv2_train", dataset.dataset_id, "3d_fullres", 0, "-tr", trainer, "-device", "cpu")
-    return dataset.run(*command, check=check, **BUDGET, **env).stdout
+UNCHANGED = {"NNUNET_TOPOMAE_FINETUNE_LR": 0}  # the weights in the checkpoint are those that were loaded
 
 
 def fold_of(dataset, trainer: str) -> Path:
@@ -50,9 +36,9 @@ def source(phantom, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pretrained(source) -> Path:
+def pretrained(source, train) -> Path:
     """The checkpoint of pre-training on the phantom: one channel, 1.2 mm across."""
-    train(source, "TopoMAEPretrainer")
+    train(source, "TopoMAEPretrainer", NNUNET_TOPOMAE_WEIGHT_TOPOLOGY=0)
     return fold_of(source, "TopoMAEPretrainer") / "checkpoint_final.pth"
 
 
@@ -73,8 +59,8 @@ def other(source):
     return other
 
 
-def test_finetuning_on_another_dataset_adapts_the_weights_and_says_so(pretrained, other):
-    log = train(other, "TopoMAEFinetuner", NNUNET_TOPOMAE_PRETRAINED=pretrained)
+def test_finetuning_on_another_dataset_adapts_the_weights_and_says_so(pretrained, other, train):
+    log = train(other, "TopoMAEFinetuner", NNUNET_TOPOMAE_PRETRAINED=pretrained, **UNCHANGED)
     assert f"Pre-trained weights: {pretrained}" in log
     assert "adapted vit.token_embedding.weight: 1 input channels to 2" in log
     assert "adapted encoder.stages.0.0.position_embedding: grid (" in log
@@ -115,7 +101,7 @@ class Touch:
         return os.mkdir, (str(self.file),)
 
 
-def test_a_malicious_checkpoint_runs_nothing(source, tmp_path):
+def test_a_malicious_checkpoint_runs_nothing(source, train, tmp_path):
     trap, file = tmp_path / "executed", tmp_path / "gift.pth"
     torch.save({"network_weights": {"vit.encoder.norm.weight": torch.ones(3)}, "init_args": Touch(trap)}, file)
     torch.load(file, weights_only=False)

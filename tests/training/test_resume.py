@@ -73,6 +73,7 @@ def test_the_command_goes_on_after_sigkill(phantom, workshop, monkeypatch):
     monkeypatch.setenv("NNUNET_TOPOMAE_WEIGHT_TOPOLOGY", "0")
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # the command takes all cores, which tests may have to share
     knobs = {"preset": "tiny", "seed": 3, "val_iterations_per_epoch": 1, "validation_crops": 1, **epochs(3)}
+    knobs |= {"pretrain_lr": 3e-4, "finetune_lr": 3e-4}
     knobs = {f"NNUNET_TOPOMAE_{name.upper()}": str(value) for name, value in knobs.items()}
     for trainer in ("TopoMAEPretrainer", "TopoMAEFinetuner"):
         command = ["nnUNetv2_train", phantom.dataset_id, "3d_fullres", 0, "-tr", trainer, "-device", "cpu"]
