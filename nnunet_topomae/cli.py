@@ -56,6 +56,16 @@ def _few_label_split(options: argparse.Namespace) -> None:
     print(write_few_label_split(description, options.labels, folder, options.force))
 
 
+def _add_unlabelled(options: argparse.Namespace) -> None:
+    from nnunet_topomae.data.unlabelled import add_unlabelled
+    from nnunet_topomae.planning.plans_file import dataset_folder, read_dataset_json, read_plans
+
+    folder = dataset_folder(options.d)
+    plans, dataset_json = read_plans(folder, options.p), read_dataset_json(folder)
+    cases = add_unlabelled(options.i, folder, plans, options.c, dataset_json, options.np, options.force)
+    print(f"{len(cases)} unlabelled images will be pre-trained on: {', '.join(cases)}")
+
+
 def _knobs(options: argparse.Namespace) -> None:
     from nnunet_topomae.config import describe_knobs
 
@@ -204,6 +214,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     split.add_argument("--force", action="store_true", help="overwrite a split that exists")
     split.set_defaults(run=_few_label_split)
+
+    unlabelled = commands.add_parser(
+        "add-unlabelled",
+        help="preprocess images without labels, for pre-training",
+        description="Preprocess images that have no labels. Pre-training uses them in every fold; fine-tuning and "
+        "nnU-Net's own trainers never see them. Leave out the images that a model is to be tested on.",
+    )
+    _add_dataset_and_plans(unlabelled)
+    unlabelled.add_argument("-c", metavar="CONFIGURATION", default="3d_fullres", help="default: %(default)s")
+    unlabelled.add_argument(
+        "-i", metavar="FOLDER", type=Path, required=True, help="images, named as in imagesTr: CASE_0000.nii.gz, ..."
+    )
+    unlabelled.add_argument("-np", metavar="N", type=int, default=4, help="processes (default: %(default)s)")
+    unlabelled.add_argument("--force", action="store_true", help="preprocess cases again that were added before")
+    unlabelled.set_defaults(run=_add_unlabelled)
 
     export = commands.add_parser(
         "export-encoder",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import distributed as dist
 from torch import nn
@@ -117,10 +118,15 @@ class TopoMAETrainer(ResumableTrainer):
         previous_stage = self.folder_with_segs_from_previous_stage
         if previous_stage is not None:
             check_previous_stage(previous_stage, keys, self._previous_stage_command())
-        dataset = self.dataset_class(self.preprocessed_dataset_folder, keys, previous_stage)
-        constant = check_cases(dataset, keys, self.label_range)
+        constant = check_cases(self.dataset_of(keys), keys, self.label_range)
         if constant:
             self.print_to_log_file(f"The image is constant, so that nothing can be learnt from: {', '.join(constant)}")
+
+    def dataset_of(self, cases: Sequence[str]) -> nnUNetBaseDataset:
+        """Preprocessed cases by name."""
+        return self.dataset_class(
+            self.preprocessed_dataset_folder, list(cases), self.folder_with_segs_from_previous_stage
+        )
 
     def _previous_stage_command(self) -> str:
         """What writes the segmentations that a cascade's second stage reads."""

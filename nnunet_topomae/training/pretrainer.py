@@ -12,6 +12,7 @@ import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from batchgenerators.utilities.file_and_folder_operations import join, load_json, save_json
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.utilities.collate_outputs import collate_outputs
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.helpers import dummy_context
@@ -22,6 +23,7 @@ from torch import distributed as dist
 from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.data.augmentation import pretraining_transforms
 from nnunet_topomae.data.dataloading import CropPositionDataLoader
+from nnunet_topomae.data.unlabelled import JoinedDataset, unlabelled_dataset, unlabelled_folder
 from nnunet_topomae.evaluation.pretraining import MAX_PICTURES, PretrainingEvaluation, mean_over_cases
 from nnunet_topomae.losses.position import point_distance
 from nnunet_topomae.losses.pretraining import BRANCHES, TERMS, PretrainingLoss, topological_loss
@@ -40,7 +42,8 @@ class TopoMAEPretrainer(TopoMAETrainer):
     """Masked autoencoding with topology and position (docs/method.md). No label is read.
 
     The cases of a split's `train` list are trained on, and, where `splits_final.json` carries one, of its `unlabelled`
-    list. Validation cases are looked at for the curves and the final report only.
+    list; so are the images that `nnunet-topomae add-unlabelled` has added. Validation cases are looked at for the
+    curves and the final report only.
     """
 
     def apply_knobs(self) -> None:
@@ -93,21 +96,38 @@ class TopoMAEPretrainer(TopoMAETrainer):
 
     def do_split(self) -> tuple[list[str], list[str]]:
         train_keys, val_keys = super().do_split()
-        unlabelled = self._unlabelled_cases()
+        unlabelled = [*self._unlabelled_in_split(), *self.added_images.identifiers]
         leaked = sorted(set(unlabelled) & set(val_keys))
         if leaked:
             raise ValueError(
-                f"splits_final.json lists validation cases of fold {self.fold} as unlabelled: {', '.join(leaked)}"
+                f"validation cases of fold {self.fold} are among the unlabelled, in splits_final.json or by "
+                f"nnunet-topomae add-unlabelled: {', '.join(leaked)}"
             )
         if unlabelled:
             self.print_to_log_file(f"Pre-training on {len(unlabelled)} unlabelled cases too.")
         return sorted({*train_keys, *unlabelled}), val_keys
 
-    def _unlabelled_cases(self) -> list[str]:
+    @property
+    def added_images(self) -> nnUNetBaseDataset:
+        """What `nnunet-topomae add-unlabelled` has preprocessed."""
+        folder = unlabelled_folder(self.preprocessed_dataset_folder_base, self.configuration_manager)
+        return unlabelled_dataset(folder)
+
+    def _unlabelled_in_split(self) -> list[str]:
         if self.fold == "all" or not self.splits_file.is_file():
             return []
         splits = load_json(str(self.splits_file))
         return splits[self.fold].get("unlabelled", []) if self.fold < len(splits) else []
+
+    def get_tr_and_val_datasets(self):
+        train_keys, val_keys = self.do_split()
+        return self.dataset_of(train_keys), self.dataset_of(val_keys)
+
+    def dataset_of(self, cases: Sequence[str]) -> JoinedDataset:
+        """Cases with labels and cases without."""
+        added = self.added_images
+        labelled = super().dataset_of([case for case in cases if case not in added.identifiers])
+        return JoinedDataset(cases, [labelled, added])
 
     def get_dataloaders(self):
         if self.config.weight_topology:
@@ -270,12 +290,11 @@ class TopoMAEPretrainer(TopoMAETrainer):
         _, val_keys = self.do_split()
         folder = Path(self.output_folder, "validation")
         folder.mkdir(exist_ok=True)
-        dataset = self.dataset_class(self.preprocessed_dataset_folder, list(val_keys))
         evaluation = PretrainingEvaluation(
             self.plain_network,
             self.loss,
             topological_loss(self.config, normalisation="none"),
-            self._crop_loader(dataset, self.configuration_manager.patch_size, None),
+            self._crop_loader(self.dataset_of(val_keys), self.configuration_manager.patch_size, None),
             self.config.mask_ratio,
             self.config.validation_crops,
             self.configuration_manager.spacing,
