@@ -8,7 +8,7 @@ demo: $(VENV)/installed  ## the whole method on a small phantom, with nnU-Net's 
 	$(BIN)/nnunet-topomae demo
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -71,7 +71,6 @@ def test_a_resumed_training_is_the_uninterrupted_one(workshop, trainer_class):
 def test_the_command_goes_on_after_sigkill(phantom, workshop, monkeypatch):
     """Both trainers; the second command knows nothing of the first one's knobs."""
     monkeypatch.setenv("NNUNET_TOPOMAE_WEIGHT_TOPOLOGY", "0")
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # the command takes all cores, which tests may have to share
     knobs = {"preset": "tiny", "seed": 3, "val_iterations_per_epoch": 1, "validation_crops": 1, **epochs(3)}
     knobs |= {"pretrain_lr": 3e-4, "finetune_lr": 3e-4}
     knobs = {f"NNUNET_TOPOMAE_{name.upper()}": str(value) for name, value in knobs.items()}
