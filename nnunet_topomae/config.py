@@ -54,7 +54,7 @@ class TopoMAEConfig:
 
     preset: str = _knob("base", "widths and depths of the networks", valid=_one_of("tiny", "small", "base"))
     fusion: str = _knob(
-        "stages",
+        "bottleneck",
         "how ViT features meet UNETR++ in fine-tuning; unetrpp_only and vit_only leave one encoder out (ablations)",
         valid=_one_of("stages", "bottleneck", "cross_attention", "unetrpp_only", "vit_only"),
     )

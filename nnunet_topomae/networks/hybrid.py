@@ -53,7 +53,7 @@ class HybridSegmentationNetwork(nn.Module):
         geometry: Geometry,
         preset: Preset,
         deep_supervision: bool = True,
-        fusion: str = "stages",
+        fusion: str = "bottleneck",
         drop_path_rate: float = 0.0,
         layer_scale: float | None = None,
     ) -> None:

@@ -68,7 +68,7 @@ def summarise_finetuning(
     num_classes: int,
     geometry: Geometry,
     preset: Preset,
-    fusion: str = "stages",
+    fusion: str = "bottleneck",
     dtype: torch.dtype = torch.float16,
 ) -> NetworkSummary:
     """The hybrid network with deep supervision, under autocast to `dtype`."""

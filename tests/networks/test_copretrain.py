@@ -3,6 +3,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+from torch._dynamo.testing import CompileCounter
 
 from nnunet_topomae.networks import PRESETS, CoPretrainingNetwork, HybridSegmentationNetwork, geometry_from_plan
 
@@ -79,3 +80,15 @@ def test_presets_build(preset):
     with torch.device("meta"):
         CoPretrainingNetwork(1, geometry, PRESETS[preset])
         HybridSegmentationNetwork(1, 2, geometry, PRESETS[preset])
+
+
+def test_compiles_once_for_all_masks(minimal, geometry):
+    """Two graphs, before and after the visible tokens are counted on the host; another mask compiles nothing anew."""
+    network = CoPretrainingNetwork(1, geometry, minimal).eval()
+    counter = CompileCounter()
+    compiled = torch.compile(network, backend=counter)
+    for _ in range(2):
+        image, mask = torch.randn(2, 1, 8, 24, 32), draw_mask(2, 48, 36)
+        for answer, expected in zip(flat(compiled(image, mask)), flat(network(image, mask)), strict=True):
+            torch.testing.assert_close(answer, expected)
+        assert counter.frame_count == 2

@@ -102,7 +102,7 @@ def test_two_processes_pretrain_as_one_with_twice_the_batch(build, on_two_ranks,
 def test_two_processes_finetune_as_one_with_twice_the_batch(build, on_two_ranks, double_precision):
     alone = initialised(build(TopoMAEFinetunerFromScratch))
     _, val = alone.get_tr_and_val_datasets()
-    image = torch.randn(4, 1, *alone.configuration_manager.patch_size, generator=torch.Generator().manual_seed(0)).double()
+    image = torch.randn(4, 1, *alone.configuration_manager.patch_size, generator=torch.Generator().manual_seed(0))
     labels = torch.randint(0, 3, (4, 1, *image.shape[2:]), generator=torch.Generator().manual_seed(0)).float()
     targets = [
         nn.functional.interpolate(labels, scale_factor=scale, mode="nearest")

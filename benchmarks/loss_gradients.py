@@ -1,0 +1,93 @@
+"""How strongly each loss term pulls on each encoder: the evidence behind the terms' weights, into docs/benchmarks.md.
+
+    python benchmarks/loss_gradients.py DATASET CONFIGURATION FOLD [-p PLANS] [--batches 8] [--device cpu|cuda]
+
+Takes the final checkpoint of TopoMAEPretrainer from nnUNet_results, draws training batches as it did, and gives the
+norm of the gradient of each term, times its weight, on the weights of the ViT encoder and of UNETR++'s encoder.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from machine import replace_section
+from nnunetv2.run.run_training import get_trainer_from_args
+
+from nnunet_topomae.losses.pretraining import BRANCHES, TERMS
+from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
+from nnunet_topomae.visualization.tables import markdown_table
+
+REPOSITORY = Path(__file__).parents[1]
+NAME = "TopoMAEPretrainer"
+
+
+def gradient_norm(term: torch.Tensor, parameters: Iterable[torch.Tensor]) -> float:
+    """Of a scalar with respect to all parameters together."""
+    gradients = torch.autograd.grad(term, list(parameters), retain_graph=True, allow_unused=True)
+    return sum(gradient.square().sum() for gradient in gradients if gradient is not None).sqrt().item()
+
+
+def norms_of_batch(trainer: TopoMAEPretrainer, batch: dict) -> dict[str, dict[str, float]]:
+    """By term (of both networks together, as they are in the total), then by the network whose encoder is pulled."""
+    _, terms = trainer._forward(batch)
+    encoders = {branch: list(getattr(trainer.plain_network, branch).encoder.parameters()) for branch in BRANCHES}
+    weighted = {
+        name: sum(weight * terms[term] for term in TERMS if term.startswith(name))
+        for name, weight in trainer.loss.weights.items()
+        if weight
+    }
+    return {
+        name: {branch: gradient_norm(term, parameters) for branch, parameters in encoders.items()}
+        for name, term in weighted.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset")
+    parser.add_argument("configuration")
+    parser.add_argument("fold", type=int)
+    parser.add_argument("-p", "--plans", default="nnUNetPlans", help="default: %(default)s")
+    parser.add_argument("--batches", type=int, default=8, help="default: %(default)s")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--docs", type=Path, default=REPOSITORY / "docs")
+    options = parser.parse_args()
+
+    device = torch.device(options.device)
+    trainer = get_trainer_from_args(
+        options.dataset, options.configuration, options.fold, NAME, options.plans, device=device
+    )
+    checkpoint = Path(trainer.output_folder, "checkpoint_final.pth")
+    if not checkpoint.is_file():
+        parser.error(f"{checkpoint} does not exist: pre-train first")
+    trainer.load_checkpoint(str(checkpoint))
+    np.random.seed(0)
+    trainer._seed_masks(0)
+    batches, _ = trainer.get_dataloaders()
+    norms = [norms_of_batch(trainer, next(batches)) for _ in range(options.batches)]
+
+    rows = [
+        [name, f"{trainer.loss.weights[name]:g}"]
+        + [f"{np.mean([of_batch[name][branch] for of_batch in norms]):.2g}" for branch in BRANCHES]
+        for name in norms[0]
+    ]
+    steps = trainer.num_epochs * trainer.num_iterations_per_epoch
+    patch = "×".join(map(str, trainer.configuration_manager.patch_size))
+    text = f"""## Pull of the loss terms
+
+Written by `benchmarks/loss_gradients.py`. {trainer.plans_manager.dataset_name}, preset `{trainer.config.preset}`,
+patch {patch}, mask ratio {trainer.config.mask_ratio:g}, after {steps:,} steps of pre-training. Norm of the gradient of
+weight · term on the weights of each encoder, mean of {options.batches} training batches.
+
+{markdown_table(["term", "weight", "on the ViT", "on UNETR++"], rows)}
+"""
+    replace_section(options.docs / "benchmarks.md", "gradients", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
