@@ -76,7 +76,7 @@ ARMS = {
     "full": Arm("pre-trained: + consistency (full method)", pretraining="full"),
     "vit": Arm("full method, ViT alone", pretraining="full", knobs={"fusion": "vit_only"}),
     "unetrpp": Arm("full method, UNETR++ alone", pretraining="full", knobs={"fusion": "unetrpp_only"}),
-    "bottleneck": Arm("full method, fusion at the bottleneck", pretraining="full", knobs={"fusion": "bottleneck"}),
+    "stages": Arm("full method, fusion at each stage", pretraining="full", knobs={"fusion": "stages"}),
     "cross_attention": Arm(
         "full method, fusion by cross-attention", pretraining="full", knobs={"fusion": "cross_attention"}
     ),
