@@ -25,6 +25,15 @@ from nnunet_topomae.data.phantom import write_phantom_dataset
 REPOSITORY = Path(__file__).parents[1]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def autograd_survives_forks() -> None:
+    """PyTorch counts devices at the first backward pass, and on a CPU alone allows forks after it.
+
+    Memory estimates use fake tensors, which pretend that there is a CUDA device: it must not be counted.
+    """
+    torch.zeros(1, requires_grad=True).sum().backward()
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     folder = REPOSITORY.parent / "shared" / "data"
