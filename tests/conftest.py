@@ -73,7 +73,7 @@ class Phantom:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=300,
+            timeout=600,  # on a GPU the networks are compiled first
         )
         if check and done.returncode:
             pytest.fail(f"{program} ended with status {done.returncode}:\n{done.stdout[-4000:]}")

@@ -227,8 +227,16 @@ def read() -> Callable[[Path], np.ndarray]:
 def train() -> Callable[..., str]:
     """nnUNetv2_train on a dataset like `phantom`, with the smallest budget and `env` added to it; what it prints."""
 
-    def train(dataset, trainer: str, fold: int = 0, check: bool = True, **env: object) -> str:
-        command = ("nnUNetv2_train", dataset.dataset_id, "3d_fullres", fold, "-tr", trainer, "-device", "cpu")
-        return dataset.run(*command, check=check, **KNOBS | env).stdout
+    def train(
+        dataset,
+        trainer: str,
+        fold: int = 0,
+        check: bool = True,
+        device: str = "cpu",
+        options: Sequence[object] = (),
+        **env: object,
+    ) -> str:
+        command = ("nnUNetv2_train", dataset.dataset_id, "3d_fullres", fold, "-tr", trainer, "-device", device)
+        return dataset.run(*command, *options, check=check, **KNOBS | env).stdout
 
     return train
