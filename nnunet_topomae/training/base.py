@@ -118,6 +118,8 @@ class TopoMAETrainer(ResumableTrainer):
         previous_stage = self.folder_with_segs_from_previous_stage
         if previous_stage is not None:
             check_previous_stage(previous_stage, keys, self._previous_stage_command())
+        if self.current_epoch > 0:
+            return  # goes on after an interruption: every case was read at the start, which takes long for many
         constant = check_cases(self.dataset_of(keys), keys, self.label_range)
         if constant:
             self.print_to_log_file(f"The image is constant, so that nothing can be learnt from: {', '.join(constant)}")

@@ -117,6 +117,17 @@ def test_the_environment_changes_a_resumed_training_but_not_its_architecture(wor
         maybe_load_checkpoint(workshop.build(TopoMAEPretrainer), continue_training=True, validation_only=False)
 
 
+def test_cases_are_read_through_at_the_start_alone(workshop, monkeypatch):
+    read = []
+    monkeypatch.setattr("nnunet_topomae.training.base.check_cases", lambda *arguments: read.append(arguments) or [])
+    for epoch in (0, 1):
+        trainer = workshop.build(TopoMAEPretrainer)
+        trainer.initialize()
+        trainer.current_epoch = epoch
+        trainer.on_train_start()
+    assert len(read) == 1
+
+
 def test_latest_is_written_each_epoch_unless_that_takes_long(workshop, monkeypatch):
     trainer = workshop.build(TopoMAEPretrainer, **epochs(1000))
     now, saved = [0.0], []
