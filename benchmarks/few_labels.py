@@ -107,7 +107,7 @@ class Budget:
 STEPS_PER_EPOCH = 50
 BUDGETS = {  # the time of one run of `full`
     "minutes": Budget("tiny", 32, 2, 2000, 600, False),  # 10 min, one core
-    "hour": Budget("small", 32, 2, 1500, 600, False),  # one core
+    "hour": Budget("small", 32, 2, 3000, 600, False),  # one core
     "gpu-hours": Budget("small", 64, 2, 10000, 5000, True),
     "gpu-day": Budget("base", 0, 0, 125000, 125000, True),
 }
