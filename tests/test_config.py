@@ -1,6 +1,8 @@
 import json
 import math
+import re
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -102,3 +104,13 @@ def test_any_environment_gives_a_config_or_a_config_error(environment):
 def test_every_knob_is_described():
     table = describe_knobs()
     assert all(f"`{knob.name}`" in table for knob in fields(TopoMAEConfig))
+
+
+WEIGHTS_AND_RATES = r"weight_.+|.+_(lr|ratio|factor|fraction|probability|tolerance|scale|clip|rate)"
+
+
+@pytest.mark.parametrize("name", [k.name for k in fields(TopoMAEConfig) if re.fullmatch(WEIGHTS_AND_RATES, k.name)])
+def test_the_evidence_for_a_default_is_written_down(name):
+    page = (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text()
+    rows = page.split("## Where the defaults come from")[1]
+    assert f"| `{name}` | `{getattr(TopoMAEConfig(), name)!r}` | " in rows
