@@ -19,11 +19,11 @@ from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 
 @pytest.fixture
 def dataset(phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A private copy of the phantom in nnUNet_preprocessed."""
+    """A private copy of the phantom in nnUNet_preprocessed, without a split that other tests may have made."""
     for variable in ("nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.setenv(variable, str(tmp_path / variable))
     folder = tmp_path / "nnUNet_preprocessed" / phantom.dataset_name
-    shutil.copytree(phantom.preprocessed_dataset, folder)
+    shutil.copytree(phantom.preprocessed_dataset, folder, ignore=shutil.ignore_patterns("splits_final.json"))
     return folder
 
 
