@@ -1,6 +1,6 @@
 """Time and memory of a training step of our networks beside other networks, into docs/benchmarks.md.
 
-    python benchmarks/networks.py [--patch 64 64 64] [--batch 2] [--device cpu|cuda] [--rounds 3]
+    python benchmarks/networks.py [--patch 64 128 128] [--batch 2] [--device cpu|cuda] [--rounds 3]
 
 A step is forward, nnU-Net's loss (Dice and cross-entropy, deep supervision where the network has it; for pre-training
 the losses without topology), backward, the optimiser. Each network runs in a process of its own; they take turns, so
@@ -254,7 +254,7 @@ def parameters(name: str, patch: Sequence[int]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--patch", type=int, nargs=3, default=[64, 64, 64])
+    parser.add_argument("--patch", type=int, nargs=3, default=[64, 128, 128])
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=3)
@@ -285,15 +285,15 @@ def main() -> None:
     ]
     head = ["network", "parameters", f"step / {BASELINE}", "memory"] + ["step"] * (options.device == "cuda")
     patch = "×".join(map(str, options.patch))
-    text = f"""## Networks
+    text = f"""### Patch {patch}
 
 Written by `benchmarks/networks.py` on {machine(PACKAGES)}{_gpu(options.device)}.
-One training step, patch {patch}, batch {options.batch}, one channel, {NUM_CLASSES} classes; median of {options.rounds}
+One training step, batch {options.batch}, one channel, {NUM_CLASSES} classes; median of {options.rounds}
 rounds in which the networks took turns. Pre-training: both networks, without topology.
 
 {markdown_table(head, rows)}
 """
-    replace_section(options.docs / "benchmarks.md", f"networks-{options.device}", text)
+    replace_section(options.docs / "benchmarks.md", f"networks-{options.device}-{patch}", text)
     print(text)
 
 
