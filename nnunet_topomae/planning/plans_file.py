@@ -47,9 +47,11 @@ def _parse_plans(file: Path) -> Plans:
 def configuration_of(plans: Plans, name: str) -> ConfigurationManager:
     """nnU-Net's view of one configuration. Raises ValueError, whatever is wrong with the plans."""
     try:
+        if name not in plans["configurations"]:
+            raise ValueError(f"the plans hold no configuration {name!r}, only {', '.join(plans['configurations'])}")
         return PlansManager(plans).get_configuration(name)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"the plans hold no configuration {name!r} that nnU-Net can read: {error!r}") from error
+        raise ValueError(f"nnU-Net cannot read configuration {name!r} of the plans: {error!r}") from error
 
 
 def read_dataset_json(folder: Path) -> dict[str, Any]:

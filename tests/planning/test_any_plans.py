@@ -71,6 +71,11 @@ def test_the_unspoilt_plans_have_a_geometry():
     assert geometry_of(configuration_of(PLANS, "3d_lowres")).patch_size == (32, 64, 64)
 
 
+def test_a_configuration_that_is_not_there_is_answered_with_those_that_are():
+    with pytest.raises(ValueError, match=f"no configuration '3d_middle', only {', '.join(PLANS['configurations'])}"):
+        configuration_of(PLANS, "3d_middle")
+
+
 @settings(max_examples=500, deadline=None)
 @given(st.sampled_from(PLACES), st.just(MISSING) | json_values, st.sampled_from(["3d_fullres", "3d_lowres"]))
 def test_any_plans_give_config_and_geometry_or_a_value_error(place, value, name):
