@@ -97,7 +97,7 @@ def test_the_commands_in_the_documentation_exist() -> None:
 def test_describe_says_what_it_cannot_do(dataset: Path) -> None:
     with pytest.raises(SystemExit, match="use the configuration 3d_fullres .or 3d_lowres. instead of 2d"):
         cli.main(["describe", "-d", "100", "-c", "2d"])
-    with pytest.raises(SystemExit, match="Requested configuration 3d_lowres not found"):
+    with pytest.raises(SystemExit, match="the plans hold no configuration '3d_lowres', only 2d, 3d_fullres"):
         cli.main(["describe", "-d", "100", "-c", "3d_lowres"])
     with pytest.raises(SystemExit, match="nothing.json does not exist: name another with -p: nnUNetPlans"):
         cli.main(["describe", "-d", "100", "-p", "nothing"])
