@@ -6,15 +6,14 @@ from nnunetv2.experiment_planning.experiment_planners.network_topology import ge
 from torch._dynamo.testing import CompileCounter
 
 from nnunet_topomae.networks import PRESETS, CoPretrainingNetwork, HybridSegmentationNetwork, geometry_from_plan
+from nnunet_topomae.pretext.masking import draw_mask
 
-
-def draw_mask(batch_size, num_tokens, num_masked):
-    return torch.rand(batch_size, num_tokens).argsort(dim=1) < num_masked
+GENERATOR = torch.default_generator
 
 
 def test_answers_have_the_shape_of_image_and_nine_points(minimal, geometry):
     network = CoPretrainingNetwork(2, geometry, minimal)
-    output = network(torch.randn(2, 2, 8, 24, 32), draw_mask(2, 48, 36))
+    output = network(torch.randn(2, 2, 8, 24, 32), draw_mask(2, 48, 0.75, GENERATOR))
 
     for branch in (output.vit, output.unetrpp):
         assert branch.reconstruction.shape == (2, 2, 8, 24, 32)
@@ -43,7 +42,7 @@ def flat(output):
 
 
 def test_uneven_mask_is_refused(minimal, geometry):
-    mask = draw_mask(2, 48, 30)
+    mask = draw_mask(2, 48, 0.625, GENERATOR)
     mask[0, mask[0].nonzero()[0]] = False
     with pytest.raises(ValueError, match="same number of tokens visible"):
         CoPretrainingNetwork(1, geometry, minimal)(torch.zeros(2, 1, 8, 24, 32), mask)
@@ -62,7 +61,7 @@ def test_any_plan_trains(minimal, patch_size, spacing, channels):
     image = torch.randn(2, channels, *geometry.patch_size)
 
     network = CoPretrainingNetwork(channels, geometry, minimal)
-    output = network(image, draw_mask(2, geometry.num_tokens, round(0.75 * geometry.num_tokens)))
+    output = network(image, draw_mask(2, geometry.num_tokens, 0.75, GENERATOR))
     sum(tensor.square().mean() for tensor in flat(output)).backward()
     assert {name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()} == set()
 
@@ -88,7 +87,7 @@ def test_compiles_once_for_all_masks(minimal, geometry):
     counter = CompileCounter()
     compiled = torch.compile(network, backend=counter)
     for _ in range(2):
-        image, mask = torch.randn(2, 1, 8, 24, 32), draw_mask(2, 48, 36)
+        image, mask = torch.randn(2, 1, 8, 24, 32), draw_mask(2, 48, 0.75, GENERATOR)
         for answer, expected in zip(flat(compiled(image, mask)), flat(network(image, mask)), strict=True):
             torch.testing.assert_close(answer, expected)
         assert counter.frame_count == 2
