@@ -312,7 +312,7 @@ def _in_processes(function, tasks: list[tuple], jobs: int) -> None:
 def _quietly(function, task: tuple) -> tuple[str, bool]:
     log = task[0] / "logs" / f"{function.__name__.strip('_')}_{os.getpid()}.txt"
     log.parent.mkdir(exist_ok=True)
-    with log.open("w") as file, redirect_stdout(file), redirect_stderr(file):
+    with log.open("w", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
         try:
             return function(*task), True
         except Exception as error:  # noqa: BLE001 - the other runs are to go on

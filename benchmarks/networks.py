@@ -151,7 +151,7 @@ def pretraining_step(preset: str, patch: Sequence[int], batch: int, device: torc
     from nnunet_topomae.config import TopoMAEConfig
     from nnunet_topomae.losses.pretraining import PretrainingLoss
     from nnunet_topomae.networks import PRESETS, CoPretrainingNetwork, geometry_from_plan
-    from nnunet_topomae.pretext.masking import draw_mask
+    from nnunet_topomae.pretext.masking import draw_masks
     from nnunet_topomae.training.schedule import adamw
 
     config, geometry = TopoMAEConfig(weight_topology=0), geometry_from_plan(patch, _pooling(patch))
@@ -161,8 +161,9 @@ def pretraining_step(preset: str, patch: Sequence[int], batch: int, device: torc
     image, points = torch.randn(batch, 1, *patch, device=device), torch.rand(batch, 9, 3, device=device)
 
     def loss() -> torch.Tensor:
-        mask = draw_mask(batch, geometry.num_tokens, config.mask_ratio, torch.Generator()).to(device)
-        return criterion.total(criterion(network(image, mask), image, points, mask, None))
+        masks = draw_masks(batch, config.vit_views, geometry.num_tokens, config.mask_ratio, torch.Generator())
+        masks = masks.to(device)
+        return criterion.total(criterion(network(image, masks), image, points, masks, None))
 
     return _step(loss, optimizer, device)
 

@@ -56,7 +56,7 @@ class TopoMAEConfig:
     fusion: str = _knob(
         "bottleneck",
         "how ViT features meet UNETR++ in fine-tuning; unetrpp_only and vit_only leave one encoder out (ablations)",
-        valid=_one_of("stages", "bottleneck", "cross_attention", "unetrpp_only", "vit_only"),
+        valid=_one_of("stages", "bottleneck", "token_grid", "deep", "cross_attention", "unetrpp_only", "vit_only"),
     )
     drop_path_rate: float = _knob(
         0.0, "stochastic depth: largest probability that a ViT block is skipped", valid=_between(0, 0.9)
@@ -76,14 +76,23 @@ class TopoMAEConfig:
 
     pretrain_lr: float = _knob(-1.0, "peak learning rate of pre-training (AdamW)", valid=_LEARNING_RATE)
     finetune_lr: float = _knob(-1.0, "peak learning rate of fine-tuning (AdamW)", valid=_LEARNING_RATE)
+    vit_pretrain_lr: float = _knob(-1.0, "peak learning rate of the ViT in pre-training", valid=_LEARNING_RATE)
+    vit_finetune_lr: float = _knob(-1.0, "peak learning rate of the ViT in fine-tuning", valid=_LEARNING_RATE)
     pretrained_lr_factor: float = _knob(
-        1.0, "learning rate of pre-trained parameters in fine-tuning, as a factor on finetune_lr", valid=_at_least(0)
+        1.0, "learning rate of the pre-trained UNETR++ in fine-tuning, as a factor on finetune_lr", valid=_at_least(0)
     )
     weight_decay: float = _knob(0.05, "AdamW weight decay of matrices and kernels", valid=_at_least(0))
     warmup_fraction: float = _knob(0.05, "part of the epochs with rising learning rate", valid=_between(0, 1))
     pretrain_gradient_clip: float = _knob(1.0, "largest gradient norm in pre-training", valid=_at_least(0))
 
+    random_placement: bool = _knob(
+        True, "training places a volume that is smaller than the patch anywhere in it, not always in the middle"
+    )
+
     mask_ratio: float = _knob(0.75, "part of the tokens that is masked", valid=_FRACTION)
+    vit_views: int = _knob(
+        8, "masks a crop that the ViT is pre-trained under; UNETR++ takes the first", "masks", _at_least(1)
+    )
     normalise_targets: bool = _knob(False, "reconstruct each token with zero mean and unit variance")
     rotation_probability: float = _knob(0.2, "probability that a pre-training crop is rotated", valid=_between(0, 1))
     scaling_probability: float = _knob(0.2, "probability that a pre-training crop is scaled", valid=_between(0, 1))

@@ -8,6 +8,7 @@ from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from threadpoolctl import threadpool_limits
 
+from nnunet_topomae.data.placement import draw_padding
 from nnunet_topomae.pretext.position import crop_at, nine_points
 
 MAX_DRAWS = 20
@@ -22,9 +23,14 @@ class CropPositionDataLoader(nnUNetDataLoader):
     volume_shape: [B, 3] int64.
     keys: the B case identifiers.
 
+    A volume smaller than the patch lies anywhere in it where `random_placement`, else in the middle, as in prediction.
     Neither the segmentation nor the class locations of a case are looked at: crops are drawn uniformly. A crop without
     any contrast teaches nothing and is drawn again, up to MAX_DRAWS times: the image itself may be constant.
     """
+
+    def __init__(self, *args, random_placement: bool = False, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.random_placement = random_placement
 
     def generate_train_batch(self) -> dict:
         keys = self.get_indices()
@@ -54,7 +60,12 @@ class CropPositionDataLoader(nnUNetDataLoader):
     def _draw_corner(self, shape: tuple[int, ...]) -> list[int]:
         # The parent looks up annotated voxels where a dataset has an ignore label: labels, which must not matter here.
         self.has_ignore = False
-        return self.get_bbox(np.array(shape), force_fg=False, class_locations=None)[0]
+        lower = self.get_bbox(np.array(shape), force_fg=False, class_locations=None)[0]
+        if self.random_placement:
+            for axis, (before, after) in enumerate(draw_padding(shape, self.final_patch_size)):
+                if before or after:  # the crop may be larger than the patch, which augmentation cuts out of its middle
+                    lower[axis] = (self.final_patch_size[axis] - self.patch_size[axis]) // 2 - before
+        return lower
 
     def _crop(self, volume: np.ndarray, lower: list[int]) -> dict[str, torch.Tensor]:
         box = [[low, low + side] for low, side in zip(lower, self.patch_size, strict=True)]

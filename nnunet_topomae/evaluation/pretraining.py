@@ -16,7 +16,7 @@ from nnunet_topomae.data.dataloading import CropPositionDataLoader
 from nnunet_topomae.losses.position import point_distance
 from nnunet_topomae.losses.pretraining import BRANCHES, PretrainingLoss, completed_volumes
 from nnunet_topomae.losses.reconstruction import masked_mean
-from nnunet_topomae.pretext.masking import draw_mask
+from nnunet_topomae.pretext.masking import draw_masks
 from nnunet_topomae.topology import TopologicalLoss
 from nnunet_topomae.visualization.reconstruction import save_reconstruction_figure
 
@@ -80,10 +80,11 @@ class PretrainingEvaluation:
         image = sample["data"][None].to(self.device)
         points = sample["points"][None].to(self.device)
         shape = sample["volume_shape"][None].to(self.device)
-        mask = draw_mask(1, self.loss.geometry.num_tokens, self.mask_ratio, generator).to(self.device)
-        output = self.network(image, mask)
-        voxel_mask = self.loss.voxel_mask(mask)
-        completed = completed_volumes(self.loss.reconstructed_intensities(output, image), image, voxel_mask)
+        masks = draw_masks(1, 1, self.loss.geometry.num_tokens, self.mask_ratio, generator).to(self.device)
+        output = self.network(image, masks)
+        voxel_mask = self.loss.voxel_masks(masks)[:, 0]
+        volumes = self.loss.reconstructed_intensities(output, image)
+        completed = completed_volumes({name: volume[:, 0] for name, volume in volumes.items()}, image, voxel_mask)
         target_diagrams = self.topology.diagrams(image)
         if picture is not None:
             self._draw(picture, key, image, voxel_mask, completed)
@@ -92,8 +93,8 @@ class PretrainingEvaluation:
                 "masked_mse": masked_mean((completed[name] - image) ** 2, voxel_mask).item(),
                 "psnr": psnr(completed[name], image, voxel_mask),
                 "topological_distance": (2 * self.topology(completed[name], image, target_diagrams)).sqrt().item(),
-                "point_error_voxels": point_distance(branch.points.float(), points, shape).item(),
-                "point_error_mm": point_distance(branch.points.float(), points, shape * self._mm(shape)).item(),
+                "point_error_voxels": point_distance(branch.points[:, 0].float(), points, shape).item(),
+                "point_error_mm": point_distance(branch.points[:, 0].float(), points, shape * self._mm(shape)).item(),
             }
             for name, branch in zip(BRANCHES, output, strict=True)
         }

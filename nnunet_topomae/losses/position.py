@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 
 def position_loss(points: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Mean over points and axes of (p̂ − p)².
 
     Args:
-        points, target: [B, 9, 3], coordinates in which the whole volume spans [0, 1] (`pretext/position.py`).
+        points, target: [..., 9, 3], coordinates in which the whole volume spans [0, 1] (`pretext/position.py`); axes
+            that a target lacks are broadcast.
     """
-    return F.mse_loss(points, target)
+    return ((points - target) ** 2).mean()
 
 
 def point_distance(points: torch.Tensor, target: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:

@@ -53,45 +53,51 @@ class PretrainingLoss(nn.Module):
         output: CoPretrainingOutput,
         image: torch.Tensor,
         points: torch.Tensor,
-        mask: torch.Tensor,
+        masks: torch.Tensor,
         target_diagrams: list[Future[Diagrams]] | None,
     ) -> dict[str, torch.Tensor]:
-        """Terms of `TERMS`, each a scalar.
+        """Terms of `TERMS`, each a scalar. Reconstruction and position are means over all views of a network; topology
+        and consistency look at the first, which both networks share.
 
         Args:
             output: of both networks.
             image: [B, C, D, H, W], what was to be reconstructed.
             points: [B, 9, 3], where the crops lie.
-            mask: [B, N] bool, True where a token was hidden.
+            masks: [B, V, N] bool, True where a token was hidden.
             target_diagrams: from `submit_target(image)`; without them the topological terms are left out.
         """
-        voxel_mask = self.voxel_mask(mask)
+        voxel_masks = self.voxel_masks(masks)
         volumes = self.reconstructed_intensities(output, image)
-        token_std = token_statistics(image, self.geometry.token_size)[1] if self.normalise_targets else None
+        first = {name: volume[:, 0] for name, volume in volumes.items()}
+        token_std = token_statistics(image, self.geometry.token_size)[1][:, None] if self.normalise_targets else None
         pending = {}
         if target_diagrams is not None:
-            for name, completed in completed_volumes(volumes, image, voxel_mask).items():
+            for name, completed in completed_volumes(first, image, voxel_masks[:, 0]).items():
                 pending[name] = self.topology.submit(completed, None, target_diagrams)
         terms = {}
         for name, branch in zip(BRANCHES, output, strict=True):
-            terms[f"reconstruction_{name}"] = reconstruction_loss(volumes[name], image, voxel_mask, token_std)
-            terms[f"position_{name}"] = position_loss(branch.points.float(), points)
+            hidden = voxel_masks[:, : volumes[name].shape[1]]
+            terms[f"reconstruction_{name}"] = reconstruction_loss(volumes[name], image[:, None], hidden, token_std)
+            terms[f"position_{name}"] = position_loss(branch.points.float(), points[:, None])
         for name, topology in pending.items():
             terms[f"topology_{name}"] = topology.result().loss
-        terms["consistency_points"] = point_consistency(*(branch.points.float() for branch in output))
-        terms["consistency_reconstruction"] = reconstruction_consistency(*volumes.values(), voxel_mask)
+        terms["consistency_points"] = point_consistency(
+            *(branch.points[:, 0].float() for branch in output), points
+        )
+        terms["consistency_reconstruction"] = reconstruction_consistency(*first.values(), image, voxel_masks[:, 0])
         return terms
 
-    def voxel_mask(self, mask: torch.Tensor) -> torch.Tensor:
-        """[B, N] tokens to [B, 1, D, H, W] voxels."""
-        return expand_mask(mask, self.geometry.token_grid, self.geometry.token_size)
+    def voxel_masks(self, masks: torch.Tensor) -> torch.Tensor:
+        """[B, V, N] tokens to [B, V, 1, D, H, W] voxels."""
+        voxels = expand_mask(masks.flatten(0, 1), self.geometry.token_grid, self.geometry.token_size)
+        return voxels.unflatten(0, masks.shape[:2])
 
     def reconstructed_intensities(self, output: CoPretrainingOutput, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Each network's reconstruction [B, C, D, H, W] in intensities, float32: un-normalised where that is due."""
+        """Each network's reconstruction [B, V, C, D, H, W] in intensities, float32: un-normalised where that is due."""
         volumes = {name: branch.reconstruction.float() for name, branch in zip(BRANCHES, output, strict=True)}
         if not self.normalise_targets:
             return volumes
-        mean, std = token_statistics(image, self.geometry.token_size)
+        mean, std = (value[:, None] for value in token_statistics(image, self.geometry.token_size))
         return {name: volume * std + mean for name, volume in volumes.items()}
 
     def total(self, terms: dict[str, torch.Tensor]) -> torch.Tensor:

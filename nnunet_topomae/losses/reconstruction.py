@@ -11,9 +11,9 @@ EPSILON = 1e-6
 
 
 def masked_mean(values: torch.Tensor, voxel_mask: torch.Tensor) -> torch.Tensor:
-    """Mean of `values` [B, C, D, H, W] over the voxels where `voxel_mask` [B, 1, D, H, W] is True."""
+    """Mean of `values` [..., C, D, H, W] over the voxels where `voxel_mask` [..., 1, D, H, W] is True."""
     mask = voxel_mask.to(values.dtype)
-    return (values * mask).sum() / (mask.sum() * values.shape[1])
+    return (values * mask).sum() / (mask.sum() * values.shape[-4])
 
 
 def reconstruction_loss(
@@ -25,9 +25,9 @@ def reconstruction_loss(
     """Mean over masked voxels of ((x̂ − x) / σ)², He et al. 2022 (MAE), eq. in section 3.
 
     Args:
-        reconstruction, target: [B, C, D, H, W], intensities.
-        voxel_mask: [B, 1, D, H, W] bool, True where the networks saw nothing.
-        token_std: σ, [B, C, D, H, W], standard deviation of each voxel's token where targets are normalised; else 1.
+        reconstruction, target: [..., C, D, H, W], intensities; axes that a target lacks are broadcast.
+        voxel_mask: [..., 1, D, H, W] bool, True where the networks saw nothing.
+        token_std: σ, shaped as the target, of each voxel's token where targets are normalised; else 1.
     """
     error = reconstruction - target
     return masked_mean((error if token_std is None else error / token_std) ** 2, voxel_mask)

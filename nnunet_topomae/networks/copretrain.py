@@ -1,4 +1,7 @@
-"""Co-training of a ViT-MAE and UNETR++: both see the same visible tokens and answer the same two questions."""
+"""Co-training of a ViT-MAE and UNETR++: both see the same visible tokens and answer the same two questions.
+
+The ViT, which costs a tenth of the pair, answers for several masks of a crop (views), UNETR++ for the first of them.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,16 @@ from nnunet_topomae.pretext.position import NUM_POINTS
 
 
 class BranchOutput(NamedTuple):
-    """What one network answers: reconstruction [B, C, D, H, W] and nine points [B, 9, 3] (axes as in the image)."""
+    """What one network answers for V masks of each crop (views): reconstruction [B, V, C, D, H, W] and nine points
+    [B, V, 9, 3] (axes as in the image)."""
 
     reconstruction: torch.Tensor
     points: torch.Tensor
+
+    @classmethod
+    def of_rows(cls, reconstruction: torch.Tensor, points: torch.Tensor, views: int) -> BranchOutput:
+        """From [B·V, ...], views of a crop one after the other."""
+        return cls(reconstruction.unflatten(0, (-1, views)), points.unflatten(0, (-1, views)))
 
 
 class CoPretrainingOutput(NamedTuple):
@@ -61,8 +70,10 @@ class ViTBranch(nn.Module):
         self.position_head = PositionHead(preset.vit_embed_dim)
 
     def forward(self, image: torch.Tensor, ids_keep: torch.Tensor) -> BranchOutput:
-        features = self.encoder(image, ids_keep)
-        return BranchOutput(self.decoder(features, ids_keep), self.position_head(features.mean(dim=1)))
+        """Of an image [B, C, D, H, W] of whose tokens `ids_keep` [B, V, M] are visible."""
+        views, ids_keep = ids_keep.shape[1], ids_keep.flatten(0, 1)
+        features = self.encoder(image.repeat_interleave(views, dim=0), ids_keep)
+        return BranchOutput.of_rows(self.decoder(features, ids_keep), self.position_head(features.mean(dim=1)), views)
 
 
 class UNETRPPBranch(nn.Module):
@@ -77,7 +88,8 @@ class UNETRPPBranch(nn.Module):
 
     def forward(self, image: torch.Tensor) -> BranchOutput:
         features = self.encoder(image)
-        return BranchOutput(self.decoder(features), self.position_head(features[-1].mean(dim=(2, 3, 4))))
+        points = self.position_head(features[-1].mean(dim=(2, 3, 4)))
+        return BranchOutput.of_rows(self.decoder(features), points, views=1)
 
 
 class CoPretrainingNetwork(nn.Module):
@@ -103,20 +115,20 @@ class CoPretrainingNetwork(nn.Module):
         self.vit = ViTBranch(input_channels, geometry, preset, drop_path_rate, layer_scale)
         self.unetrpp = UNETRPPBranch(input_channels, geometry, preset)
 
-    def forward(self, image: torch.Tensor, mask: torch.Tensor) -> CoPretrainingOutput:
-        """Reconstructions and points of both networks.
+    def forward(self, image: torch.Tensor, masks: torch.Tensor) -> CoPretrainingOutput:
+        """Reconstructions and points of both networks: of the ViT under each mask, of UNETR++ under the first.
 
         Args:
             image: [B, C, D, H, W].
-            mask: [B, N] bool over tokens, True where masked; as many in every row. The ViT gets the visible tokens
+            masks: [B, V, N] bool over tokens, True where masked; as many in every mask. The ViT gets the visible tokens
                 alone; for UNETR++ masked voxels are zero, the mean of a z-scored image.
 
         Raises:
-            ValueError: an image of another size; rows that mask different numbers of tokens, or all.
+            ValueError: an image of another size; masks that hide different numbers of tokens, or all.
         """
-        voxel_mask = expand_mask(mask, self.geometry.token_grid, self.geometry.token_size)
+        voxel_mask = expand_mask(masks[:, 0], self.geometry.token_grid, self.geometry.token_size)
         return CoPretrainingOutput(
-            vit=self.vit(image, visible_tokens(mask)), unetrpp=self.unetrpp(image.masked_fill(voxel_mask, 0))
+            vit=self.vit(image, visible_tokens(masks)), unetrpp=self.unetrpp(image.masked_fill(voxel_mask, 0))
         )
 
 

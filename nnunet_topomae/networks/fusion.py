@@ -9,6 +9,8 @@ For ablations there are two that leave one encoder out: `reads_vit`, `reads_unet
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 
@@ -18,6 +20,8 @@ from torch import nn
 
 from nnunet_topomae.networks.geometry import Geometry
 
+INITIAL_STD = float(os.environ.get("XSTD", "0.1"))
+
 
 class Fusion(nn.Module):
     """Base of the fusions."""
@@ -26,22 +30,52 @@ class Fusion(nn.Module):
     reads_unetrpp = True  # if False, it is given the features at full resolution alone
 
 
-class BottleneckFusion(Fusion):
-    """The ViT's features, averaged to the grid of stage 4, concatenated with it, then a 1×1×1 convolution."""
+class ResidualFusion(Fusion):
+    """The ViT's features, projected and resampled to the grids of some stages, added to them.
+
+    The projections start small, not at zero: the gradient of the ViT passes through them, and AdamW, which rescales
+    every gradient, would make random steps of one that is nearly zero.
+    """
+
+    stages: tuple[int, ...] = ()
 
     def __init__(self, vit_dim: int, features_per_stage: Sequence[int], geometry: Geometry, num_heads: int) -> None:
         super().__init__()
-        self.stride = geometry.stage_strides[2]
-        dim = features_per_stage[3]
-        self.mix = nn.Conv3d(dim + vit_dim, dim, 1)
-        with torch.no_grad():
-            self.mix.weight.zero_()
-            self.mix.weight[:, :dim, 0, 0, 0] = torch.eye(dim)
-            self.mix.bias.zero_()
+        self.grids = [geometry.stage_grids[stage] for stage in self.stages]
+        self.projections = nn.ModuleList(nn.Conv3d(vit_dim, features_per_stage[stage], 1) for stage in self.stages)
+        for projection in self.projections:
+            nn.init.normal_(projection.weight, std=INITIAL_STD / math.sqrt(vit_dim))
+            nn.init.zeros_(projection.bias)
 
     def forward(self, features: Sequence[torch.Tensor], vit_features: torch.Tensor) -> list[torch.Tensor]:
-        pooled = F.avg_pool3d(vit_features, self.stride)
-        return [*features[:4], self.mix(torch.cat([features[4], pooled], dim=1))]
+        fused = list(features)
+        for stage, grid, projection in zip(self.stages, self.grids, self.projections, strict=True):
+            fused[stage + 1] = features[stage + 1] + _resample(projection(vit_features), grid)
+        return fused
+
+
+class BottleneckFusion(ResidualFusion):
+    """At stage 4."""
+
+    stages = (3,)
+
+
+class TokenGridFusion(ResidualFusion):
+    """At stage 3, which shares the token grid."""
+
+    stages = (2,)
+
+
+class DeepFusion(ResidualFusion):
+    """At stages 3 and 4."""
+
+    stages = (2, 3)
+
+
+class StagesFusion(ResidualFusion):
+    """At every stage."""
+
+    stages = (0, 1, 2, 3)
 
 
 class ViTOnly(Fusion):
@@ -63,20 +97,6 @@ class ViTOnly(Fusion):
             yield _resample(projection(vit_features), grid)
 
 
-class StagesFusion(ViTOnly):
-    """The ViT's features, projected and resampled to the grid of each stage, added with a learned scale per channel."""
-
-    reads_unetrpp = True
-
-    def __init__(self, vit_dim: int, features_per_stage: Sequence[int], geometry: Geometry, num_heads: int) -> None:
-        super().__init__(vit_dim, features_per_stage, geometry, num_heads)
-        self.scales = nn.ParameterList(torch.zeros(dim) for dim in features_per_stage)
-
-    def forward(self, features: Sequence[torch.Tensor], vit_features: torch.Tensor) -> list[torch.Tensor]:
-        stages = zip(features[1:], self.scales, self.on_stages(vit_features), strict=True)
-        return [features[0], *(stage + scale.reshape(-1, 1, 1, 1) * vit for stage, scale, vit in stages)]
-
-
 class CrossAttentionFusion(Fusion):
     """Stage 3, which shares the token grid, queries the ViT's tokens; the answer is added with a scale per channel."""
 
@@ -88,7 +108,7 @@ class CrossAttentionFusion(Fusion):
         self.query = nn.Linear(dim, dim)
         self.key_value = nn.Linear(vit_dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
-        self.scale = nn.Parameter(torch.zeros(dim))
+        self.scale = nn.Parameter(torch.full((dim,), INITIAL_STD))
 
     def forward(self, features: Sequence[torch.Tensor], vit_features: torch.Tensor) -> list[torch.Tensor]:
         stage = features[3]
@@ -119,6 +139,8 @@ FUSIONS = MappingProxyType(
     {
         "stages": StagesFusion,
         "bottleneck": BottleneckFusion,
+        "token_grid": TokenGridFusion,
+        "deep": DeepFusion,
         "cross_attention": CrossAttentionFusion,
         "unetrpp_only": UNETRPPOnly,
         "vit_only": ViTOnly,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -112,9 +112,13 @@ class HybridSegmentationNetwork(nn.Module):
             not_needed += UNETRPP_STAGES
         return load_adapted(self, state_dict, self._pretrained_name, not_needed, label_channels)
 
-    def pretrained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and parameters that `load_pretrained` fills."""
-        return ((name, p) for name, p in self.named_parameters() if self._pretrained_name(name) is not None)
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters of the pre-trained `vit` and `unetrpp`, and `new` ones, which no pre-training fills."""
+        parts = {"vit": [], "unetrpp": [], "new": []}
+        for name, parameter in self.named_parameters():
+            origin = self._pretrained_name(name)
+            parts["new" if origin is None else origin.split(".")[0]].append(parameter)
+        return parts
 
     @staticmethod
     def _pretrained_name(name: str) -> str | None:

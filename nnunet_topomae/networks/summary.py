@@ -49,13 +49,14 @@ def summarise_pretraining(
     geometry: Geometry,
     preset: Preset,
     mask_ratio: float = 0.75,
+    vit_views: int = 1,
     dtype: torch.dtype = torch.float16,
 ) -> NetworkSummary:
-    """Both networks of pre-training, under autocast to `dtype`."""
+    """Both networks of pre-training, the ViT under `vit_views` masks a crop, under autocast to `dtype`."""
     num_visible = geometry.num_tokens - round(mask_ratio * geometry.num_tokens)
 
     def forward(network: CoPretrainingNetwork, image: torch.Tensor) -> None:
-        network.vit(image, torch.arange(num_visible).expand(len(image), -1))
+        network.vit(image, torch.arange(num_visible).expand(len(image), vit_views, -1))
         network.unetrpp(image)
 
     return _summarise(

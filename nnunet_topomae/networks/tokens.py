@@ -35,17 +35,17 @@ def expand_mask(mask: torch.Tensor, token_grid: Sequence[int], token_size: Seque
 
 @torch.compiler.disable  # the number of visible tokens is read on the host; everything after has a static shape
 def visible_tokens(mask: torch.Tensor) -> torch.Tensor:
-    """Indices [B, N_visible] of the tokens that `mask` [B, N] (True: masked) leaves visible, ascending in each row.
+    """Indices [..., M] of the tokens that masks [..., N] (True: masked) leave visible, ascending in each row.
 
     Raises:
         ValueError: the rows leave different numbers of tokens visible, or none.
     """
-    counts = set((~mask).sum(dim=1).tolist())
+    counts = set((~mask).sum(dim=-1).flatten().tolist())
     if len(counts) != 1 or 0 in counts:
         raise ValueError(
             f"every row of a mask must leave the same number of tokens visible, at least one; got {sorted(counts)}"
         )
-    return (~mask).nonzero()[:, 1].reshape(len(mask), counts.pop())
+    return (~mask).nonzero()[:, -1].reshape(*mask.shape[:-1], counts.pop())
 
 
 def gather_tokens(tokens: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

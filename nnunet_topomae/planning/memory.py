@@ -33,13 +33,14 @@ class Workload:
         image_channels: of pre-training.
         input_channels: of fine-tuning; a cascade adds the previous segmentation.
         num_outputs: of the segmentation.
-        mask_ratio, fusion: the knobs.
+        mask_ratio, vit_views, fusion: the knobs.
     """
 
     image_channels: int
     input_channels: int
     num_outputs: int
     mask_ratio: float
+    vit_views: int
     fusion: str
 
     @classmethod
@@ -51,13 +52,16 @@ class Workload:
             input_channels=determine_num_input_channels(manager, chosen, dataset_json),
             num_outputs=manager.get_label_manager(dataset_json).num_segmentation_heads,
             mask_ratio=config.mask_ratio,
+            vit_views=config.vit_views,
             fusion=config.fusion,
         )
 
     def summarise(self, geometry: Geometry, preset: Preset) -> dict[str, NetworkSummary]:
         """Both phases by name."""
         return {
-            "pre-training": summarise_pretraining(self.image_channels, geometry, preset, self.mask_ratio),
+            "pre-training": summarise_pretraining(
+                self.image_channels, geometry, preset, self.mask_ratio, self.vit_views
+            ),
             "fine-tuning": summarise_finetuning(self.input_channels, self.num_outputs, geometry, preset, self.fusion),
         }
 

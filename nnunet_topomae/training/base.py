@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
+from nnunetv2.utilities.helpers import dummy_context
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+from torch import autocast, nn
 from torch import distributed as dist
-from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig
 from nnunet_topomae.data.checks import LabelRange, check_cases, check_none_missing, check_previous_stage
+from nnunet_topomae.evaluation.instruments import is_dead
 from nnunet_topomae.networks.geometry import Geometry, geometry_from_plan
 from nnunet_topomae.planning.plans_file import configuration_of
 from nnunet_topomae.training.checkpoint import read_trusted_checkpoint
 from nnunet_topomae.training.resumable import ResumableTrainer
+from nnunet_topomae.training.schedule import WarmupCosineSchedule
 
 NUM_FOLDS = 5  # of the split that nnU-Net makes where splits_final.json has none
 
@@ -31,6 +35,7 @@ class TopoMAETrainer(ResumableTrainer):
 
     Attributes:
         architecture_knobs: the knobs that shape the network, in which all folds of a results folder must agree.
+        curves: names of what is logged once an epoch, besides nnU-Net's own.
 
     Raises:
         ConfigError: a knob is unknown or has a bad value.
@@ -38,6 +43,7 @@ class TopoMAETrainer(ResumableTrainer):
     """
 
     architecture_knobs: tuple[str, ...] = ("preset", "layer_scale")
+    curves: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -60,11 +66,31 @@ class TopoMAETrainer(ResumableTrainer):
         self.num_val_iterations_per_epoch = self.config.val_iterations_per_epoch
         self.weight_decay = self.config.weight_decay
         self.save_every = math.inf  # not nnU-Net's checkpoint_latest every 50 epochs, but `save_latest`
+        for name in self.curves:
+            self.logger.local_logger.my_fantastic_logging[name] = []
 
     def initialize(self) -> None:
         if self.config.seed >= 0:
             torch.manual_seed(self.config.seed)
         super().initialize()
+
+    def schedule(self, optimizer: torch.optim.Optimizer) -> WarmupCosineSchedule:
+        """Of this training's length."""
+        return WarmupCosineSchedule(
+            optimizer, self.num_epochs, self.num_iterations_per_epoch, self.config.warmup_fraction
+        )
+
+    def autocast(self) -> AbstractContextManager:
+        """Half precision where nnU-Net uses it: on CUDA alone."""
+        return autocast("cuda") if self.device.type == "cuda" else dummy_context()
+
+    def warn_of_dead_vit(self, token_std: float, knob: str) -> None:
+        """Where the ViT has come to say the same everywhere, its knob is to be turned."""
+        if is_dead(token_std):
+            self.print_to_log_file(
+                f"WARNING: the ViT gives nearly the same features for every token (their standard deviation is "
+                f"{token_std:.2g}, in health 0.5 to 0.8): it adds nothing. Lower NNUNET_TOPOMAE_{knob.upper()}"
+            )
 
     @property
     def plain_network(self) -> nn.Module:
@@ -163,6 +189,8 @@ class TopoMAETrainer(ResumableTrainer):
             self._take_knobs_from(filename_or_checkpoint)
         super().load_checkpoint(filename_or_checkpoint)
         self.my_init_kwargs["plans"] = self.plans_manager.plans  # the next checkpoint records the knobs in force
+        for name in self.curves:  # nnU-Net's logger wants a value an epoch, and an older version logged fewer curves
+            self.logger.local_logger.my_fantastic_logging.setdefault(name, [math.nan] * self.current_epoch)
 
     def _take_knobs_from(self, checkpoint: str) -> None:
         plans = read_trusted_checkpoint(checkpoint)["init_args"]["plans"]

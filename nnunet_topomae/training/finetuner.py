@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -12,11 +14,20 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunet_topomae.config import TopoMAEConfig
+from nnunet_topomae.data.placement import RandomPlacement
+from nnunet_topomae.evaluation.instruments import (
+    FINETUNING_INSTRUMENTS,
+    LABEL_SHARE,
+    TOKEN_STD,
+    cosines,
+    label_share,
+    token_std,
+)
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.training.base import TopoMAETrainer, geometry_of, vit_options
 from nnunet_topomae.training.checkpoint import read_checkpoint, refuse_pretraining_checkpoint, weights_option
-from nnunet_topomae.training.schedule import WarmupCosineSchedule, adamw, peak_lr
+from nnunet_topomae.training.schedule import ParameterGroup, WarmupCosineSchedule, adamw, peak_lr
 
 DEEP_SUPERVISION_WEIGHTS = (4 / 7, 2 / 7, 1 / 7)  # UNETR++, Shaker et al. 2024
 FROM_SCRATCH = "none"
@@ -30,6 +41,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
     """
 
     architecture_knobs = (*TopoMAETrainer.architecture_knobs, "fusion")
+    curves = FINETUNING_INSTRUMENTS
 
     def __new__(cls, plans: dict, *args, **kwargs) -> TopoMAEFinetuner:
         from_scratch = cls is TopoMAEFinetuner and TopoMAEConfig.resolve(plans).pretrained == FROM_SCRATCH
@@ -38,7 +50,10 @@ class TopoMAEFinetuner(TopoMAETrainer):
     def apply_knobs(self) -> None:
         super().apply_knobs()
         self.num_epochs = self.config.finetune_epochs
-        self.initial_lr = peak_lr(self.config.finetune_lr, PRESETS[self.config.preset].finetune_lr)
+        preset = PRESETS[self.config.preset]
+        self.initial_lr = peak_lr(self.config.finetune_lr, preset.finetune_lr)
+        self.vit_lr = peak_lr(self.config.vit_finetune_lr, preset.vit_finetune_lr)
+        self.pretrained_weights = {}
 
     @staticmethod
     def build_network_architecture(
@@ -69,12 +84,16 @@ class TopoMAEFinetuner(TopoMAETrainer):
         return loss
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupCosineSchedule]:
-        pretrained = [parameter for _, parameter in self.plain_network.pretrained_parameters()]
-        known = set(pretrained)
-        new = [parameter for parameter in self.network.parameters() if parameter not in known]
         factor = self.config.pretrained_lr_factor if self.uses_pretraining else 1.0
-        optimizer = adamw([(new, self.initial_lr), (pretrained, factor * self.initial_lr)], self.weight_decay)
-        return optimizer, WarmupCosineSchedule(optimizer, self.num_epochs, self.config.warmup_fraction)
+        rates = {"new": self.initial_lr, "unetrpp": factor * self.initial_lr, "vit": self.vit_lr}
+        parts = self.plain_network.parts()
+        optimizer = adamw([ParameterGroup(name, parts[name], rate) for name, rate in rates.items()], self.weight_decay)
+        return optimizer, self.schedule(optimizer)
+
+    def train_step(self, batch: dict) -> dict:
+        result = super().train_step(batch)
+        self.lr_scheduler.advance()
+        return result
 
     @property
     def uses_pretraining(self) -> bool:
@@ -91,13 +110,72 @@ class TopoMAEFinetuner(TopoMAETrainer):
             refuse_pretraining_checkpoint(named)
         super().initialize()
 
+    def get_tr_and_val_datasets(self):
+        train, val = super().get_tr_and_val_datasets()
+        if self.config.random_placement:
+            train = RandomPlacement(train, self.configuration_manager.patch_size)
+        return train, val
+
     def on_train_start(self) -> None:
         if not self.was_initialized:  # nnU-Net initialises earlier only to load weights: --c or -pretrained_weights
             checkpoint = self.find_pretrained_checkpoint() if self.uses_pretraining else None
             self.initialize()
             if checkpoint is not None:
                 self._load_pretrained(checkpoint)
+        elif self.current_epoch > 0 and self.uses_pretraining:
+            self._recall_pretrained_weights()
         super().on_train_start()
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self.instrument_image = None
+
+    def validation_step(self, batch: dict) -> dict:
+        if self.instrument_image is None:
+            self.instrument_image = batch["data"]
+        return super().validation_step(batch)
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        super().on_validation_epoch_end(val_outputs)
+        for name, value in self._read_instruments().items():
+            self.logger.log(name, value, self.current_epoch)
+
+    def _read_instruments(self) -> dict[str, float]:
+        """By the names of `FINETUNING_INSTRUMENTS`; NaN for what there is not, be it a ViT or pre-trained weights."""
+        network = self.plain_network
+        readings = dict.fromkeys(FINETUNING_INSTRUMENTS, math.nan)
+        parts = {f"cosine_{name}": weights for name, weights in network.parts().items()}
+        readings |= cosines(parts, self.pretrained_weights)
+        if network.vit is not None:
+            image = self.instrument_image.to(self.device)
+            self.set_deep_supervision_enabled(False)
+            with torch.no_grad(), self.autocast():
+                readings[TOKEN_STD] = token_std(network.vit(image))
+                readings[LABEL_SHARE] = label_share(network, image, self.label_manager.has_regions)
+            self.set_deep_supervision_enabled(self.enable_deep_supervision)
+            self.warn_of_dead_vit(readings[TOKEN_STD], "vit_finetune_lr")
+        self.print_to_log_file(", ".join(f"{name} {value:.3g}" for name, value in readings.items()))
+        return readings
+
+    def _recall_pretrained_weights(self) -> None:
+        """For a training that goes on after an interruption, from the checkpoint that it began with."""
+        try:
+            weights = read_checkpoint(self.find_pretrained_checkpoint()).weights
+            network = deepcopy(self.plain_network)
+            network.load_pretrained(weights, self.label_channels)
+        except (OSError, ValueError) as error:
+            self.print_to_log_file(f"The distance to the pre-trained weights is not logged any more: {error}")
+        else:
+            self._keep_pretrained_weights(network)
+
+    def _keep_pretrained_weights(self, network: HybridSegmentationNetwork) -> None:
+        """A copy on the CPU of what was pre-trained, so that one sees how far it moves."""
+        parts = network.parts()
+        self.pretrained_weights = {
+            f"cosine_{name}": [weight.detach().cpu().clone() for weight in parts[name]]
+            for name in ("vit", "unetrpp")
+            if parts[name]
+        }
 
     def on_epoch_end(self) -> None:
         super().on_epoch_end()
@@ -149,6 +227,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
         except ValueError as error:
             raise ValueError(f"{file} does not fit this network (preset '{self.config.preset}'): {error}") from error
         self.print_to_log_file(str(report), add_timestamp=False)
+        self._keep_pretrained_weights(self.plain_network)
         if checkpoint.origin is None:
             self.print_to_log_file("  the checkpoint does not say what it was pre-trained on", add_timestamp=False)
             return

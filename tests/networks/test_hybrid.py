@@ -7,13 +7,16 @@ from nnunet_topomae.networks import CoPretrainingNetwork, HybridSegmentationNetw
 from nnunet_topomae.networks.fusion import FUSIONS
 
 
-@pytest.mark.parametrize("fusion", [name for name in FUSIONS if name != "vit_only"])
-def test_sets_out_from_unetrpp_alone(minimal, geometry, fusion):
+@pytest.mark.parametrize("fusion", [name for name in FUSIONS if name not in ("vit_only", "unetrpp_only")])
+def test_sets_out_close_to_unetrpp_and_with_a_gradient_for_the_vit(minimal, geometry, fusion):
     network = HybridSegmentationNetwork(1, 3, geometry, minimal, fusion=fusion).eval()
     image = torch.randn(1, 1, 8, 24, 32)
+    features = network.encoder(image)
 
-    for fused, alone in zip(network(image), network.decoder(network.encoder(image)), strict=True):
-        torch.testing.assert_close(fused, alone)
+    for fused, alone in zip(network.fusion(features, vit_features(network, image)), features, strict=True):
+        assert (fused - alone).std() < 0.3 * alone.std()
+    sum(output.square().mean() for output in network(image)).backward()
+    assert all(parameter.grad.any() for parameter in network.vit.parameters())
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)

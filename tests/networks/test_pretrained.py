@@ -32,8 +32,10 @@ def test_same_geometry_is_copied(pretrained, minimal, geometry):
     assert report.adapted == {}
     assert {name.split(".")[0] for name in report.new} == {"fusion", "decoder"}
     assert "unetrpp.position_head.1.weight" in report.skipped
-    buffers = dict(network.named_buffers())
-    assert {name for name, _ in network.pretrained_parameters()} == set(report.loaded) - set(buffers)
+    filled = [parameter for name, parameter in network.named_parameters() if name in report.loaded]
+    parts = network.parts()
+    assert {*parts["vit"], *parts["unetrpp"]} == set(filled)
+    assert set(parts["new"]) == set(network.parameters()) - set(filled)
 
 
 def test_more_channels_answer_alike_to_a_repeated_image(pretrained, minimal, geometry):

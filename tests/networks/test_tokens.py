@@ -46,6 +46,7 @@ def test_visible_tokens_are_those_not_masked_in_order():
     mask = torch.tensor([[True, False, True, False], [False, True, True, False]])
 
     assert visible_tokens(mask).tolist() == [[1, 3], [0, 3]]
+    assert visible_tokens(mask[:, None]).tolist() == [[[1, 3]], [[0, 3]]]
 
 
 @pytest.mark.parametrize("rows", [[[True, False], [False, False]], [[True, True], [True, True]]])

@@ -23,16 +23,26 @@ def test_token_embedding_is_the_strided_convolution():
 
 def test_position_embedding_is_sine_and_cosine_of_each_axis_in_voxel_order():
     embedding = sincos_position_embedding(GRID, 26)  # 26 = 3 axes × 2 × 4 bands + 2 unused
+    waves = torch.zeros(24, 24)
     for i in range(2):
         for j in range(3):
             for k in range(4):
-                token = embedding[(i * 3 + j) * 4 + k]
+                number = (i * 3 + j) * 4 + k
                 for axis, position in enumerate((i, j, k)):
                     for band in range(4):
                         angle = torch.tensor(position / 10000 ** (band / 4))
-                        torch.testing.assert_close(token[axis * 8 + band], angle.sin())
-                        torch.testing.assert_close(token[axis * 8 + 4 + band], angle.cos())
-                assert token[24:].tolist() == [0, 0]
+                        waves[number, axis * 8 + band] = angle.sin()
+                        waves[number, axis * 8 + 4 + band] = angle.cos()
+    waves -= waves.mean(dim=0)
+    torch.testing.assert_close(embedding[:, :24], waves / waves.std())
+    assert not embedding[:, 24:].any()
+
+
+@pytest.mark.parametrize("grid", [(4, 4, 4), (2, 8, 8), (1, 1, 2), (12, 12, 12)])
+def test_position_embedding_varies_over_tokens_as_much_on_any_grid(grid):
+    embedding = sincos_position_embedding(grid, 96)
+    assert embedding.std().item() == pytest.approx(1, rel=1e-4)
+    assert embedding.mean(dim=0).abs().max() < 1e-5
 
 
 def test_encoder_without_masked_tokens_sees_all_in_order():

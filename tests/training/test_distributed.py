@@ -81,14 +81,14 @@ def test_two_processes_pretrain_as_one_with_twice_the_batch(build, on_two_ranks,
         trainer = initialised(build(TopoMAEPretrainer, **knobs))
         assert trainer.batch_size == 2 and usable_cores() >= 1
         trainer._seed_masks(0)
-        mask = trainer._draw_mask(2)
+        mask = trainer._draw_masks(2)
         trainer._seed_masks(0)
         loss, terms = trainer._forward(part(batch, rank))
         return mask, terms["topology_unetrpp"].item(), gradients(trainer, loss), trainer.plain_network.state_dict()
 
     (mask_0, topology_0, grads_0, state), (mask_1, topology_1, grads_1, _) = on_two_ranks(of_rank)
     assert not torch.equal(mask_0, mask_1)  # each rank draws its own
-    alone._draw_mask = lambda batch_size: torch.cat([mask_0, mask_1])
+    alone._draw_masks = lambda batch_size: torch.cat([mask_0, mask_1])
     loss, terms = alone._forward(batch)
 
     assert all(torch.equal(grads_0[name], grads_1[name]) for name in grads_0)

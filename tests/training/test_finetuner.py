@@ -85,16 +85,19 @@ def test_none_trains_from_scratch_in_a_folder_of_its_own(workshop):
     assert Path(trainer.output_folder, "checkpoint_final.pth").is_file()
 
 
-def test_pretrained_parameters_learn_more_slowly(workshop):
+def test_each_part_learns_at_its_own_rate(workshop):
     def peaks(**knobs) -> dict[str, float]:
-        trainer = workshop.build(TopoMAEFinetuner, finetune_lr=1e-3, pretrained_lr_factor=0.25, **knobs)
+        rates = {"finetune_lr": 1e-3, "pretrained_lr_factor": 0.25, "vit_finetune_lr": 1e-4}
+        trainer = workshop.build(TopoMAEFinetuner, **rates, **knobs)
         trainer.initialize()
         name_of = {parameter: name for name, parameter in trainer.network.named_parameters()}
         return {name_of[p]: group["peak_lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
 
     peak = peaks()
     assert peak["decoder.seg_layers.0.weight"] == 1e-3 and peak["encoder.stem.0.weight"] == 2.5e-4
-    assert len(peak) == len(peaks(pretrained="none")) and set(peaks(pretrained="none").values()) == {1e-3}
+    assert peak["vit.norm.weight"] == 1e-4
+    from_scratch = peaks(pretrained="none")
+    assert len(peak) == len(from_scratch) and set(from_scratch.values()) == {1e-3, 1e-4}
 
 
 def test_the_learning_rate_follows_from_the_preset_unless_it_is_set(workshop):

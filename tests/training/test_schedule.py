@@ -2,12 +2,17 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_topomae.training.schedule import WarmupCosineSchedule, adamw
+from nnunet_topomae.training.schedule import ParameterGroup, WarmupCosineSchedule, adamw
 
 
-def learning_rates(num_epochs: int, warmup_fraction: float) -> list[float]:
-    schedule = WarmupCosineSchedule(adamw([(nn.Linear(2, 2).parameters(), 1.0)], 0.1), num_epochs, warmup_fraction)
-    return [schedule.factor(epoch) for epoch in range(num_epochs)]
+def adam_of(*peaks: float, weight_decay: float = 0.1) -> torch.optim.AdamW:
+    groups = [ParameterGroup(f"part {peak}", nn.Linear(3, 2).parameters(), peak) for peak in peaks]
+    return adamw(groups, weight_decay)
+
+
+def learning_rates(num_epochs: int, warmup_fraction: float, steps_per_epoch: int = 1) -> list[float]:
+    schedule = WarmupCosineSchedule(adam_of(1.0), num_epochs, steps_per_epoch, warmup_fraction)
+    return [schedule.factor(step) for step in range(num_epochs * steps_per_epoch)]
 
 
 def test_it_rises_then_falls_and_never_reaches_zero():
@@ -22,18 +27,33 @@ def test_a_single_epoch_trains(warmup_fraction):
     assert learning_rates(1, warmup_fraction)[0] > 0
 
 
+def test_a_short_training_warms_up_step_by_step():
+    rates = learning_rates(12, 0.05, steps_per_epoch=50)
+    assert rates[:30] == pytest.approx([(i + 1) / 31 for i in range(30)]) and rates[30] == 1
+
+
+def test_steps_within_an_epoch_and_a_resumed_epoch_meet():
+    optimizer = adam_of(1.0)
+    schedule = WarmupCosineSchedule(optimizer, 10, 5, 0.1)
+    schedule.step(3)
+    for _ in range(5):
+        schedule.advance()
+    walked = optimizer.param_groups[0]["lr"]
+    schedule.step(4)
+    assert optimizer.param_groups[0]["lr"] == walked
+
+
 def test_every_group_follows_its_own_peak_and_biases_are_not_decayed():
-    first, second = nn.Linear(3, 2), nn.Linear(2, 1)
-    optimizer = adamw([(first.parameters(), 1.0), (second.parameters(), 0.1)], weight_decay=0.05)
-    WarmupCosineSchedule(optimizer, 10, 0).step(5)
+    optimizer = adam_of(1.0, 0.1, weight_decay=0.05)
+    WarmupCosineSchedule(optimizer, 10, 1, 0).step(5)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.5, 0.5, 0.05, 0.05])
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0, 0.05, 0]
-    assert sum(p.numel() for g in optimizer.param_groups for p in g["params"]) == 3 * 2 + 2 + 2 * 1 + 1
+    assert sum(p.numel() for g in optimizer.param_groups for p in g["params"]) == 2 * (3 * 2 + 2)
 
 
 def test_the_peak_survives_a_checkpoint():
-    optimizer = adamw([(nn.Linear(3, 2).parameters(), 0.25)], 0.0)
-    again = adamw([(nn.Linear(3, 2).parameters(), 0.5)], 0.0)
+    optimizer = adam_of(0.25)
+    again = adam_of(0.5)
     again.load_state_dict(optimizer.state_dict())
     assert again.param_groups[0]["peak_lr"] == 0.25
     assert isinstance(again, torch.optim.AdamW)

@@ -1,0 +1,130 @@
+"""Is each network alive, and does it know more than nothing? Read off a few validation crops once an epoch.
+
+A part that has died is not seen in the losses: the other network answers for it. These figures show it: how much the
+tokens of a ViT differ from each other, what is left of the answer without it, errors beside those of an answer that
+nothing was learnt for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from nnunet_topomae.evaluation.inpainting import harmonic_inpainting
+from nnunet_topomae.losses.position import position_loss
+from nnunet_topomae.losses.pretraining import BRANCHES, PretrainingLoss
+from nnunet_topomae.losses.reconstruction import masked_mean
+from nnunet_topomae.networks.ablation import ablated
+
+DEAD_TOKEN_STD = 0.1  # a ViT's output has passed a layer norm: a healthy one varies by 0.5 to 0.8 over its tokens
+NUM_CROPS = 16
+
+TOKEN_STD = "vit_token_std"
+LABEL_SHARE = "vit_label_share"
+RECONSTRUCTION_RATIOS = tuple(f"error_over_harmonic_{name}" for name in ("zero", *BRANCHES))
+POINT_RATIOS = tuple(f"points_over_constant_{name}" for name in BRANCHES)
+PRETRAINING_INSTRUMENTS = (*RECONSTRUCTION_RATIOS, *POINT_RATIOS, TOKEN_STD)
+FINETUNING_INSTRUMENTS = ("cosine_vit", "cosine_unetrpp", TOKEN_STD, LABEL_SHARE)
+
+
+def token_std(features: torch.Tensor) -> float:
+    """Standard deviation over the tokens of features [B, N, C], mean over crops and channels; 0: all tokens alike."""
+    return features.float().std(dim=1).mean().item()
+
+
+def is_dead(std: float) -> bool:
+    """Whether a ViT whose tokens vary by `std` (`token_std`) says the same everywhere."""
+    return std < DEAD_TOKEN_STD
+
+
+class PretrainingInstruments:
+    """The same crops under the same masks, whenever they are read.
+
+    `error_over_harmonic_*`: mean squared error on masked voxels over that of harmonic inpainting, which learns nothing
+    (`evaluation/inpainting.py`), of each network, and of zero, the mean of a z-scored image. `points_over_constant_*`:
+    error of the nine points over that of their mean over the crops. `vit_token_std`: see `token_std`.
+
+    Args:
+        image: [B, C, D, H, W], crops; points: [B, 9, 3], where they lie; masks: [B, 1, N]. All on the CPU.
+        loss: holds the geometry and un-normalises reconstructions.
+        batch_size: crops at a time.
+    """
+
+    def __init__(
+        self, image: torch.Tensor, points: torch.Tensor, masks: torch.Tensor, loss: PretrainingLoss, batch_size: int
+    ) -> None:
+        self.image, self.points, self.masks = image, points, masks
+        self.loss = loss
+        self.batch_size = batch_size
+        voxel_mask = loss.voxel_masks(masks)[:, 0]
+        self.harmonic_error = masked_mean((harmonic_inpainting(image, voxel_mask) - image) ** 2, voxel_mask).item()
+        self.zero_error = masked_mean(image**2, voxel_mask).item()
+        self.constant_error = position_loss(points.mean(dim=0), points).item()
+
+    @torch.no_grad()
+    def read(self, network: nn.Module, device: torch.device) -> dict[str, float]:
+        """Of a `CoPretrainingNetwork` in evaluation mode, by the names of `PRETRAINING_INSTRUMENTS`."""
+        features = []
+        handle = network.vit.encoder.register_forward_hook(lambda module, inputs, output: features.append(output.cpu()))
+        batches = zip(*(value.split(self.batch_size) for value in (self.image, self.masks)), strict=True)
+        try:
+            outputs = [self._answers(network, image.to(device), masks.to(device)) for image, masks in batches]
+        finally:
+            handle.remove()
+        voxel_mask = self.loss.voxel_masks(self.masks)[:, 0]
+        readings = {"error_over_harmonic_zero": self.zero_error / self.harmonic_error}
+        for index, name in enumerate(BRANCHES):
+            volume, points = (torch.cat(parts) for parts in zip(*(output[index] for output in outputs), strict=True))
+            error = masked_mean((volume - self.image) ** 2, voxel_mask).item()
+            readings[f"error_over_harmonic_{name}"] = error / self.harmonic_error
+            readings[f"points_over_constant_{name}"] = position_loss(points, self.points).item() / self.constant_error
+        return {**readings, TOKEN_STD: token_std(torch.cat(features))}
+
+    def _answers(self, network: nn.Module, image: torch.Tensor, masks: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+        """Of each network the reconstruction [B, C, D, H, W] in intensities and the points [B, 9, 3], on the CPU."""
+        output = network(image, masks)
+        volumes = self.loss.reconstructed_intensities(output, image)
+        return [(volumes[name][:, 0].cpu(), getattr(output, name).points[:, 0].float().cpu()) for name in BRANCHES]
+
+
+@torch.no_grad()
+def label_share(network: nn.Module, image: torch.Tensor, has_regions: bool) -> float:
+    """Part of the voxels, of those that are foreground with or without it, whose label the ViT decides.
+
+    That is how many change where the ViT's features are replaced by their mean over the tokens; 0 where there is no
+    foreground at all.
+
+    Args:
+        network: a `HybridSegmentationNetwork` with a ViT, in evaluation mode and without deep supervision.
+        image: [B, C, D, H, W] on the network's device.
+        has_regions: each output is a region by itself (nnU-Net's region-based training), not one of exclusive classes.
+    """
+    labels = _foreground(network(image), has_regions)
+    with ablated(network, "vit_mean"):
+        without = _foreground(network(image), has_regions)
+    changed = (labels != without).any(dim=1).sum()
+    return (changed / (labels | without).any(dim=1).sum().clamp_min(1)).item()
+
+
+def _foreground(logits: torch.Tensor, has_regions: bool) -> torch.Tensor:
+    """[B, K, D, H, W] bool: which foreground classes, or regions, each voxel belongs to."""
+    if has_regions:
+        return logits > 0
+    classes = torch.arange(1, logits.shape[1], device=logits.device).reshape(-1, 1, 1, 1)
+    return logits.argmax(dim=1, keepdim=True) == classes
+
+
+def cosines(
+    parts: Mapping[str, Sequence[torch.Tensor]], before: Mapping[str, Sequence[torch.Tensor]]
+) -> dict[str, float]:
+    """Cosine of the weights of each part, taken as one vector, to those that it had before."""
+    return {
+        name: nn.functional.cosine_similarity(_vector(parts[name]), _vector(weights), dim=0).item()
+        for name, weights in before.items()
+    }
+
+
+def _vector(weights: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([weight.detach().flatten().float().cpu() for weight in weights])

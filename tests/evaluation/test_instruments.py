@@ -1,0 +1,84 @@
+import pytest
+import torch
+from torch import nn
+
+from nnunet_topomae.config import TopoMAEConfig
+from nnunet_topomae.evaluation.instruments import (
+    PRETRAINING_INSTRUMENTS,
+    PretrainingInstruments,
+    cosines,
+    is_dead,
+    label_share,
+    token_std,
+)
+from nnunet_topomae.losses.pretraining import PretrainingLoss
+from nnunet_topomae.networks import PRESETS, CoPretrainingNetwork, HybridSegmentationNetwork, geometry_from_plan
+from nnunet_topomae.pretext.masking import draw_masks
+
+GEOMETRY = geometry_from_plan((16, 16, 24), [[1, 1, 1], [2, 2, 2], [2, 2, 2]])
+
+
+def test_tokens_that_are_all_alike_have_no_deviation():
+    assert token_std(torch.randn(2, 1, 8).expand(-1, 50, -1)) < 1e-6
+    assert token_std(torch.randn(2, 5000, 8)) == pytest.approx(1, rel=0.02)
+    assert is_dead(0.02) and not is_dead(0.5)
+
+
+class Oracle(nn.Module):
+    """Answers with the truth, off by a share of it."""
+
+    def __init__(self, network: CoPretrainingNetwork, image: torch.Tensor, points: torch.Tensor, share: float) -> None:
+        super().__init__()
+        self.vit, self.network = network.vit, network
+        self.image, self.points, self.share = image, points, share
+
+    def forward(self, image: torch.Tensor, masks: torch.Tensor):
+        rows = (self.image[:, None] == image).flatten(2).all(dim=2).float().argmax(dim=0)
+        output = self.network(image, masks)
+        middle = self.points.mean(dim=0)
+        right = output.vit._replace(
+            reconstruction=(1 - self.share) * image[:, None],
+            points=(middle + (1 - self.share) * (self.points[rows] - middle))[:, None],
+        )
+        return output._replace(vit=right, unetrpp=right)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_errors_stand_beside_those_of_knowing_nothing(share):
+    """Off by all of it is to answer zero, and the mean of the points; off by nothing is no error."""
+    image, points = torch.randn(4, 1, 16, 16, 24), torch.rand(4, 9, 3)
+    masks = draw_masks(4, 1, GEOMETRY.num_tokens, 0.75, torch.Generator().manual_seed(0))
+    loss = PretrainingLoss(TopoMAEConfig(), GEOMETRY)
+    network = CoPretrainingNetwork(1, GEOMETRY, PRESETS["tiny"]).eval()
+    instruments = PretrainingInstruments(image, points, masks, loss, batch_size=2)
+    readings = instruments.read(Oracle(network, image, points, share), torch.device("cpu"))
+
+    assert set(readings) == set(PRETRAINING_INSTRUMENTS)
+    for name in ("vit", "unetrpp"):
+        assert readings[f"error_over_harmonic_{name}"] == pytest.approx(
+            share * readings["error_over_harmonic_zero"], abs=1e-6
+        )
+        assert readings[f"points_over_constant_{name}"] == pytest.approx(share, abs=1e-6)
+    assert 0.3 < readings["vit_token_std"] < 1.5
+
+
+@pytest.mark.parametrize("has_regions", [False, True])
+def test_label_share_counts_the_foreground_that_changes(has_regions):
+    torch.manual_seed(0)
+    network = HybridSegmentationNetwork(1, 3, GEOMETRY, PRESETS["tiny"], deep_supervision=False).eval()
+    image = torch.randn(1, 1, 16, 16, 24)
+    with torch.no_grad():
+        for projection in network.fusion.projections:
+            projection.weight.mul_(100)
+    assert label_share(network, image, has_regions) > 0.05
+    with torch.no_grad():
+        for projection in network.fusion.projections:
+            projection.weight.zero_()
+    assert label_share(network, image, has_regions) == 0
+
+
+def test_cosine_of_a_part_is_that_of_its_weights_as_one_vector():
+    parts = {"cosine_vit": [torch.tensor([1.0, 0.0]), torch.tensor([[1.0]])]}
+    now = {"cosine_vit": [torch.tensor([1.0, 0.0]), torch.tensor([[-1.0]])]}
+    assert cosines(parts, parts)["cosine_vit"] == pytest.approx(1)
+    assert cosines(now, parts)["cosine_vit"] == pytest.approx(0, abs=1e-6)
