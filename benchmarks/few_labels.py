@@ -59,12 +59,14 @@ class Arm:
         trainer: nnU-Net's name of it.
         pretraining: a name out of `PRETRAININGS`; None starts from scratch.
         knobs: of fine-tuning.
+        without: parts of the trained network that its answers are measured without, too (`networks/ablation.py`).
     """
 
     meaning: str
     trainer: str = "TopoMAEFinetuner"
     pretraining: str | None = None
     knobs: Mapping[str, object] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
 
 
 ARMS = {
@@ -73,7 +75,11 @@ ARMS = {
     "reconstruction": Arm("pre-trained: reconstruction", pretraining="reconstruction"),
     "topology": Arm("pre-trained: + topology", pretraining="topology"),
     "position": Arm("pre-trained: + position", pretraining="position"),
-    "full": Arm("pre-trained: + consistency (full method)", pretraining="full"),
+    "full": Arm(
+        "pre-trained: + consistency (full method)", pretraining="full", without=("vit_mean", "epa_identity")
+    ),
+    "vit_mean": Arm("full method, mean of the ViT", pretraining="full", knobs={"ablation": "vit_mean"}),
+    "no_attention": Arm("full method, EPA as identity", pretraining="full", knobs={"ablation": "epa_identity"}),
     "vit": Arm("full method, ViT alone", pretraining="full", knobs={"fusion": "vit_only"}),
     "unetrpp": Arm("full method, UNETR++ alone", pretraining="full", knobs={"fusion": "unetrpp_only"}),
     "stages": Arm("full method, fusion at each stage", pretraining="full", knobs={"fusion": "stages"}),
@@ -187,11 +193,11 @@ def _finetune(out, options, budget, common, run: Run, checkpoint: Path | None) -
     seconds = time.monotonic() - start
     if not budget.mirroring:
         trainer.inference_allowed_mirroring_axes = None
-    trainer.perform_actual_validation()
-    cases = _measure(Path(trainer.output_folder, "validation"), Path(trainer.preprocessed_dataset_folder_base))
     result = {"arm": run.arm, "meaning": arm.meaning, "labels": run.labels, "seed": run.seed, "seconds": round(seconds)}
+    result["cases"] = _validate(trainer)
+    result["without"] = {part: _validate_without(part, trainer) for part in arm.without}
     partial = folder / "metrics.json.partial"
-    partial.write_text(json.dumps({**result, "cases": cases}, indent=1))
+    partial.write_text(json.dumps(result, indent=1))
     partial.rename(folder / "metrics.json")
     return f"{run.arm}, {run.labels} labels, seed {run.seed}"
 
@@ -217,6 +223,25 @@ def _train(name: str, fold: int, options: argparse.Namespace, budget: Budget):
         trainer.load_checkpoint(str(Path(trainer.output_folder, "checkpoint_latest.pth")))
     trainer.run_training()
     return trainer
+
+
+def _validate(trainer) -> dict[str, dict[str, dict[str, float]]]:
+    """Metrics of nnU-Net's own validation, by case, then class."""
+    trainer.perform_actual_validation()
+    return _measure(Path(trainer.output_folder, "validation"), Path(trainer.preprocessed_dataset_folder_base))
+
+
+def _validate_without(part: str, trainer) -> dict[str, dict[str, dict[str, float]]]:
+    """The same, of the trained network without one of its parts; predictions go to a folder beside."""
+    from nnunet_topomae.networks.ablation import ablated
+
+    home = trainer.output_folder
+    trainer.output_folder = str(Path(home, f"without_{part}"))
+    Path(trainer.output_folder).mkdir(exist_ok=True)
+    with ablated(trainer.plain_network, part):
+        cases = _validate(trainer)
+    trainer.output_folder = home
+    return cases
 
 
 def _measure(predictions: Path, preprocessed: Path) -> dict[str, dict[str, dict[str, float]]]:

@@ -24,7 +24,7 @@ class ConfigError(ValueError):
 
 
 def _one_of(*choices: str) -> tuple[str, Callable[[Any], bool]]:
-    return "one of " + ", ".join(choices), lambda value: value in choices
+    return "one of " + ", ".join(choice or "''" for choice in choices), lambda value: value in choices
 
 
 def _between(low: float, high: float) -> tuple[str, Callable[[Any], bool]]:
@@ -57,6 +57,11 @@ class TopoMAEConfig:
         "bottleneck",
         "how ViT features meet UNETR++ in fine-tuning; unetrpp_only and vit_only leave one encoder out (ablations)",
         valid=_one_of("stages", "bottleneck", "token_grid", "deep", "cross_attention", "unetrpp_only", "vit_only"),
+    )
+    ablation: str = _knob(
+        "",
+        "fine-tune with a part that says nothing: the ViT's features replaced by their mean, attention by nothing",
+        valid=_one_of("", "vit_mean", "epa_identity"),
     )
     drop_path_rate: float = _knob(
         0.0, "stochastic depth: largest probability that a ViT block is skipped", valid=_between(0, 0.9)

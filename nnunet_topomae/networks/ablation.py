@@ -24,7 +24,7 @@ def _mean_over_tokens(module: nn.Module, inputs: tuple, features: torch.Tensor) 
 
 
 def _nothing(module: nn.Module, inputs: tuple, residual: torch.Tensor) -> torch.Tensor:
-    return torch.zeros_like(residual)
+    return 0 * residual  # not zeros: DDP wants a gradient for every parameter
 
 
 # By name: the modules concerned, and what takes the place of their output.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from nnunet_topomae.networks.ablation import ablate
 from nnunet_topomae.networks.copretrain import build_unetrpp, build_vit_encoder
 from nnunet_topomae.networks.fusion import FUSIONS
 from nnunet_topomae.networks.geometry import Geometry
@@ -31,9 +32,10 @@ class HybridSegmentationNetwork(nn.Module):
         deep_supervision: return outputs at three resolutions; may be changed through `decoder.deep_supervision`.
         fusion: a name out of `FUSIONS`.
         drop_path_rate, layer_scale: of the ViT encoder; a layer scale must match the pre-trained one.
+        ablation: a name out of `ABLATIONS`: a part that says nothing, in training and afterwards; empty: none.
 
     Raises:
-        ValueError: an unknown fusion.
+        ValueError: an unknown fusion; an ablation of a part that the network does not have.
     """
 
     key_to_encoder = "encoder"
@@ -56,6 +58,7 @@ class HybridSegmentationNetwork(nn.Module):
         fusion: str = "bottleneck",
         drop_path_rate: float = 0.0,
         layer_scale: float | None = None,
+        ablation: str = "",
     ) -> None:
         super().__init__()
         if fusion not in FUSIONS:
@@ -71,6 +74,8 @@ class HybridSegmentationNetwork(nn.Module):
         reads_unetrpp = self.fusion.reads_unetrpp
         self.encoder = unetrpp.encoder if reads_unetrpp else FullResolutionEncoder(unetrpp.encoder.image_block)
         self.decoder = unetrpp.decoder
+        if ablation:
+            ablate(self, ablation)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         """[B, C, D, H, W] to logits [B, K, D, H, W] or, under deep supervision, a list of them, finest first."""

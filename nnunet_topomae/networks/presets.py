@@ -43,7 +43,7 @@ class Preset:
 PRESETS = MappingProxyType(
     {
         # For a CPU: 40×56×40 voxels, batch 2, one core take about 0.4 s a step.
-        "tiny": Preset(96, 4, 3, 96, 2, 3, (8, 16, 32, 64), 1, 2, (32, 32, 32, 16), 0.0, 1e-3, 6e-3, 2e-3, 3e-4),
+        "tiny": Preset(96, 4, 3, 96, 2, 3, (8, 16, 32, 64), 1, 2, (32, 32, 32, 16), 0.0, 1e-3, 6e-3, 1.5e-3, 3e-4),
         # ViT-S beside UNETR++ with a third of the published blocks.
         "small": Preset(384, 12, 6, 192, 4, 6, (32, 64, 128, 256), 1, 4, (64, 64, 64, 32), 0.1, 1e-3, 2e-3, 3e-4, 3e-4),
         # ViT-B with the decoder of He et al. 2022 (MAE) beside UNETR++ as published.

@@ -40,7 +40,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
     `NNUNET_TOPOMAE_PRETRAINED` names. With `none` an object of this class is a `TopoMAEFinetunerFromScratch`.
     """
 
-    architecture_knobs = (*TopoMAETrainer.architecture_knobs, "fusion")
+    architecture_knobs = (*TopoMAETrainer.architecture_knobs, "fusion", "ablation")
     curves = FINETUNING_INSTRUMENTS
 
     def __new__(cls, plans: dict, *args, **kwargs) -> TopoMAEFinetuner:
@@ -71,6 +71,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
             PRESETS[config.preset],
             deep_supervision=enable_deep_supervision,
             fusion=config.fusion,
+            ablation=config.ablation,
             **vit_options(config),
         )
 

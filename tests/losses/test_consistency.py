@@ -3,16 +3,24 @@ import torch
 from nnunet_topomae.losses.consistency import point_consistency, reconstruction_consistency
 
 
-def test_agreement_costs_nothing_and_both_sides_are_pulled():
-    a, b = torch.rand(2, 9, 3, requires_grad=True), torch.rand(2, 9, 3, requires_grad=True)
-    assert point_consistency(a, a).item() == 0
-    point_consistency(a, b).backward()
-    assert torch.equal(a.grad, -b.grad) and a.grad.abs().sum() > 0
+def test_agreement_costs_nothing_and_in_each_crop_the_worse_network_is_pulled():
+    target = torch.rand(2, 9, 3)
+    off = torch.tensor([0.1, 0.5]).reshape(2, 1, 1)  # the first network is better in crop 0, the second in crop 1
+    a, b = (target + off).requires_grad_(), (target - off.flip(0)).requires_grad_()
+    assert point_consistency(a, a, target).item() == 0
+    point_consistency(a, b, target).backward()
+    assert [row.any().item() for row in a.grad] == [False, True]
+    assert [row.any().item() for row in b.grad] == [True, False]
 
 
-def test_visible_voxels_may_differ():
-    a, b = torch.zeros(1, 1, 2, 2, 2), torch.ones(1, 1, 2, 2, 2)
-    mask = torch.zeros(1, 1, 2, 2, 2, dtype=torch.bool)
+def test_visible_voxels_may_differ_and_do_not_tell_who_is_better():
+    image, mask = torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2, dtype=torch.bool)
     mask[0, 0, 0, 0, 0] = True
+    a, b = image.clone(), image + 9
     b[0, 0, 0, 0, 0] = 0
-    assert reconstruction_consistency(a, b, mask).item() == 0
+    assert reconstruction_consistency(a, b, image, mask).item() == 0
+
+    a[0, 0, 0, 0, 0] = 1  # right where it was visible, wrong where it was asked
+    a.requires_grad_()
+    reconstruction_consistency(a, b, image, mask).backward()
+    assert a.grad[0, 0, 0, 0, 0] > 0

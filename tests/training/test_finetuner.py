@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nnunet_topomae.evaluation.instruments import FINETUNING_INSTRUMENTS
 from nnunet_topomae.networks import PRESETS
 from nnunet_topomae.training.finetuner import TopoMAEFinetuner, TopoMAEFinetunerFromScratch
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
@@ -33,6 +34,22 @@ def test_it_trains_and_its_folder_holds_no_pretraining(workshop, pretrained):
     weights = torch.load(fold / "checkpoint_final.pth", weights_only=False)["network_weights"]
     assert not [name for name in weights if "position_head" in name or "mask_token" in name]
     assert json.loads((fold.parent / "plans.json").read_text())["topomae"]["preset"] == "tiny"
+
+
+def test_the_distance_to_the_pretrained_weights_is_logged_also_after_an_interruption(workshop, pretrained):
+    trainer = workshop.build(TopoMAEFinetuner, finetune_epochs=2, seed=0)
+    trainer.run_training()
+    logging = trainer.logger.local_logger.my_fantastic_logging
+    for name in FINETUNING_INSTRUMENTS:
+        assert len(logging[name]) == 2 and 0 <= logging[name][1] <= 1
+    assert 1 > logging["cosine_unetrpp"][0] > logging["cosine_unetrpp"][1]
+
+    resumed = workshop.build(TopoMAEFinetuner)
+    resumed.load_checkpoint(str(Path(trainer.output_folder, "checkpoint_final.pth")))
+    resumed.num_epochs = 3
+    resumed.run_training()
+    cosines = resumed.logger.local_logger.my_fantastic_logging["cosine_unetrpp"]
+    assert len(cosines) == 3 and cosines[1] >= cosines[2] > 0
 
 
 def test_a_missing_checkpoint_is_an_error_with_the_command_to_run(workshop):

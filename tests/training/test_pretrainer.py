@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nnunet_topomae.config import ConfigError
+from nnunet_topomae.evaluation.instruments import PRETRAINING_INSTRUMENTS
 from nnunet_topomae.losses.pretraining import TERMS
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 
@@ -41,6 +42,34 @@ def test_it_pretrains_and_reports(workshop):
         # The first axis of the phantom is coarser than 1 mm, the others are 1 mm.
         assert metrics["point_error_voxels"] < metrics["point_error_mm"] < 2 * metrics["point_error_voxels"]
     assert all((fold / "validation" / f"{case}.png").is_file() for case in val_cases)
+
+
+def test_instruments_are_read_each_epoch_and_a_dead_vit_is_reported(workshop):
+    trainer = workshop.build(TopoMAEPretrainer, vit_pretrain_lr=0, pretrain_epochs=2)
+    trainer.initialize()
+    with torch.no_grad():
+        trainer.plain_network.vit.encoder.norm.weight.zero_()
+    trainer.run_training()
+    logging = trainer.logger.local_logger.my_fantastic_logging
+    for name in (*PRETRAINING_INSTRUMENTS, "train_gradient_norm_vit", "train_clipped_unetrpp"):
+        assert len(logging[name]) == 2 and np.isfinite(logging[name]).all()
+    assert logging["error_over_harmonic_zero"][0] == logging["error_over_harmonic_zero"][1]  # the same crops
+    assert logging["vit_token_std"] == [0, 0]
+    log = Path(trainer.log_file).read_text()
+    assert log.count("WARNING: the ViT gives nearly the same features") == 2 and "NNUNET_TOPOMAE_VIT_PRETRAIN_LR" in log
+
+
+def test_each_network_is_clipped_by_its_own_norm(workshop):
+    trainer = workshop.build(TopoMAEPretrainer, pretrain_gradient_clip=1e-3)
+    trainer.initialize()
+    for parameter in trainer.network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    readings = trainer._clip_gradients()
+    for name in ("vit", "unetrpp"):
+        parameters = list(getattr(trainer.network, name).parameters())
+        assert readings[f"gradient_norm_{name}"].item() == pytest.approx(sum(p.numel() for p in parameters) ** 0.5)
+        assert readings[f"clipped_{name}"]
+        assert torch.cat([p.grad.flatten() for p in parameters]).norm().item() == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_no_label_is_read(workshop):
