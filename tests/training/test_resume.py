@@ -107,7 +107,7 @@ def test_the_environment_changes_a_resumed_training_but_not_its_architecture(wor
     monkeypatch.setenv("NNUNET_TOPOMAE_PRETRAIN_EPOCHS", "7")
     resumed = workshop.build(TopoMAEPretrainer)
     maybe_load_checkpoint(resumed, continue_training=True, validation_only=False)
-    assert resumed.num_epochs == resumed.lr_scheduler.num_epochs == 7
+    assert resumed.num_epochs == 7 and resumed.lr_scheduler.num_steps == 7 * resumed.num_iterations_per_epoch
     resumed.save_checkpoint(str(checkpoint(first, "latest")))
     again = torch.load(checkpoint(first, "latest"), weights_only=True)
     assert again["init_args"]["plans"]["topomae"]["pretrain_epochs"] == 7
