@@ -151,6 +151,7 @@ def preprocessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "gt_segmentations").mkdir()
     for case in "ab":
         (folder / "gt_segmentations" / f"{case}.nii.gz").touch()
+    (folder / "dataset.json").write_text(json.dumps({"file_ending": ".nii.gz", "labels": {}, "channel_names": {}}))
     description = {"1": {"labelled": ["a"], "unlabelled": [], "val": ["b"]}}
     (tmp_path / "nnUNet_raw" / "Dataset007_Toy" / "few_label_splits.json").write_text(json.dumps(description))
     return folder

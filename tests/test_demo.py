@@ -34,6 +34,7 @@ BODIES = {
 cases = sorted(path.name for path in (dataset / "labelsTr").iterdir())
 folder = Path(os.environ["nnUNet_preprocessed"], dataset.name)
 shutil.copytree(dataset / "labelsTr", folder / "gt_segmentations")
+shutil.copy(dataset / "dataset.json", folder)
 (folder / "nnUNetPlans.json").write_text(json.dumps({
     "plans_name": "nnUNetPlans", "configurations": {}, "label_manager": "LabelManager",
     "image_reader_writer": "SimpleITKIO", "transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2]}))

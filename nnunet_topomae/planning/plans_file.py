@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from nnunetv2.paths import nnUNet_preprocessed
@@ -37,10 +39,7 @@ def read_plans(folder: Path, name: str) -> Plans:
 
 
 def _parse_plans(file: Path) -> Plans:
-    try:
-        plans = json.loads(file.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is no valid JSON: {error}") from error
+    plans = read_json(file)
     if not isinstance(plans, dict) or not isinstance(plans.get("configurations"), dict):
         raise ValueError(f"{file} holds no plans of nnU-Net: there must be an object with 'configurations'")
     return plans
@@ -69,8 +68,33 @@ def geometry_of(configuration: ConfigurationManager) -> Geometry:
 
 
 def read_dataset_json(folder: Path) -> dict[str, Any]:
-    """The dataset.json that nnU-Net's planner copies beside the plans."""
-    return json.loads((folder / "dataset.json").read_text())
+    """The dataset.json of a raw dataset, or the copy that nnU-Net's planner puts beside the plans.
+
+    In today's spelling: with `channel_names`, which nnU-Net takes under its older name `modality`, too, and with
+    `numTraining`, which it does not need where the cases are listed (`dataset`).
+
+    Raises:
+        OSError: no such file.
+        ValueError: it is not what nnU-Net wants.
+    """
+    file = folder / "dataset.json"
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no object: see nnU-Net's documentation/dataset_format.md")
+    missing = [key for key in ("file_ending", "labels") if key not in content]
+    if missing:
+        raise ValueError(f"{file} has no {' nor '.join(missing)}: see nnU-Net's documentation/dataset_format.md")
+    counted = {"numTraining": len(content["dataset"])} if "dataset" in content else {}
+    return counted | content | {"channel_names": channel_names(content)}
+
+
+def channel_names(dataset_json: Mapping[str, Any]) -> dict[str, str]:
+    """Names of the channels by number. Raises ValueError where dataset.json does not have them."""
+    for key in ("channel_names", "modality"):
+        names = dataset_json.get(key)
+        if isinstance(names, Mapping):
+            return {str(number): name for number, name in names.items()}
+    raise ValueError("dataset.json has no channel_names: see nnU-Net's documentation/dataset_format.md")
 
 
 def require_new(file: Path, remedy: str) -> Path:
@@ -85,7 +109,21 @@ def new_plans_file(folder: Path, name: str) -> Path:
     return require_new(folder / f"{name}.json", "choose another name with -o")
 
 
-def write_json(file: Path, content: Any) -> Path:
-    """Write with NumPy numbers and arrays as plain ones."""
-    file.write_text(json.dumps(content, indent=4, default=lambda value: np.asarray(value).tolist()) + "\n")
+def read_json(file: Path) -> Any:
+    """Raises OSError, or ValueError that names the file."""
+    try:
+        return json.loads(file.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is no valid JSON: {error}") from error
+
+
+def write_json(file: Path, content: Any, indent: int | None = 4) -> Path:
+    """Write as a whole or not at all, with NumPy numbers and arrays as plain ones."""
+    text = json.dumps(content, indent=indent, default=lambda value: np.asarray(value).tolist())
+    partial = file.with_name(f"{file.name}.{uuid4().hex}.partial")
+    try:
+        partial.write_text(text + "\n")
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
     return file
