@@ -23,6 +23,8 @@ COMMANDS = (  # in the order in which a newcomer meets them
     "describe",
     "few-label-split",
     "add-unlabelled",
+    "list-unlabelled",
+    "remove-unlabelled",
     "knobs",
     "export-encoder",
 )

@@ -1,7 +1,10 @@
 """Preprocess images without labels, for pre-training.
 
 Pre-training uses them in every fold; fine-tuning and nnU-Net's own trainers never see them. Leave out the images that a
-model is to be tested on.
+model is to be tested on; those that are validation cases of the dataset under another name are found and refused.
+
+A bad image does not keep the others from being added. Given again, after an interruption or with more images in the
+folder, the command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -24,13 +27,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-np", metavar="N", type=int, default=4, help="processes (default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="preprocess cases again that were added before")
+    parser.add_argument("--skip-bad", action="store_true", help="list images that cannot be used, and be content")
 
 
 def run(options: argparse.Namespace) -> None:
-    from nnunet_topomae.data.unlabelled import add_unlabelled
+    from nnunet_topomae.data.unlabelled_preprocessing import add_unlabelled
     from nnunet_topomae.planning.plans_file import dataset_folder, read_dataset_json, read_plans
 
     folder = dataset_folder(options.d)
     plans, dataset_json = read_plans(folder, options.p), read_dataset_json(folder)
-    cases = add_unlabelled(options.i, folder, plans, options.c, dataset_json, options.np, options.force)
+    cases = add_unlabelled(
+        options.i, folder, plans, options.c, dataset_json, options.np, options.force, options.skip_bad
+    )
     print(f"{len(cases)} unlabelled images will be pre-trained on: {', '.join(cases)}")

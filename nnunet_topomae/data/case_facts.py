@@ -133,7 +133,7 @@ def read_fingerprints(dataset: nnUNetBaseDataset, cases: Sequence[str]) -> dict[
 def _read(dataset: nnUNetBaseDataset, case: str, with_label: bool) -> CaseFacts | str:
     try:
         image, label, _, _ = dataset.load_case(case)
-        return CaseFacts(_volume_facts(image, True), _volume_facts(label, False) if with_label else None)
+        return CaseFacts(volume_facts(image), volume_facts(label, with_fingerprint=False) if with_label else None)
     except Exception as error:  # a truncated file fails in as many ways as there are readers
         return _unreadable(error)
 
@@ -150,7 +150,8 @@ def _unreadable(error: Exception) -> str:
     return f"cannot be read ({type(error).__name__}: {error})"
 
 
-def _volume_facts(volume, with_fingerprint: bool) -> VolumeFacts:
+def volume_facts(volume, with_fingerprint: bool = True) -> VolumeFacts:
+    """Of an array [C, D, H, W], or of a compressed one that gives arrays for slices."""
     fingerprint, extremes, non_finite = VoxelFingerprint(volume.shape), [], 0
     for slices in volume_slices(volume):
         if with_fingerprint:

@@ -75,6 +75,11 @@ def prepare_add_unlabelled(folder: Path) -> None:
     shutil.copy(next((raw / "imagesTs").iterdir()), folder / "scans" / "scan_0000.nii.gz")
 
 
+def prepare_with_unlabelled(folder: Path) -> None:
+    prepare_add_unlabelled(folder)
+    cli.main(["add-unlabelled", "-d", "100", "-i", "scans", "-np", "1"])
+
+
 def prepare_export_encoder(folder: Path) -> None:
     (preprocessed,) = Path(os.environ["nnUNet_preprocessed"]).iterdir()
     plans = read_plans(preprocessed, "nnUNetPlans") | {"topomae": {"preset": "tiny"}}
@@ -88,6 +93,8 @@ PREPARE: dict[str, Callable[[Path], None]] = {
     "convert": prepare_convert,
     "few-label-split": prepare_few_label_split,
     "add-unlabelled": prepare_add_unlabelled,
+    "list-unlabelled": prepare_with_unlabelled,
+    "remove-unlabelled": prepare_with_unlabelled,
     "export-encoder": prepare_export_encoder,
 }
 

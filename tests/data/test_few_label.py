@@ -44,8 +44,8 @@ def test_a_split_is_overwritten_on_demand_only(dataset: Path) -> None:
         ({}, 3, "no split with 3 labelled cases, only 2"),
         ({"val": ["a", "e"]}, 2, "more than once: a"),
         ({"unlabelled": ["c", "x"]}, 2, "not in .*: x"),
-        ({"2": {"labelled": ["a"], "val": ["b"]}}, 2, "must be lists labelled, unlabelled, val"),
-        ({"2": ["a", "b"]}, 2, "must be lists labelled, unlabelled, val"),
+        ({"unlabelled": None}, 2, "must be lists labelled, unlabelled, val"),
+        ({"val": "e"}, 2, "must be lists labelled, unlabelled, val"),
     ],
 )
 def test_bad_descriptions_are_refused(dataset: Path, entry: dict, labels: int, message: str) -> None:
@@ -59,12 +59,12 @@ def test_names_are_no_patterns(dataset: Path) -> None:
     names = {"labelled": ["case[1]", "case*"], "unlabelled": ["case.3"], "val": ["e"]}
     for case in (*names["labelled"], "case.3"):
         (dataset / "gt_segmentations" / f"{case}.nii.gz").touch()
-    fold = json.loads(write_few_label_split(describe(dataset, **{"2": names}), 2, dataset).read_text())[0]
+    fold = json.loads(write_few_label_split(describe(dataset, **names), 2, dataset).read_text())[0]
     assert fold == {"train": names["labelled"], "val": ["e"], "unlabelled": ["case.3"]}
     (dataset / "splits_final.json").unlink()
     for stranger in ("case", "case[12]", "?", "case.3.nii.gz", ""):
         with pytest.raises(ValueError, match=rf"not in .*: {re.escape(stranger)}$"):
-            write_few_label_split(describe(dataset, **{"2": names | {"val": [stranger]}}), 2, dataset)
+            write_few_label_split(describe(dataset, **(names | {"val": [stranger]})), 2, dataset)
 
 
 def test_what_is_missing_is_named(dataset: Path, tmp_path: Path) -> None:
