@@ -50,7 +50,11 @@ def configuration_of(plans: Plans, name: str) -> ConfigurationManager:
     try:
         if name not in plans["configurations"]:
             raise ValueError(f"the plans hold no configuration {name!r}, only {', '.join(plans['configurations'])}")
-        return PlansManager(plans).get_configuration(name)
+        configuration = PlansManager(plans).get_configuration(name)
+        batch_size = configuration.configuration.get("batch_size", 1)
+        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+            raise ValueError(f"batch_size in the plans must be an integer of at least 1, not {batch_size!r}")
+        return configuration
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"nnU-Net cannot read configuration {name!r} of the plans: {error!r}") from error
 
@@ -71,7 +75,7 @@ def read_dataset_json(folder: Path) -> dict[str, Any]:
     """The dataset.json of a raw dataset, or the copy that nnU-Net's planner puts beside the plans.
 
     In today's spelling: with `channel_names`, which nnU-Net takes under its older name `modality`, too, and with
-    `numTraining`, which it does not need where the cases are listed (`dataset`).
+    `numTraining`, which it can do without: it counts the cases that are listed (`dataset`), or those of its fingerprint.
 
     Raises:
         OSError: no such file.
@@ -84,8 +88,12 @@ def read_dataset_json(folder: Path) -> dict[str, Any]:
     missing = [key for key in ("file_ending", "labels") if key not in content]
     if missing:
         raise ValueError(f"{file} has no {' nor '.join(missing)}: see nnU-Net's documentation/dataset_format.md")
-    counted = {"numTraining": len(content["dataset"])} if "dataset" in content else {}
-    return counted | content | {"channel_names": channel_names(content)}
+    content["channel_names"] = channel_names(content)
+    if "numTraining" not in content:
+        fingerprint = folder / "dataset_fingerprint.json"
+        counted = read_json(fingerprint)["spacings"] if fingerprint.is_file() else content.get("dataset", ())
+        content["numTraining"] = len(counted)
+    return content
 
 
 def channel_names(dataset_json: Mapping[str, Any]) -> dict[str, str]:
