@@ -248,13 +248,15 @@ def _measure(predictions: Path, preprocessed: Path) -> dict[str, dict[str, dict[
     """Metrics by case, then class."""
     from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
+    from nnunet_topomae.data.raw_files import labels_by_case
     from nnunet_topomae.evaluation.held_out import foreground_classes
     from nnunet_topomae.evaluation.segmentation import segmentation_metrics
+    from nnunet_topomae.planning.plans_file import read_dataset_json
 
-    description = json.loads((preprocessed / "dataset.json").read_text())
+    description = read_dataset_json(preprocessed)
     classes = {label: name for name, label in foreground_classes(description).items()}
     ending, metrics = description["file_ending"], {}
-    for file in sorted(predictions.glob(f"*{ending}")):
+    for file in labels_by_case(predictions, ending).values():
         reader = determine_reader_writer_from_dataset_json(description, str(file), verbose=False)()
         prediction, properties = reader.read_seg(str(file))
         reference, _ = reader.read_seg(str(preprocessed / "gt_segmentations" / file.name))

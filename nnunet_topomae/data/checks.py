@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from nnunetv2.configuration import default_num_processes
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
-from tqdm import tqdm
 
-SLICES = 16  # looked at together in a volume that has no chunks of its own
+from nnunet_topomae.data.case_facts import CaseFacts, read_cases
 
 
 class LabelRange(NamedTuple):
@@ -22,18 +19,8 @@ class LabelRange(NamedTuple):
     highest: int
 
 
-class Finding(NamedTuple):
-    """What is wrong with a case, if anything, and whether its image is constant, which is legal."""
-
-    fault: str | None
-    is_constant: bool = False
-
-
 def check_cases(dataset: nnUNetBaseDataset, identifiers: Sequence[str], labels: LabelRange | None) -> list[str]:
-    """Read all cases; return those whose image is constant: they can be trained on, but teach nothing.
-
-    Decompression releases the interpreter lock: as many threads read as nnU-Net uses processes (`nnUNet_def_n_proc`),
-    each a few slices at a time.
+    """Read all cases, or remember them; return those whose image is constant: they teach nothing, but are legal.
 
     Args:
         dataset: preprocessed by nnU-Net.
@@ -44,29 +31,29 @@ def check_cases(dataset: nnUNetBaseDataset, identifiers: Sequence[str], labels: 
         ValueError: names every case that cannot be read, is not finite or whose label is out of range or of another
             size than the image.
     """
-    with ThreadPoolExecutor(default_num_processes) as pool:
-        findings = list(
-            tqdm(
-                pool.map(lambda key: _examine(dataset, key, labels), identifiers),
-                total=len(identifiers),
-                desc="Checking cases",
-                disable=None,
-            )
-        )
-    bad = [f"  {key}: {found.fault}" for key, found in zip(identifiers, findings, strict=True) if found.fault]
-    if bad:
+    reading = read_cases(dataset, identifiers, with_labels=labels is not None)
+    if reading.not_remembered:
+        warnings.warn(reading.not_remembered, stacklevel=2)
+    faults = reading.faults | {case: fault for case, facts in reading.facts.items() if (fault := _fault(facts, labels))}
+    if faults:
         raise ValueError(
-            f"{len(bad)} of {len(identifiers)} preprocessed cases in {dataset.source_folder} cannot be trained on:\n"
-            + "\n".join(bad)
+            f"{len(faults)} of {len(identifiers)} preprocessed cases in {dataset.source_folder} cannot be trained on:\n"
+            + "\n".join(f"  {case}: {faults[case]}" for case in identifiers if case in faults)
             + "\nRepair the raw data and preprocess again, or take the cases out of the split (splits_final.json)."
         )
-    return [key for key, found in zip(identifiers, findings, strict=True) if found.is_constant]
+    return [case for case in identifiers if reading.facts[case].image.lowest == reading.facts[case].image.highest]
 
 
 def check_none_missing(dataset_class: type[nnUNetBaseDataset], folder: str | Path) -> None:
-    """Raises ValueError for cases that have properties but no image: nnU-Net would silently split without them."""
+    """Raises ValueError for cases that nnU-Net would silently leave out: without their image, or named like a label."""
     cases = {file.stem for file in Path(folder).glob("*.pkl")}
     missing = sorted(cases - set(dataset_class.get_identifiers(str(folder))))
+    misnamed = [case for case in missing if case.endswith("_seg") and Path(folder, f"{case}.b2nd").is_file()]
+    if misnamed:
+        raise ValueError(
+            f"nnU-Net takes what ends in _seg for a label, and so never trains on: {', '.join(misnamed)}. "
+            "Give these cases other names in the raw dataset (imagesTr, labelsTr) and run nnUNetv2_preprocess again"
+        )
     if missing:
         raise ValueError(
             f"{folder} holds {len(missing)} cases without their image: {', '.join(missing)}. "
@@ -92,42 +79,17 @@ def check_previous_stage(folder: str | Path, identifiers: Sequence[str], command
         )
 
 
-def _examine(dataset: nnUNetBaseDataset, key: str, labels: LabelRange | None) -> Finding:
-    try:
-        image, label, _, _ = dataset.load_case(key)
-        lowest, highest = _extremes(image)
-        if not np.isfinite([lowest, highest]).all():
-            return Finding(f"{_count_non_finite(image)} voxels are NaN or infinite")
-        return Finding(_label_fault(image, label, labels) if labels else None, is_constant=lowest == highest)
-    except Exception as error:  # a truncated file fails in as many ways as there are readers
-        return Finding(f"cannot be read ({type(error).__name__}: {error})")
-
-
-def _label_fault(image, label, labels: LabelRange) -> str | None:
+def _fault(facts: CaseFacts, labels: LabelRange | None) -> str | None:
+    image, label = facts
+    if image.non_finite:
+        return f"{image.non_finite} voxels are NaN or infinite"
+    if labels is None:
+        return None
     if image.shape[1:] != label.shape[1:]:
-        return f"the image has {image.shape[1:]} voxels, its label {label.shape[1:]}"
-    lowest, highest = _extremes(label)
-    if lowest < labels.lowest or highest > labels.highest:
+        return f"the image has {tuple(image.shape[1:])} voxels, its label {tuple(label.shape[1:])}"
+    if label.lowest < labels.lowest or label.highest > labels.highest:
         return (
-            f"labels reach from {lowest:g} to {highest:g}, dataset.json allows {labels.lowest} to {labels.highest} "
-            "(-1: outside)"
+            f"labels reach from {label.lowest:g} to {label.highest:g}, dataset.json allows {labels.lowest} to "
+            f"{labels.highest} (-1: outside)"
         )
     return None
-
-
-def _extremes(volume) -> tuple[float, float]:
-    """Minimum and maximum of [C, D, H, W]; NaN in both where there is one."""
-    extremes = np.array([(slices.min(), slices.max()) for slices in _slices(volume)], np.float64)
-    return extremes[:, 0].min(), extremes[:, 1].max()
-
-
-def _count_non_finite(volume) -> int:
-    return sum(slices.size - np.count_nonzero(np.isfinite(slices)) for slices in _slices(volume))
-
-
-def _slices(volume) -> Iterator[np.ndarray]:
-    """[C, D, H, W] in arrays of a few slices, along the borders of its compressed chunks."""
-    step = getattr(volume, "chunks", (1, SLICES))[1]
-    for channel in range(volume.shape[0]):
-        for start in range(0, volume.shape[1], step):
-            yield volume[channel, start : start + step]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
+
+from nnunet_topomae.data.raw_files import labels_by_case
+from nnunet_topomae.planning.plans_file import read_dataset_json, read_json, write_json
+
+LISTS = ("labelled", "unlabelled", "val")
 
 
 def write_few_label_split(
@@ -30,20 +34,25 @@ def write_few_label_split(
     if split_file.exists() and not overwrite:
         raise FileExistsError(f"{split_file} exists; overwriting it changes what every fold means")
 
-    entries = json.loads(description.read_text())
+    entries = read_json(description)
+    if not isinstance(entries, dict):
+        raise ValueError(f"{description} must map numbers of labelled cases to lists of cases")
     if str(num_labelled) not in entries:
         raise ValueError(f"{description} has no split with {num_labelled} labelled cases, only {', '.join(entries)}")
-    lists = {name: entries[str(num_labelled)][name] for name in ("labelled", "unlabelled", "val")}
+    entry = entries[str(num_labelled)]
+    if not (isinstance(entry, dict) and all(isinstance(entry.get(name), list) for name in LISTS)):
+        raise ValueError(f"{description}, entry {num_labelled}: there must be lists {', '.join(LISTS)}")
+    lists = {name: entry[name] for name in LISTS}
     listed = [case for cases in lists.values() for case in cases]
     repeated = sorted({case for case in listed if listed.count(case) > 1})
     if repeated:
         raise ValueError(f"{description}, entry {num_labelled}: more than once: {', '.join(repeated)}")
-    missing = sorted(case for case in listed if not any(labels.glob(f"{case}.*")))
+    ending = read_dataset_json(preprocessed_dataset)["file_ending"]
+    missing = sorted(set(listed) - set(labels_by_case(labels, ending)))
     if missing:
         raise ValueError(f"{description}, entry {num_labelled}: not in {preprocessed_dataset}: {', '.join(missing)}")
 
-    split_file.write_text(json.dumps([as_fold(lists)], indent=2))
-    return split_file
+    return write_json(split_file, [as_fold(lists)])
 
 
 def as_fold(entry: Mapping[str, list[str]]) -> dict[str, list[str]]:

@@ -12,6 +12,9 @@ import numpy as np
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
+from nnunet_topomae.data.raw_files import images_by_case, labels_by_case
+from nnunet_topomae.planning.plans_file import read_dataset_json
+
 
 class Case(NamedTuple):
     """Files of a case: an image a channel, and the label."""
@@ -40,16 +43,15 @@ class HeldOut:
     @classmethod
     def link(cls, raw: Path, preprocessed: Path, folder: Path) -> HeldOut:
         """Find the cases of the raw dataset, and link to them in `folder`/images and `folder`/labels."""
-        description = json.loads((raw / "dataset.json").read_text())
+        description = read_dataset_json(raw)
         ending = description["file_ending"]
         listed = get_filenames_of_train_images_and_targets(str(raw), description)
         labelled = {name: Case(list(map(Path, c["images"])), Path(c["label"])) for name, c in listed.items()}
         fold = json.loads((preprocessed / "splits_final.json").read_text())[0]
+        images = images_by_case(raw / "imagesTs", ending)
         test = {
-            label.name.removesuffix(ending): Case(
-                sorted((raw / "imagesTs").glob(f"{label.name.removesuffix(ending)}_????{ending}")), label
-            )
-            for label in sorted((raw / "labelsTs").glob(f"*{ending}"))
+            name: Case(list(images.get(name, {}).values()), label)
+            for name, label in labels_by_case(raw / "labelsTs", ending).items()
         } or {name: labelled[name] for name in fold["val"]}
 
         held_out = cls(folder / "images", folder / "labels", description, {n: labelled[n] for n in fold["train"]}, test)

@@ -129,8 +129,8 @@ def _positive_integers(name: str, values: object, length: int | None = None) -> 
     if length is not None and len(values) != length:
         raise ValueError(f"{name} in the plans must hold {length} numbers, one an axis, not {reprlib.repr(values)}")
     for value in values:
-        is_integer = isinstance(value, numbers.Integral) or (isinstance(value, numbers.Real) and value % 1 == 0)
-        if isinstance(value, bool) or not is_integer or not 1 <= value <= LARGEST_EDGE:
+        is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)  # nnU-Net cannot use 64.0
+        if not is_integer or not 1 <= value <= LARGEST_EDGE:
             raise ValueError(
                 f"{name} in the plans must hold integers from 1 to {LARGEST_EDGE}, not {reprlib.repr(value)}"
             )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from nnunet_topomae.networks.geometry import Geometry, geometry_from_plan
 
 Plans = dict[str, Any]
 
@@ -35,10 +39,7 @@ def read_plans(folder: Path, name: str) -> Plans:
 
 
 def _parse_plans(file: Path) -> Plans:
-    try:
-        plans = json.loads(file.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is no valid JSON: {error}") from error
+    plans = read_json(file)
     if not isinstance(plans, dict) or not isinstance(plans.get("configurations"), dict):
         raise ValueError(f"{file} holds no plans of nnU-Net: there must be an object with 'configurations'")
     return plans
@@ -49,14 +50,59 @@ def configuration_of(plans: Plans, name: str) -> ConfigurationManager:
     try:
         if name not in plans["configurations"]:
             raise ValueError(f"the plans hold no configuration {name!r}, only {', '.join(plans['configurations'])}")
-        return PlansManager(plans).get_configuration(name)
+        configuration = PlansManager(plans).get_configuration(name)
+        batch_size = configuration.configuration.get("batch_size", 1)
+        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+            raise ValueError(f"batch_size in the plans must be an integer of at least 1, not {batch_size!r}")
+        return configuration
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"nnU-Net cannot read configuration {name!r} of the plans: {error!r}") from error
 
 
+def geometry_of(configuration: ConfigurationManager) -> Geometry:
+    """The geometry of both networks for one configuration of a plan. Raises ValueError that says what is wrong."""
+    try:
+        patch_size, strides = configuration.patch_size, configuration.pool_op_kernel_sizes
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"the configuration in the plans has no patch_size or no architecture.arch_kwargs.strides ({error!r}): "
+            "plan the dataset again with nnUNetv2_plan_experiment"
+        ) from error
+    return geometry_from_plan(patch_size, strides)
+
+
 def read_dataset_json(folder: Path) -> dict[str, Any]:
-    """The dataset.json that nnU-Net's planner copies beside the plans."""
-    return json.loads((folder / "dataset.json").read_text())
+    """The dataset.json of a raw dataset, or the copy that nnU-Net's planner puts beside the plans.
+
+    In today's spelling: with `channel_names`, which nnU-Net takes under its older name `modality`, too, and with
+    `numTraining`, which it can do without: it counts the cases listed (`dataset`), or those of its fingerprint.
+
+    Raises:
+        OSError: no such file.
+        ValueError: it is not what nnU-Net wants.
+    """
+    file = folder / "dataset.json"
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no object: see nnU-Net's documentation/dataset_format.md")
+    missing = [key for key in ("file_ending", "labels") if key not in content]
+    if missing:
+        raise ValueError(f"{file} has no {' nor '.join(missing)}: see nnU-Net's documentation/dataset_format.md")
+    content["channel_names"] = channel_names(content)
+    if "numTraining" not in content:
+        fingerprint = folder / "dataset_fingerprint.json"
+        counted = read_json(fingerprint)["spacings"] if fingerprint.is_file() else content.get("dataset", ())
+        content["numTraining"] = len(counted)
+    return content
+
+
+def channel_names(dataset_json: Mapping[str, Any]) -> dict[str, str]:
+    """Names of the channels by number. Raises ValueError where dataset.json does not have them."""
+    for key in ("channel_names", "modality"):
+        names = dataset_json.get(key)
+        if isinstance(names, Mapping):
+            return {str(number): name for number, name in names.items()}
+    raise ValueError("dataset.json has no channel_names: see nnU-Net's documentation/dataset_format.md")
 
 
 def require_new(file: Path, remedy: str) -> Path:
@@ -71,7 +117,21 @@ def new_plans_file(folder: Path, name: str) -> Path:
     return require_new(folder / f"{name}.json", "choose another name with -o")
 
 
-def write_json(file: Path, content: Any) -> Path:
-    """Write with NumPy numbers and arrays as plain ones."""
-    file.write_text(json.dumps(content, indent=4, default=lambda value: np.asarray(value).tolist()) + "\n")
+def read_json(file: Path) -> Any:
+    """Raises OSError, or ValueError that names the file."""
+    try:
+        return json.loads(file.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is no valid JSON: {error}") from error
+
+
+def write_json(file: Path, content: Any, indent: int | None = 4) -> Path:
+    """Write as a whole or not at all, with NumPy numbers and arrays as plain ones."""
+    text = json.dumps(content, indent=indent, default=lambda value: np.asarray(value).tolist())
+    partial = file.with_name(f"{file.name}.{uuid4().hex}.partial")
+    try:
+        partial.write_text(text + "\n")
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
     return file

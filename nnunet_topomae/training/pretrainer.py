@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from time import time
@@ -12,7 +13,6 @@ import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from batchgenerators.utilities.file_and_folder_operations import join, load_json, save_json
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.utilities.collate_outputs import collate_outputs
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -21,8 +21,16 @@ from torch import nn
 
 from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.data.augmentation import pretraining_transforms
+from nnunet_topomae.data.case_facts import read_fingerprints
 from nnunet_topomae.data.dataloading import CropPositionDataLoader
-from nnunet_topomae.data.unlabelled import JoinedDataset, unlabelled_dataset, unlabelled_folder
+from nnunet_topomae.data.recipe import preprocessing_recipe
+from nnunet_topomae.data.unlabelled import (
+    JoinedDataset,
+    UnlabelledImages,
+    advice,
+    grouped,
+    options_of,
+)
 from nnunet_topomae.evaluation.instruments import (
     NUM_CROPS,
     PRETRAINING_INSTRUMENTS,
@@ -34,9 +42,10 @@ from nnunet_topomae.losses.position import point_distance
 from nnunet_topomae.losses.pretraining import BRANCHES, TERMS, PretrainingLoss, topological_loss
 from nnunet_topomae.networks.copretrain import CoPretrainingNetwork, CoPretrainingOutput
 from nnunet_topomae.networks.presets import PRESETS
+from nnunet_topomae.planning.plans_file import geometry_of
 from nnunet_topomae.pretext.masking import draw_masks
 from nnunet_topomae.topology import warm_up
-from nnunet_topomae.training.base import TopoMAETrainer, geometry_of, vit_options
+from nnunet_topomae.training.base import TopoMAETrainer, vit_options
 from nnunet_topomae.training.schedule import ParameterGroup, WarmupCosineSchedule, adamw, peak_lr
 from nnunet_topomae.visualization.progress import save_progress_figure
 
@@ -113,22 +122,27 @@ class TopoMAEPretrainer(TopoMAETrainer):
 
     def do_split(self) -> tuple[list[str], list[str]]:
         train_keys, val_keys = super().do_split()
-        unlabelled = [*self._unlabelled_in_split(), *self.added_images.identifiers]
-        leaked = sorted(set(unlabelled) & set(val_keys))
+        in_split = self._unlabelled_in_split()
+        leaked = sorted(set(in_split) & set(val_keys))
         if leaked:
             raise ValueError(
-                f"validation cases of fold {self.fold} are among the unlabelled, in splits_final.json or by "
-                f"nnunet-topomae add-unlabelled: {', '.join(leaked)}"
+                f"in splits_final.json, validation cases of fold {self.fold} are among the unlabelled: "
+                f"{', '.join(leaked)}"
             )
+        unlabelled = [*in_split, *self._added_without_label()]
         if unlabelled:
             self.print_to_log_file(f"Pre-training on {len(unlabelled)} unlabelled cases too.")
         return sorted({*train_keys, *unlabelled}), val_keys
 
     @property
-    def added_images(self) -> nnUNetBaseDataset:
+    def added_images(self) -> UnlabelledImages:
         """What `nnunet-topomae add-unlabelled` has preprocessed."""
-        folder = unlabelled_folder(self.preprocessed_dataset_folder_base, self.configuration_manager)
-        return unlabelled_dataset(folder)
+        return UnlabelledImages.of(self.preprocessed_dataset_folder_base, self.configuration_manager)
+
+    def _added_without_label(self) -> list[str]:
+        """Where an image got a label after it was added, the labelled case wins."""
+        labelled = set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
+        return [name for name in self.added_images.names if name not in labelled]
 
     def _unlabelled_in_split(self) -> list[str]:
         if self.fold == "all" or not self.splits_file.is_file():
@@ -142,9 +156,41 @@ class TopoMAEPretrainer(TopoMAETrainer):
 
     def dataset_of(self, cases: Sequence[str]) -> JoinedDataset:
         """Cases with labels and cases without."""
-        added = self.added_images
-        labelled = super().dataset_of([case for case in cases if case not in added.identifiers])
-        return JoinedDataset(cases, [labelled, added])
+        added = set(self._added_without_label())
+        labelled = super().dataset_of([case for case in cases if case not in added])
+        return JoinedDataset(cases, [labelled, self.added_images.dataset([case for case in cases if case in added])])
+
+    def _check_data(self) -> None:
+        self._check_added_images()
+        super()._check_data()
+
+    def _check_added_images(self) -> None:
+        """Raises ValueError for images made by other plans than the labelled ones, or showing validation cases."""
+        plans, images, names = self.plans_manager.plans, self.added_images, self._added_without_label()
+        now_labelled = sorted(set(images.names) - set(names))
+        if now_labelled:
+            self.print_to_log_file(
+                f"Not the added images, but the labelled cases are used of {', '.join(now_labelled)}"
+            )
+        recipe = preprocessing_recipe(plans, self.configuration_name, self.dataset_json)
+        faults = {name: fault for name, fault in images.faults(recipe).items() if name in names}
+        if faults:
+            raise ValueError(
+                f"unlabelled images in {images.folder} do not fit the labelled ones: {grouped(faults)}. "
+                f"{advice(plans, self.configuration_name)}"
+            )
+        if not names:
+            return
+        val_keys = self.do_split()[1]
+        validation = {voxels: case for case, voxels in read_fingerprints(self.dataset_of(val_keys), val_keys).items()}
+        fingerprints = {name: images.record(name).fingerprint for name in names}
+        copies = {name: validation[voxels] for name, voxels in fingerprints.items() if voxels in validation}
+        if copies:
+            raise ValueError(
+                "unlabelled images are copies of validation cases "
+                f"({', '.join(f'{name} of {case}' for name, case in copies.items())}). Take them out:\n"
+                f"  nnunet-topomae remove-unlabelled {options_of(plans, self.configuration_name)} {shlex.join(copies)}"
+            )
 
     def get_dataloaders(self):
         if self.config.weight_topology:

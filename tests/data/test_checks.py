@@ -102,6 +102,17 @@ def test_what_is_left_of_a_case_without_image_is_an_error(dataset, tmp_path):
         check_none_missing(dataset_class, tmp_path)
 
 
+def test_a_case_named_like_a_label_is_to_be_renamed(tmp_path):
+    for name in ("scan_5_seg", "scan_6"):
+        nnUNetDatasetBlosc2.save_case(
+            noise(), noise(), {}, str(tmp_path / name), chunks=(1, 4, 4, 4), blocks=(1, 2, 4, 4)
+        )
+    with pytest.raises(
+        ValueError, match="ends in _seg for a label.*: scan_5_seg. Give these cases other names in the raw"
+    ):
+        check_none_missing(nnUNetDatasetBlosc2, tmp_path)
+
+
 def test_a_compressed_volume_is_read_a_few_slices_at_a_time(tmp_path):
     image = blosc2.asarray(noise(), chunks=(1, 4, 6, 5), blocks=(1, 2, 6, 5))
 
@@ -115,7 +126,11 @@ def test_a_compressed_volume_is_read_a_few_slices_at_a_time(tmp_path):
             return part
 
     watched = Watched()
-    dataset = SimpleNamespace(load_case=lambda key: (watched, None, None, None))
+    dataset = SimpleNamespace(
+        source_folder=tmp_path,
+        folder_with_segs_from_previous_stage=None,
+        load_case=lambda key: (watched, None, None, None),
+    )
     assert check_cases(dataset, ["a"], labels=None) == []
     assert watched.largest == 4 * 6 * 5
 

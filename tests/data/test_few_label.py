@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ def dataset(tmp_path: Path) -> Path:
     labels.mkdir()
     for case in "abcdef":
         (labels / f"{case}.nii.gz").touch()
+    (tmp_path / "dataset.json").write_text(json.dumps({"file_ending": ".nii.gz", "labels": {}, "channel_names": {}}))
     return tmp_path
 
 
@@ -42,12 +44,27 @@ def test_a_split_is_overwritten_on_demand_only(dataset: Path) -> None:
         ({}, 3, "no split with 3 labelled cases, only 2"),
         ({"val": ["a", "e"]}, 2, "more than once: a"),
         ({"unlabelled": ["c", "x"]}, 2, "not in .*: x"),
+        ({"unlabelled": None}, 2, "must be lists labelled, unlabelled, val"),
+        ({"val": "e"}, 2, "must be lists labelled, unlabelled, val"),
     ],
 )
 def test_bad_descriptions_are_refused(dataset: Path, entry: dict, labels: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         write_few_label_split(describe(dataset, **entry), labels, dataset)
     assert not (dataset / "splits_final.json").exists()
+
+
+def test_names_are_no_patterns(dataset: Path) -> None:
+    """`case` is no case because `case.3` is one."""
+    names = {"labelled": ["case[1]", "case*"], "unlabelled": ["case.3"], "val": ["e"]}
+    for case in (*names["labelled"], "case.3"):
+        (dataset / "gt_segmentations" / f"{case}.nii.gz").touch()
+    fold = json.loads(write_few_label_split(describe(dataset, **names), 2, dataset).read_text())[0]
+    assert fold == {"train": names["labelled"], "val": ["e"], "unlabelled": ["case.3"]}
+    (dataset / "splits_final.json").unlink()
+    for stranger in ("case", "case[12]", "?", "case.3.nii.gz", ""):
+        with pytest.raises(ValueError, match=rf"not in .*: {re.escape(stranger)}$"):
+            write_few_label_split(describe(dataset, **(names | {"val": [stranger]})), 2, dataset)
 
 
 def test_what_is_missing_is_named(dataset: Path, tmp_path: Path) -> None:
@@ -60,5 +77,6 @@ def test_what_is_missing_is_named(dataset: Path, tmp_path: Path) -> None:
 def test_the_real_description_fits_the_real_cases(shared_data: Path, tmp_path: Path) -> None:
     raw = shared_data / "Dataset004_Hippocampus"
     (tmp_path / "gt_segmentations").symlink_to(raw / "labelsTr")
+    (tmp_path / "dataset.json").symlink_to(raw / "dataset.json")
     fold = json.loads(write_few_label_split(raw / "few_label_splits.json", 16, tmp_path).read_text())[0]
     assert {name: len(cases) for name, cases in fold.items()} == {"train": 16, "val": 60, "unlabelled": 124}

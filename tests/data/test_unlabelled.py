@@ -1,22 +1,49 @@
+from __future__ import annotations
+
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
-from nnunet_topomae.data.unlabelled import add_unlabelled
+from nnunet_topomae import cli
+from nnunet_topomae.data import unlabelled_preprocessing
+from nnunet_topomae.data.unlabelled import UnlabelledImages
+from nnunet_topomae.data.unlabelled_preprocessing import BadImageError, add_unlabelled
+from nnunet_topomae.planning.plans_file import configuration_of, read_dataset_json
 from nnunet_topomae.training.finetuner import TopoMAEFinetunerFromScratch
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 
 
+class Threads:
+    """For a pool of processes, each of which would import nnU-Net for seconds."""
+
+    def __init__(self, num_processes: int, context) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        assert num_processes > 0
+        self.pool = ThreadPoolExecutor(1)
+        self.submit, self.shutdown = self.pool.submit, self.pool.shutdown
+
+
 @pytest.fixture
-def add(workshop):
+def add(workshop, monkeypatch):
+    monkeypatch.setattr(unlabelled_preprocessing, "ProcessPoolExecutor", Threads)
+
     def add(images: Path, **kwargs) -> list[str]:
-        dataset_json = json.loads((workshop.dataset / "dataset.json").read_text())
+        dataset_json = read_dataset_json(workshop.dataset)
         return add_unlabelled(images, workshop.dataset, workshop.plans, "3d_fullres", dataset_json, 2, **kwargs)
 
     return add
+
+
+@pytest.fixture
+def added(workshop) -> UnlabelledImages:
+    return UnlabelledImages.of(workshop.dataset, configuration_of(workshop.plans, "3d_fullres"))
 
 
 @pytest.fixture
@@ -27,6 +54,23 @@ def scans(phantom, tmp_path) -> Path:
     for name, file in zip(("scan_a", "scan_b"), sorted((phantom.raw_dataset / "imagesTs").iterdir()), strict=True):
         shutil.copy(file, folder / f"{name}_0000.nii.gz")
     return folder
+
+
+@pytest.fixture
+def cases(phantom) -> list[str]:
+    """The labelled ones."""
+    return sorted(file.name.removesuffix(".nii.gz") for file in (phantom.raw_dataset / "labelsTr").iterdir())
+
+
+def write_split(dataset: Path, train: list[str], val: list[str]) -> None:
+    (dataset / "splits_final.json").write_text(json.dumps([{"train": train, "val": val}]))
+
+
+def plan_anew(dataset: Path) -> None:
+    """As when the channel is called CT instead of MRI."""
+    plans = json.loads((dataset / "nnUNetPlans.json").read_text())
+    plans["configurations"]["3d_fullres"]["normalization_schemes"] = ["CTNormalization"]
+    (dataset / "nnUNetPlans.json").write_text(json.dumps(plans))
 
 
 def test_pretraining_draws_crops_of_added_images_and_nothing_else_sees_them(workshop, add, scans):
@@ -40,41 +84,192 @@ def test_pretraining_draws_crops_of_added_images_and_nothing_else_sees_them(work
     assert {"scan_a", "scan_b"} & drawn and set(labelled[0]) & drawn
 
 
-def test_an_added_image_is_preprocessed_like_a_labelled_one(phantom, workshop, add, tmp_path):
-    first = sorted((phantom.raw_dataset / "imagesTr").iterdir())[0]
-    case = first.name.removesuffix("_0000.nii.gz")
+def test_an_added_image_is_preprocessed_like_a_labelled_one(phantom, workshop, add, cases, tmp_path):
+    write_split(workshop.dataset, cases[:4], cases[4:])
     (tmp_path / "copies").mkdir()
-    shutil.copy(first, tmp_path / "copies" / "copy_0000.nii.gz")
+    shutil.copy(phantom.raw_dataset / "imagesTr" / f"{cases[0]}_0000.nii.gz", tmp_path / "copies" / "copy_0000.nii.gz")
     add(tmp_path / "copies")
     trainer = workshop.build(TopoMAEPretrainer)
     trainer.initialize()
-    dataset = trainer.dataset_of([case, "copy"])
-    np.testing.assert_array_equal(dataset.load_case(case)[0][:], dataset.load_case("copy")[0][:])
+    dataset = trainer.dataset_of([cases[0], "copy"])
+    np.testing.assert_array_equal(dataset.load_case(cases[0])[0][:], dataset.load_case("copy")[0][:])
 
 
-def test_images_of_labelled_cases_are_refused(phantom, add):
-    with pytest.raises(ValueError, match="labelled cases of these names.*other names"):
+def test_names_of_labelled_cases_are_refused(phantom, add, added):
+    with pytest.raises(BadImageError, match="nothing is added yet.*labelled cases of these names.*: phantom_tr_000, "):
         add(phantom.raw_dataset / "imagesTr")
+    assert not added.names
 
 
-def test_nothing_is_overwritten_unasked(add, scans):
+@pytest.mark.parametrize("split", [True, False])
+def test_a_validation_case_under_another_name_and_format_is_refused(phantom, workshop, add, added, cases, scans, split):
+    """Without a split each case will be validated on in one of the folds."""
+    if split:
+        write_split(workshop.dataset, cases[:4], cases[4:])
+    image = sitk.ReadImage(str(phantom.raw_dataset / "imagesTr" / f"{cases[5]}_0000.nii.gz"))
+    sitk.WriteImage(sitk.Cast(image, sitk.sitkFloat64), str(scans / "secret_0000.nii.gz"), True, 9)
+    with pytest.raises(BadImageError, match=f"2 of 3 images are added.*validation case {cases[5]}: secret"):
+        add(scans)
+    assert added.names == ["scan_a", "scan_b"]
+
+
+def test_what_becomes_a_validation_case_later_stops_pretraining(phantom, workshop, add, cases, scans):
+    write_split(workshop.dataset, cases[:4], cases[4:])
+    shutil.copy(phantom.raw_dataset / "imagesTr" / f"{cases[0]}_0000.nii.gz", scans / "copy_0000.nii.gz")
+    assert "copy" in add(scans)
+    write_split(workshop.dataset, cases[1:], cases[:1])
+    message = f"copies of validation cases .copy of {cases[0]}.(.|\n)*remove-unlabelled -d Dataset100_Phantom .* copy$"
+    with pytest.raises(ValueError, match=message):
+        workshop.build(TopoMAEPretrainer).run_training()
+
+
+def test_one_bad_image_does_not_cost_the_others(workshop, add, added, scans):
+    (scans / "broken_0000.nii.gz").write_bytes(b"no image")
+    huge = sitk.GetImageFromArray(np.full((8, 8, 8), 3e38, np.float32))  # their sum is infinite
+    sitk.WriteImage(huge, str(scans / "huge_0000.nii.gz"))
+    with pytest.raises(BadImageError) as error:
+        add(scans)
+    message = str(error.value)
+    assert "2 of 4 images are added" in message and ": broken" in message and ": huge" in message
+    assert "cannot be preprocessed (" in message and "voxels are NaN or infinite" in message and "--skip-bad" in message
+    assert added.names == ["scan_a", "scan_b"]
+
+    said: list[str] = []
+    assert add(scans, skip_bad=True, report=said.append) == ["scan_a", "scan_b"]
+    assert said[0] == "2 of 4 images had been added before"
+    assert said[1].startswith("Left out: ") and ": broken" in said[1] and ": huge" in said[1]
+    assert [file.name for file in workshop.dataset.glob("*unlabelled*")] == [added.folder.name], "nothing else is left"
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(workshop, add, added, scans, monkeypatch):
+    real = UnlabelledImages.put
+    monkeypatch.setattr(UnlabelledImages, "put", lambda self, name, *rest: real(self, name, *rest) or interrupt())
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        add(scans)
+    (done,) = added.names
+    monkeypatch.setattr(UnlabelledImages, "put", real)
+    written = (added.folder / f"{done}.b2nd").stat().st_mtime_ns
+    assert add(scans) == ["scan_a", "scan_b"] == added.names
+    assert (added.folder / f"{done}.b2nd").stat().st_mtime_ns == written
+
+
+def test_other_files_of_the_same_names_are_taken_on_demand_only(add, added, scans):
     add(scans)
-    with pytest.raises(FileExistsError, match="holds these cases already: scan_a, scan_b"):
+    before = {name: added.record(name).fingerprint for name in added.names}
+    shutil.copy(scans / "scan_b_0000.nii.gz", scans / "scan_a_0000.nii.gz")
+    os.utime(scans / "scan_a_0000.nii.gz", (time.time() + 9,) * 2)
+    with pytest.raises(FileExistsError, match="holds these cases already, made from other files: scan_a$"):
         add(scans)
-    assert add(scans, overwrite=True) == ["scan_a", "scan_b"]
+    assert {name: added.record(name).fingerprint for name in added.names} == before
+    add(scans, overwrite=True)
+    assert added.record("scan_a").fingerprint == before["scan_b"]
 
 
-def test_a_broken_image_is_named_and_leaves_nothing_behind(workshop, add, scans):
-    (scans / "scan_b_0000.nii.gz").write_bytes(b"no image")
-    with pytest.raises(ValueError, match="case scan_b cannot be preprocessed"):
+@pytest.mark.parametrize("name", ["scan_seg", ""])
+def test_names_that_nnunet_treats_apart_are_refused(add, added, scans, name):
+    (scans / "scan_a_0000.nii.gz").rename(scans / f"{name}_0000.nii.gz")
+    with pytest.raises(BadImageError, match=f"nothing is added yet.*: {name or '_0000.nii.gz'}. Mend"):
         add(scans)
-    assert not list(workshop.dataset.glob("*unlabelled*"))
+    assert add(scans, skip_bad=True) == ["scan_b"] == added.names
 
 
-def test_a_missing_channel_and_an_empty_folder_are_said(add, scans, tmp_path):
-    (scans / "scan_a_0000.nii.gz").rename(scans / "scan_a.nii.gz")
-    with pytest.raises(ValueError, match=r"not 1 files \(one a channel\) in .* for: "):
+def test_names_are_no_patterns(add, added, scans):
+    (scans / "scan_a_0000.nii.gz").rename(scans / "scan[1]_0000.nii.gz")
+    (scans / "scan_b_0000.nii.gz").rename(scans / "scan.3_0000.nii.gz")
+    assert sorted(add(scans)) == ["scan.3", "scan[1]"] == added.names
+
+
+def test_a_missing_channel_a_bad_name_and_an_empty_folder_are_said(add, scans, tmp_path):
+    (scans / "scan_a_0000.nii.gz").rename(scans / "scan_a_0001.nii.gz")
+    with pytest.raises(BadImageError, match=r"not 1 files \(one a channel\) in .* for: scan_a"):
+        add(scans)
+    (scans / "scan_a_0001.nii.gz").rename(scans / "scan_a.nii.gz")
+    with pytest.raises(BadImageError, match="not named CASE_0000.nii.gz: scan_a.nii.gz"):
         add(scans)
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no image named as nnU-Net wants it, CASE_0000.nii.gz"):
         add(tmp_path / "empty")
+
+
+def test_images_made_by_other_plans_are_refused_until_made_anew(workshop, add, added, scans):
+    add(scans)
+    plan_anew(workshop.dataset)
+    advice = "add-unlabelled -d Dataset100_Phantom -p nnUNetPlans -c 3d_fullres -i FOLDER"
+    with pytest.raises(ValueError, match=f"made by other plans .normalization_schemes .*: scan_a, scan_b. .*{advice}"):
+        workshop.build(TopoMAEPretrainer).run_training()
+
+    said: list[str] = []
+    (scans / "scan_b_0000.nii.gz").rename(scans.parent / "scan_b_0000.nii.gz")
+    add(scans, report=said.append)
+    assert len(said) == 1 and said[0].startswith("Added before, and not usable now: made by other plans")
+    assert added.record("scan_a").recipe["normalization_schemes"] == ["CTNormalization"]
+    with pytest.raises(ValueError, match="made by other plans .*: scan_b. Add them again"):
+        workshop.build(TopoMAEPretrainer).run_training()
+
+
+def test_images_that_nothing_is_known_of_are_refused(workshop, add, added, scans):
+    add(scans)
+    (added.folder / "scan_a.json").unlink()
+    with pytest.raises(ValueError, match="nothing tells what it was made with: scan_a. Add them again"):
+        workshop.build(TopoMAEPretrainer).run_training()
+    assert add(scans) == ["scan_a", "scan_b"]
+    workshop.build(TopoMAEPretrainer).run_training()
+
+
+def test_a_labelled_case_wins_over_an_added_copy_of_its_name(workshop, add, added, cases, scans):
+    """In training and in validation: the image got its label after it was added."""
+    add(scans)
+    write_split(workshop.dataset, [*cases[1:], "scan_a"], [cases[0], "scan_b"])
+    for name in added.names:
+        for suffix in (".b2nd", "_seg.b2nd", ".pkl"):
+            shutil.copy(workshop.images / f"{cases[0]}{suffix}", workshop.images / f"{name}{suffix}")
+    trainer = workshop.build(TopoMAEPretrainer)
+    trainer.initialize()
+    assert trainer.do_split() == (sorted([*cases[1:], "scan_a"]), [cases[0], "scan_b"])
+    dataset = trainer.dataset_of(["scan_a", cases[0]])
+    np.testing.assert_array_equal(dataset.load_case("scan_a")[0][:], dataset.load_case(cases[0])[0][:])
+    trainer._check_data()
+    log = next(Path(trainer.output_folder).glob("training_log*")).read_text()
+    assert "the labelled cases are used of scan_a, scan_b" in log
+
+
+def test_listed_and_removed_from_the_command_line(workshop, add, added, scans, refused, capsys):
+    cli.main(["list-unlabelled", "-d", "100"])
+    assert capsys.readouterr().out.startswith("0 unlabelled images, 0 used")
+    add(scans)
+    shutil.copy(workshop.images / "phantom_tr_000.pkl", workshop.images / "scan_b.pkl")
+    shutil.copy(workshop.images / "phantom_tr_000.b2nd", workshop.images / "scan_b.b2nd")
+    capsys.readouterr()
+    cli.main(["list-unlabelled", "-d", "100"])
+    lines = capsys.readouterr().out.splitlines()
+    assert (
+        lines[:2] == ["scan_a  used", "scan_b  not used: it has a label now"]
+        and "2 unlabelled images, 1 used" in lines[2]
+    )
+
+    refused("remove-unlabelled -d 100", saying="name images, or give --unusable, or --all")
+    refused(
+        "remove-unlabelled -d 100 scan_a ../scan_b scan*",
+        saying="not in .*_unlabelled: ../scan_b, scan[*]. Nothing was",
+    )
+    cli.main(["remove-unlabelled", "-d", "100", "--unusable"])
+    assert added.names == ["scan_a"] and {file.stem for file in added.folder.iterdir()} == {"scan_a", "scan_a_seg"}
+    plan_anew(workshop.dataset)
+    cli.main(["list-unlabelled", "-d", "100"])
+    assert "scan_a  made by other plans (normalization_schemes" in capsys.readouterr().out
+    cli.main(["remove-unlabelled", "-d", "100", "scan_a"])
+    assert not added.names and not list(added.folder.iterdir())
+    assert (scans / "scan_a_0000.nii.gz").is_file()
+
+
+def test_dataset_json_in_the_older_spelling(workshop, scans, capsys):
+    content = json.loads((workshop.dataset / "dataset.json").read_text())
+    content["modality"] = content.pop("channel_names")
+    (workshop.dataset / "dataset.json").write_text(json.dumps(content))
+    cli.main(["add-unlabelled", "-d", "100", "-i", str(scans), "-np", "1"])
+    assert "2 unlabelled images will be pre-trained on: scan_a, scan_b" in capsys.readouterr().out
+    workshop.build(TopoMAEPretrainer).run_training()

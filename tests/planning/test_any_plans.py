@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.networks import Geometry
-from nnunet_topomae.planning.plans_file import configuration_of, read_plans
-from nnunet_topomae.training.base import geometry_of
+from nnunet_topomae.planning.plans_file import configuration_of, geometry_of, read_plans
 
 PLANS = {
     "configurations": {
         "3d_fullres": {
             "patch_size": [32, 64, 64],
+            "batch_size": 2,
             "architecture": {"arch_kwargs": {"strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]]}},
         },
         "3d_lowres": {"inherits_from": "3d_fullres"},
@@ -33,6 +33,7 @@ PLACES = [
     ("configurations", "3d_lowres", "inherits_from"),
     ("configurations", "3d_fullres", "patch_size"),
     ("configurations", "3d_fullres", "patch_size", 1),
+    ("configurations", "3d_fullres", "batch_size"),
     ("configurations", "3d_fullres", "architecture"),
     ("configurations", "3d_fullres", "architecture", "arch_kwargs"),
     ("configurations", "3d_fullres", "architecture", "arch_kwargs", "strides"),
@@ -69,6 +70,16 @@ def changed(plans: dict, place: tuple, value: object) -> object:
 
 def test_the_unspoilt_plans_have_a_geometry():
     assert geometry_of(configuration_of(PLANS, "3d_lowres")).patch_size == (32, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(("patch_size", 1), 64.0), (("patch_size",), [32.0, 64.0, 64.0]), (("batch_size",), 2.0), (("batch_size",), 0)],
+)
+def test_numbers_that_would_kill_a_data_worker_are_refused(place, value):
+    plans = changed(PLANS, ("configurations", "3d_fullres", *place), value)
+    with pytest.raises(ValueError, match=f"{place[0]} in the plans must .*integer"):
+        geometry_of(configuration_of(plans, "3d_lowres"))
 
 
 def test_a_configuration_that_is_not_there_is_answered_with_those_that_are():

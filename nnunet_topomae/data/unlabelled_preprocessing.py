@@ -1,0 +1,210 @@
+"""What `nnunet-topomae add-unlabelled` does: hours of preprocessing, of which nothing that is done gets lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset, nnUNetDatasetBlosc2
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from tqdm import tqdm
+
+from nnunet_topomae.data.case_facts import VolumeFacts, read_fingerprints, volume_facts
+from nnunet_topomae.data.raw_files import images_by_case, labels_by_case
+from nnunet_topomae.data.recipe import Recipe, preprocessing_recipe
+from nnunet_topomae.data.unlabelled import SUFFIXES, Record, UnlabelledImages, advice, grouped
+from nnunet_topomae.planning.plans_file import Plans, channel_names, configuration_of, read_json
+
+
+class BadImageError(ValueError):
+    """An image cannot be pre-trained on. The message says why."""
+
+
+def add_unlabelled(
+    images: str | Path,
+    preprocessed_dataset: str | Path,
+    plans: Plans,
+    configuration_name: str,
+    dataset_json: dict[str, Any],
+    num_processes: int,
+    overwrite: bool = False,
+    skip_bad: bool = False,
+    report: Callable[[str], None] = print,
+) -> list[str]:
+    """Preprocess a folder of images named as in imagesTr (CASE_0000.nii.gz, ...); return the names of the cases.
+
+    Each case is there for good as soon as it is done. Those that were done before are left as they are, unless they
+    were made by other plans. Bad ones do not keep the others from being done.
+
+    Args:
+        images: the folder.
+        preprocessed_dataset: of nnU-Net, with labelled cases.
+        plans, configuration_name, dataset_json: of the same dataset.
+        num_processes: that work at once.
+        overwrite: replace what was made from other files of the same names.
+        skip_bad: report bad images instead of raising an error for them at the end.
+        report: gets a line on what was not done.
+
+    Raises:
+        FileNotFoundError: no image there; the dataset is not preprocessed.
+        FileExistsError: cases that were made from other files, and `overwrite` is not set.
+        BadImageError: without `skip_bad`: images whose names nnU-Net treats apart or that labelled cases have, that
+            lack a channel, cannot be preprocessed, are not finite or show a validation case. All others are done.
+        RuntimeError: a process was killed.
+    """
+    preprocessed_dataset = Path(preprocessed_dataset)
+    configuration = configuration_of(plans, configuration_name)
+    recipe = preprocessing_recipe(plans, configuration_name, dataset_json)
+    target = UnlabelledImages.of(preprocessed_dataset, configuration)
+    labelled_folder = preprocessed_dataset / configuration.data_identifier
+    if not labelled_folder.is_dir():
+        raise FileNotFoundError(f"{labelled_folder} does not exist: run nnUNetv2_preprocess first")
+    labelled = infer_dataset_class(str(labelled_folder))(str(labelled_folder))
+    images, ending = Path(images), dataset_json["file_ending"]
+    files = images_by_case(images, ending)
+    if not files:
+        raise FileNotFoundError(f"{images} holds no image named as nnU-Net wants it, CASE_0000{ending}")
+    bad = _bad_names(images, ending, files, len(channel_names(dataset_json)), set(labelled.identifiers))
+    if bad and not skip_bad:
+        raise BadImageError(f"nothing is added yet: {_these(bad)}")
+
+    stale = target.faults(recipe)
+    strangers = {name: fault for name, fault in stale.items() if name not in files}
+    if strangers:
+        report(f"Added before, and not usable now: {grouped(strangers)}. {advice(plans, configuration_name)}")
+    good = {case: channels for case, channels in files.items() if case and case not in bad}
+    done = [] if overwrite else [case for case in good if case in target.names and case not in stale]
+    _refuse_other_files(target, {case: good[case] for case in done})
+    to_do = {case: channels for case, channels in good.items() if case not in done}
+    if to_do:
+        worker = _Worker(f"{target.folder}_partial", plans, configuration_name, dataset_json)
+        validation = _validation_cases(preprocessed_dataset, labelled)
+        bad |= _preprocess_all(worker, to_do, target, recipe, validation, num_processes)
+    if done:
+        report(f"{len(done)} of {len(files)} images had been added before")
+    if bad and not skip_bad:
+        raise BadImageError(f"{len(good) - len(bad)} of {len(good)} images are added, the others not: {_these(bad)}")
+    if bad:
+        report(f"Left out: {grouped(bad)}")
+    return [case for case in good if case not in bad]
+
+
+def _these(bad: Mapping[str, str]) -> str:
+    return (
+        f"{grouped(bad)}. Mend or remove these and run the command again, which then goes on; or leave them: --skip-bad"
+    )
+
+
+def _bad_names(
+    folder: Path, ending: str, files: Mapping[str, Mapping[int, Path]], num_channels: int, labelled: Collection[str]
+) -> dict[str, str]:
+    """What can be said of names before anything is read."""
+    named = {file for channels in files.values() for file in channels.values()}
+    bad = {
+        file.name: f"not named CASE_0000{ending}"
+        for file in labels_by_case(folder, ending).values()
+        if file not in named
+    }
+    for case, channels in files.items():
+        if not case:
+            bad[next(iter(channels.values())).name] = f"not named CASE_0000{ending}"
+        elif case.endswith("_seg"):
+            bad[case] = "nnU-Net takes what ends in _seg for a label, give these other names"
+        elif case in labelled:
+            bad[case] = "the dataset has labelled cases of these names, give other images other names"
+        elif list(channels) != list(range(num_channels)):
+            bad[case] = f"not {num_channels} files (one a channel) in {folder} for"
+    return bad
+
+
+def _refuse_other_files(target: UnlabelledImages, files: Mapping[str, Mapping[int, Path]]) -> None:
+    others = [case for case, channels in files.items() if target.record(case).files != _stamps(channels)]
+    if others:
+        raise FileExistsError(f"{target.folder} holds these cases already, made from other files: {', '.join(others)}")
+
+
+def _stamps(channels: Mapping[int, Path]) -> dict[str, list[int]]:
+    """Size in bytes and time of change in ns."""
+    return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in channels.values()}
+
+
+def _validation_cases(preprocessed_dataset: Path, labelled: nnUNetBaseDataset) -> dict[str, str]:
+    """By fingerprint, the cases on which some fold is validated: where nnU-Net is yet to split, any may be one."""
+    split_file = preprocessed_dataset / "splits_final.json"
+    cases = labelled.identifiers
+    if split_file.is_file():
+        cases = sorted({case for fold in read_json(split_file) for case in fold["val"]} & set(cases))
+    return {fingerprint: case for case, fingerprint in read_fingerprints(labelled, cases).items()}
+
+
+class _Worker(NamedTuple):
+    """What a process needs to preprocess an image."""
+
+    folder: str
+    plans: Plans
+    configuration_name: str
+    dataset_json: dict[str, Any]
+
+    def preprocess(self, case: str, channels: list[str]) -> VolumeFacts:
+        """Writes what nnU-Net's preprocessor makes of an image into the folder. Raises BadImageError."""
+        configuration = configuration_of(self.plans, self.configuration_name)
+        made = Path(self.folder, case)
+        _remove(made)  # what an interrupted run left
+        try:
+            configuration.preprocessor_class(verbose=False).run_case_save(
+                str(made), channels, None, PlansManager(self.plans), configuration, self.dataset_json
+            )
+            image = nnUNetDatasetBlosc2(self.folder, [case]).load_case(case)[0]
+        except Exception as error:  # a broken file fails in as many ways as there are readers
+            raise BadImageError(f"cannot be preprocessed ({type(error).__name__}: {error})") from error
+        facts = volume_facts(image)
+        if facts.non_finite:
+            raise BadImageError(f"{facts.non_finite} voxels are NaN or infinite")
+        return facts
+
+
+def _preprocess_all(
+    worker: _Worker,
+    to_do: Mapping[str, Mapping[int, Path]],
+    target: UnlabelledImages,
+    recipe: Recipe,
+    validation: Mapping[str, str],
+    num_processes: int,
+) -> dict[str, str]:
+    """Adds each image as soon as it is done; returns what is wrong with those that are not, by name."""
+    bad, partial = {}, Path(worker.folder)
+    stamps = {case: _stamps(channels) for case, channels in to_do.items()}
+    pool = ProcessPoolExecutor(min(num_processes, len(to_do)), get_context("spawn"))
+    partial.mkdir(exist_ok=True)
+    try:
+        cases = {pool.submit(worker.preprocess, case, list(map(str, of.values()))): case for case, of in to_do.items()}
+        for future in tqdm(as_completed(cases), total=len(cases), desc="Preprocessing", disable=None):
+            case = cases[future]
+            try:
+                fingerprint = future.result().fingerprint
+                if fingerprint in validation:
+                    raise BadImageError(f"the same image as validation case {validation[fingerprint]}")
+                target.put(case, partial / case, Record(recipe, fingerprint, stamps[case]))
+            except BadImageError as error:
+                bad[case] = str(error)
+                _remove(partial / case)
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "a process was killed, perhaps for want of memory. What was done is kept: run the command again, and it "
+            "goes on, perhaps with fewer processes (-np)"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+        with suppress(OSError):  # something is left of an interrupted run
+            partial.rmdir()
+    return bad
+
+
+def _remove(made: Path) -> None:
+    for suffix in SUFFIXES:
+        made.with_name(f"{made.name}{suffix}").unlink(missing_ok=True)
