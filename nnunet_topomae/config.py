@@ -128,14 +128,9 @@ class TopoMAEConfig:
     @classmethod
     def resolve(cls, plans: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> TopoMAEConfig:
         """Defaults < plans < environment: how a training begins. Raises ConfigError."""
-        from_environment = {
-            name.removeprefix(ENVIRONMENT_PREFIX).lower(): value
-            for name, value in environment.items()
-            if name.startswith(ENVIRONMENT_PREFIX)
-        }
         chosen = {
             **_known(plans.get(PLANS_SECTION, {}), f"the '{PLANS_SECTION}' section of the plans"),
-            **_known(from_environment, f"the environment ({ENVIRONMENT_PREFIX}...)"),
+            **_known(from_environment(environment), f"the environment ({ENVIRONMENT_PREFIX}...)"),
         }
         return cls(**chosen)
 
@@ -150,6 +145,20 @@ class TopoMAEConfig:
             f"  {knob.name:{width}}  {getattr(self, knob.name)!r}{marks[getattr(self, knob.name) == knob.default]}"
             for knob in fields(self)
         )
+
+
+def environment_name(knob: str) -> str:
+    """The environment variable of a knob."""
+    return ENVIRONMENT_PREFIX + knob.upper()
+
+
+def from_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What the environment sets, by knob; names that are no knob's too."""
+    return {
+        name.removeprefix(ENVIRONMENT_PREFIX).lower(): value
+        for name, value in environment.items()
+        if name.startswith(ENVIRONMENT_PREFIX)
+    }
 
 
 def describe_knobs() -> str:
@@ -183,7 +192,7 @@ def _checked(knob: Any, value: Any) -> Any:
     kind = "integers separated by commas" if isinstance(knob.default, tuple) else type(knob.default).__name__
     raise ConfigError(
         f"{knob.name} = {value!r} is not valid: it takes {kind}, {description} ({knob.metadata['meaning']}). "
-        f"Set it in the plans' '{PLANS_SECTION}' section or as {ENVIRONMENT_PREFIX}{knob.name.upper()}"
+        f"Set it in the plans' '{PLANS_SECTION}' section or as {environment_name(knob.name)}"
     )
 
 

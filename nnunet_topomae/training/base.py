@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,19 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig
+from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig, environment_name, from_environment
 from nnunet_topomae.data.checks import LabelRange, check_cases, check_none_missing, check_previous_stage
 from nnunet_topomae.networks.geometry import Geometry, geometry_from_plan
 from nnunet_topomae.planning.plans_file import configuration_of
 from nnunet_topomae.training.checkpoint import read_trusted_checkpoint
+from nnunet_topomae.training.precedence import (
+    KnobAttribute,
+    changed_attributes,
+    changed_knobs,
+    forget_nnunet_defaults,
+    optimizer_settings,
+    restore_settings,
+)
 from nnunet_topomae.training.resumable import ResumableTrainer
 
 NUM_FOLDS = 5  # of the split that nnU-Net makes where splits_final.json has none
@@ -30,6 +39,9 @@ class TopoMAETrainer(ResumableTrainer):
     """Base of the pre-trainer and the fine-tuner.
 
     Attributes:
+        config: the knobs in force.
+        resolved: the same without what a subclass has set.
+        knobs_in_environment: their names.
         architecture_knobs: the knobs that shape the network, in which all folds of a results folder must agree.
 
     Raises:
@@ -38,6 +50,9 @@ class TopoMAETrainer(ResumableTrainer):
     """
 
     architecture_knobs: tuple[str, ...] = ("preset", "layer_scale")
+    num_iterations_per_epoch = KnobAttribute("iterations_per_epoch")
+    num_val_iterations_per_epoch = KnobAttribute("val_iterations_per_epoch")
+    weight_decay = KnobAttribute("weight_decay")
 
     def __init__(
         self,
@@ -47,21 +62,21 @@ class TopoMAETrainer(ResumableTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ) -> None:
-        self.config = TopoMAEConfig.resolve(plans)
+        self.config = self.resolved = TopoMAEConfig.resolve(plans)
+        self.knobs_in_environment = from_environment().keys()
         plans[PLANS_SECTION] = self.config.to_section()
         self.geometry = geometry_of(configuration_of(plans, configuration))
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.apply_knobs()
+        self.change_defaults()
         self.print_to_log_file(f"{type(self).__name__} with these knobs:\n{self.config}", add_timestamp=False)
 
-    def apply_knobs(self) -> None:
-        """Sets nnU-Net's own attributes from the knobs; the last thing that `__init__` does."""
-        self.num_iterations_per_epoch = self.config.iterations_per_epoch
-        self.num_val_iterations_per_epoch = self.config.val_iterations_per_epoch
-        self.weight_decay = self.config.weight_decay
+    def change_defaults(self) -> None:
+        """Sets otherwise what nnU-Net's `__init__` has set; the last thing that ours does, before a subclass's."""
+        forget_nnunet_defaults(self)
         self.save_every = math.inf  # not nnU-Net's checkpoint_latest every 50 epochs, but `save_latest`
 
     def initialize(self) -> None:
+        self._settle_knobs()
         if self.config.seed >= 0:
             torch.manual_seed(self.config.seed)
         super().initialize()
@@ -158,21 +173,34 @@ class TopoMAETrainer(ResumableTrainer):
         """nnU-Net draws its own networks with a package that knows no attention; nothing to draw here."""
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
-        """As nnU-Net's. Knobs are those of the checkpoint, unless the environment sets them."""
+        """As nnU-Net's. Knobs are those of the checkpoint, unless the class or the environment sets them."""
         if not self.was_initialized:
             self._take_knobs_from(filename_or_checkpoint)
+            self.initialize()
+        settings = optimizer_settings(self.optimizer)
         super().load_checkpoint(filename_or_checkpoint)
+        restore_settings(self.optimizer, settings)
         self.my_init_kwargs["plans"] = self.plans_manager.plans  # the next checkpoint records the knobs in force
 
     def _take_knobs_from(self, checkpoint: str) -> None:
         plans = read_trusted_checkpoint(checkpoint)["init_args"]["plans"]
-        config = TopoMAEConfig.resolve(plans)
-        self._refuse_other_architecture(config, TopoMAEConfig.from_plans(plans), f"{checkpoint} was")
-        if config != self.config:
-            self.print_to_log_file(f"Knobs of {checkpoint} and the environment:\n{config}", add_timestamp=False)
-        self.config = config
-        self.plans_manager.plans[PLANS_SECTION] = config.to_section()
-        self.apply_knobs()
+        set_by_class = changed_knobs(self.resolved, self.config)
+        self.resolved = TopoMAEConfig.resolve(plans)
+        if self.resolved != self.config:
+            self.print_to_log_file(f"Knobs of {checkpoint} and the environment:\n{self.resolved}", add_timestamp=False)
+        self.config = replace(self.resolved, **set_by_class)
+        self._refuse_other_architecture(self.config, TopoMAEConfig.from_plans(plans), f"{checkpoint} was")
+
+    def _settle_knobs(self) -> None:
+        """Environment > class > what was resolved (checkpoint, plans, defaults): kept in the plans, from here on."""
+        set_by_class = changed_knobs(self.resolved, self.config) | changed_attributes(self)
+        for knob in set_by_class.keys() & self.knobs_in_environment:
+            value = set_by_class.pop(knob)
+            self.print_to_log_file(f"{environment_name(knob)} overrides {knob} = {value!r} of {type(self).__name__}")
+        if set_by_class:
+            self.print_to_log_file(f"{type(self).__name__} sets {set_by_class}")
+        self.config = replace(self.resolved, **set_by_class)
+        self.plans_manager.plans[PLANS_SECTION] = self.config.to_section()
 
     def _refuse_to_mix_architectures(self) -> None:
         """Folds of one results folder share its plans.json, from which prediction rebuilds the network."""
@@ -188,7 +216,7 @@ class TopoMAETrainer(ResumableTrainer):
             if here != there:
                 raise ValueError(
                     f"{subject} trained with {knob} = {there!r}, this run has {here!r}. They must agree: set "
-                    f"NNUNET_TOPOMAE_{knob.upper()}={there}, or train with plans of another name (-p)."
+                    f"{environment_name(knob)}={there}, or train with plans of another name (-p)."
                 )
 
 

@@ -16,6 +16,7 @@ from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.training.base import TopoMAETrainer, geometry_of, vit_options
 from nnunet_topomae.training.checkpoint import read_checkpoint, refuse_pretraining_checkpoint, weights_option
+from nnunet_topomae.training.precedence import KnobAttribute
 from nnunet_topomae.training.schedule import WarmupCosineSchedule, adamw, peak_lr
 
 DEEP_SUPERVISION_WEIGHTS = (4 / 7, 2 / 7, 1 / 7)  # UNETR++, Shaker et al. 2024
@@ -30,15 +31,14 @@ class TopoMAEFinetuner(TopoMAETrainer):
     """
 
     architecture_knobs = (*TopoMAETrainer.architecture_knobs, "fusion")
+    num_epochs = KnobAttribute("finetune_epochs")
+    initial_lr = KnobAttribute(
+        "finetune_lr", lambda config: peak_lr(config.finetune_lr, PRESETS[config.preset].finetune_lr)
+    )
 
     def __new__(cls, plans: dict, *args, **kwargs) -> TopoMAEFinetuner:
         from_scratch = cls is TopoMAEFinetuner and TopoMAEConfig.resolve(plans).pretrained == FROM_SCRATCH
         return super().__new__(TopoMAEFinetunerFromScratch if from_scratch else cls)
-
-    def apply_knobs(self) -> None:
-        super().apply_knobs()
-        self.num_epochs = self.config.finetune_epochs
-        self.initial_lr = peak_lr(self.config.finetune_lr, PRESETS[self.config.preset].finetune_lr)
 
     @staticmethod
     def build_network_architecture(

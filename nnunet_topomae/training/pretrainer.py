@@ -32,6 +32,7 @@ from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.pretext.masking import draw_mask
 from nnunet_topomae.topology import warm_up
 from nnunet_topomae.training.base import TopoMAETrainer, geometry_of, vit_options
+from nnunet_topomae.training.precedence import KnobAttribute
 from nnunet_topomae.training.schedule import WarmupCosineSchedule, adamw, peak_lr
 from nnunet_topomae.visualization.progress import save_progress_figure
 
@@ -46,10 +47,13 @@ class TopoMAEPretrainer(TopoMAETrainer):
     curves and the final report only.
     """
 
-    def apply_knobs(self) -> None:
-        super().apply_knobs()
-        self.num_epochs = self.config.pretrain_epochs
-        self.initial_lr = peak_lr(self.config.pretrain_lr, PRESETS[self.config.preset].pretrain_lr)
+    num_epochs = KnobAttribute("pretrain_epochs")
+    initial_lr = KnobAttribute(
+        "pretrain_lr", lambda config: peak_lr(config.pretrain_lr, PRESETS[config.preset].pretrain_lr)
+    )
+
+    def change_defaults(self) -> None:
+        super().change_defaults()
         self.folder_with_segs_from_previous_stage = None  # a cascade's second input is made from labels
         self.mask_generator = torch.Generator()
         for name in (*TERMS, *POINT_ERRORS):
