@@ -22,6 +22,7 @@ from nnunet_topomae.data.checks import LabelRange, check_cases, check_none_missi
 from nnunet_topomae.networks.geometry import Geometry, geometry_from_plan
 from nnunet_topomae.planning.plans_file import configuration_of
 from nnunet_topomae.training.checkpoint import read_trusted_checkpoint
+from nnunet_topomae.training.divergence import StepCounter, all_finite, divergence, is_searching
 from nnunet_topomae.training.precedence import (
     KnobAttribute,
     changed_attributes,
@@ -42,6 +43,7 @@ class TopoMAETrainer(ResumableTrainer):
         config: the knobs in force.
         resolved: the same without what a subclass has set.
         knobs_in_environment: their names.
+        divergence_remedy: what to change when a training diverges.
         architecture_knobs: the knobs that shape the network, in which all folds of a results folder must agree.
 
     Raises:
@@ -49,6 +51,7 @@ class TopoMAETrainer(ResumableTrainer):
         ValueError: the configuration has no geometry for our networks (2d, patch too small).
     """
 
+    divergence_remedy: str
     architecture_knobs: tuple[str, ...] = ("preset", "layer_scale")
     num_iterations_per_epoch = KnobAttribute("iterations_per_epoch")
     num_val_iterations_per_epoch = KnobAttribute("val_iterations_per_epoch")
@@ -156,6 +159,35 @@ class TopoMAETrainer(ResumableTrainer):
     def on_epoch_start(self) -> None:
         self._seed_epoch()
         super().on_epoch_start()
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self._steps = StepCounter(self.optimizer)
+
+    def on_validation_epoch_start(self) -> None:
+        self._refuse_divergence(self._steps.stop())
+        super().on_validation_epoch_start()
+
+    def _refuse_divergence(self, steps_taken: int) -> None:
+        """Raises FloatingPointError after an epoch of which nothing good can come."""
+        loss = self.logger.get_value("train_losses", step=-1)
+        if not math.isfinite(loss):
+            raise self.diverged(f"the mean loss of epoch {self.current_epoch} is {loss}")
+        if self.grad_scaler and not steps_taken and not is_searching(self.grad_scaler, self.optimizer):
+            raise self.diverged(
+                f"no step was taken in epoch {self.current_epoch}: the gradient scaler skipped all "
+                f"{self.num_iterations_per_epoch}, since gradients are not finite"
+            )
+
+    def diverged(self, what: str) -> FloatingPointError:
+        """The error for a training that has diverged."""
+        return divergence(what, self.divergence_remedy, self.output_folder)
+
+    def save_checkpoint(self, filename: str) -> None:
+        """As nnU-Net's, whole or not at all, and only of weights that are finite. Raises FloatingPointError."""
+        if self.local_rank == 0 and not all_finite(self.plain_network.state_dict().values()):
+            raise self.diverged(f"weights are NaN or infinite in epoch {self.current_epoch}")
+        super().save_checkpoint(filename)
 
     def _seed_epoch(self) -> None:
         """With a seed an epoch depends on (seed, epoch, rank), not on what was drawn before it: `--c` repeats it."""

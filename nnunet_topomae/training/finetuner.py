@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
     `NNUNET_TOPOMAE_PRETRAINED` names. With `none` an object of this class is a `TopoMAEFinetunerFromScratch`.
     """
 
+    divergence_remedy = "Lower NNUNET_TOPOMAE_FINETUNE_LR"
     architecture_knobs = (*TopoMAETrainer.architecture_knobs, "fusion")
     num_epochs = KnobAttribute("finetune_epochs")
     initial_lr = KnobAttribute(
@@ -98,6 +100,12 @@ class TopoMAEFinetuner(TopoMAETrainer):
             if checkpoint is not None:
                 self._load_pretrained(checkpoint)
         super().on_train_start()
+
+    def train_step(self, batch: dict) -> dict:
+        output = super().train_step(batch)
+        if self.grad_scaler is None and not math.isfinite(output["loss"]):
+            raise self.diverged(f"the loss is {output['loss']} in epoch {self.current_epoch}")
+        return output
 
     def on_epoch_end(self) -> None:
         super().on_epoch_end()

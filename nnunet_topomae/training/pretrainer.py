@@ -47,6 +47,7 @@ class TopoMAEPretrainer(TopoMAETrainer):
     curves and the final report only.
     """
 
+    divergence_remedy = "Lower NNUNET_TOPOMAE_PRETRAIN_LR or NNUNET_TOPOMAE_PRETRAIN_GRADIENT_CLIP"
     num_epochs = KnobAttribute("pretrain_epochs")
     initial_lr = KnobAttribute(
         "pretrain_lr", lambda config: peak_lr(config.pretrain_lr, PRESETS[config.preset].pretrain_lr)
@@ -200,18 +201,17 @@ class TopoMAEPretrainer(TopoMAETrainer):
         loss, terms = self._forward(batch)
         if self.grad_scaler is None:
             if not torch.isfinite(loss):
-                raise FloatingPointError(
+                raise self.diverged(
                     f"the loss is {loss.item()} in epoch {self.current_epoch} "
-                    f"({', '.join(f'{name} {value.item():g}' for name, value in terms.items())}). "
-                    "Lower NNUNET_TOPOMAE_PRETRAIN_LR or NNUNET_TOPOMAE_PRETRAIN_GRADIENT_CLIP"
+                    f"({', '.join(f'{name} {value.item():g}' for name, value in terms.items())})"
                 )
             loss.backward()
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.pretrain_gradient_clip)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.pretrain_gradient_clip or math.inf)
             self.optimizer.step()
         else:
             self.grad_scaler.scale(loss).backward()
             self.grad_scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.pretrain_gradient_clip)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.pretrain_gradient_clip or math.inf)
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
         return _as_floats(loss, terms)
