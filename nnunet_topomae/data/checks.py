@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from nnunetv2.configuration import default_num_processes
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from tqdm import tqdm
 
-SLICES = 16  # looked at together in a volume that has no chunks of its own
+from nnunet_topomae.data.fingerprint import volume_slices
 
 
 class LabelRange(NamedTuple):
@@ -117,17 +117,9 @@ def _label_fault(image, label, labels: LabelRange) -> str | None:
 
 def _extremes(volume) -> tuple[float, float]:
     """Minimum and maximum of [C, D, H, W]; NaN in both where there is one."""
-    extremes = np.array([(slices.min(), slices.max()) for slices in _slices(volume)], np.float64)
+    extremes = np.array([(slices.min(), slices.max()) for slices in volume_slices(volume)], np.float64)
     return extremes[:, 0].min(), extremes[:, 1].max()
 
 
 def _count_non_finite(volume) -> int:
-    return sum(slices.size - np.count_nonzero(np.isfinite(slices)) for slices in _slices(volume))
-
-
-def _slices(volume) -> Iterator[np.ndarray]:
-    """[C, D, H, W] in arrays of a few slices, along the borders of its compressed chunks."""
-    step = getattr(volume, "chunks", (1, SLICES))[1]
-    for channel in range(volume.shape[0]):
-        for start in range(0, volume.shape[1], step):
-            yield volume[channel, start : start + step]
+    return sum(slices.size - np.count_nonzero(np.isfinite(slices)) for slices in volume_slices(volume))

@@ -1,0 +1,32 @@
+"""What makes two preprocessed images the same: their voxels, whatever the files are called.
+
+Equal fingerprints mean equal shapes and equal float32 voxels *after* preprocessing. So a copy is found under
+another name, in another file format or compression, with or without its label, as long as both went through the same
+preprocessing: the spacing, normalisation and resampling of one plan. The same image preprocessed by two plans has two
+fingerprints, and so has one that was rescaled, cropped, mirrored or stored with loss.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+
+SLICES = 16  # read together from a volume that has no chunks of its own
+
+
+def voxel_fingerprint(volume) -> str:
+    """32 hexadecimal digits for a volume [C, D, H, W]: an array, or a compressed one that gives arrays for slices."""
+    digest = hashlib.blake2b(repr(tuple(map(int, volume.shape))).encode(), digest_size=16)
+    for slices in volume_slices(volume):
+        digest.update(np.ascontiguousarray(slices, "<f4") + np.float32(0))  # + 0: there are two zeros
+    return digest.hexdigest()
+
+
+def volume_slices(volume) -> Iterator[np.ndarray]:
+    """[C, D, H, W] in arrays of a few slices, in order, along the borders of its compressed chunks."""
+    step = getattr(volume, "chunks", (1, SLICES))[1]
+    for channel in range(volume.shape[0]):
+        for start in range(0, volume.shape[1], step):
+            yield volume[channel, start : start + step]

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import blosc2
+import numpy as np
+import pytest
+
+from nnunet_topomae.data.fingerprint import voxel_fingerprint
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(2, 33, 6, 5)).astype(np.float32)
+
+
+@pytest.mark.parametrize("chunks", [(1, 4, 6, 5), (2, 33, 6, 5), (1, 7, 2, 3)])
+def test_it_depends_on_voxels_and_not_on_how_they_are_stored(image: np.ndarray, chunks: tuple[int, ...]) -> None:
+    stored = blosc2.asarray(image, chunks=chunks, blocks=(1, 2, 2, 3))
+    for same in (stored, image.astype(np.float64), image.astype(">f4"), np.asfortranarray(image), image.copy()):
+        assert voxel_fingerprint(same) == voxel_fingerprint(image)
+
+
+def test_both_zeros_are_one() -> None:
+    zeros = np.zeros((1, 2, 3, 4), np.float32)
+    assert voxel_fingerprint(-zeros) == voxel_fingerprint(zeros)
+
+
+def test_whatever_differs_in_one_voxel_in_shape_or_in_order_differs(image: np.ndarray) -> None:
+    other = image.copy()
+    other[1, 32, 5, 4] = np.nextafter(other[1, 32, 5, 4], 9)
+    different = [other, image[::-1], image[:, ::-1], image.reshape(2, 33, 5, 6), image[:1], image.reshape(1, 66, 6, 5)]
+    assert len({voxel_fingerprint(each) for each in [image, *different]}) == 1 + len(different)
