@@ -41,7 +41,11 @@ _DIMENSIONS = (
     lambda value: len(value) > 0 and len(set(value)) == len(value) and set(value) <= {0, 1, 2},
 )
 _FRACTION = ("strictly between 0 and 1", lambda value: 0 < value < 1)
-_LEARNING_RATE = ("at least 0, or -1: the preset's", lambda value: value >= 0 or value == OF_PRESET)
+_LEARNING_RATE = (
+    "at least 0 (0: weights stay as they are), or -1: the preset's",
+    lambda value: value >= 0 or value == OF_PRESET,
+)
+_SIDE = ("0: never, or at least 2", lambda value: value == 0 or value >= 2)  # one voxel has no topology to compare
 
 
 def _knob(default: Any, meaning: str, unit: str = "", valid: tuple[str, Callable[[Any], bool]] = _ANY) -> Any:
@@ -65,6 +69,11 @@ class TopoMAEConfig:
     pretrained: str = _knob(
         "", "pre-trained checkpoint to fine-tune; empty: the one of this dataset, plans, configuration and fold; 'none'"
     )
+    seen_validation_cases: str = _knob(
+        "refuse",
+        "what to do where validation cases are among those that the weights have been trained on before",
+        valid=_one_of("refuse", "warn"),
+    )
     seed: int = _knob(
         -1, "seed of weights, crops and masks; -1 draws a new one each run", valid=_between(-1, 2**31 - 1)
     )
@@ -81,7 +90,7 @@ class TopoMAEConfig:
     )
     weight_decay: float = _knob(0.05, "AdamW weight decay of matrices and kernels", valid=_at_least(0))
     warmup_fraction: float = _knob(0.05, "part of the epochs with rising learning rate", valid=_between(0, 1))
-    pretrain_gradient_clip: float = _knob(1.0, "largest gradient norm in pre-training", valid=_at_least(0))
+    pretrain_gradient_clip: float = _knob(1.0, "largest gradient norm in pre-training; 0: no limit", valid=_at_least(0))
 
     mask_ratio: float = _knob(0.75, "part of the tokens that is masked", valid=_FRACTION)
     normalise_targets: bool = _knob(False, "reconstruct each token with zero mean and unit variance")
@@ -100,9 +109,7 @@ class TopoMAEConfig:
     )
 
     topology_dimensions: tuple[int, ...] = _knob((0, 1, 2), "homology dimensions compared", valid=_DIMENSIONS)
-    topology_max_side: int = _knob(
-        64, "average-pool volumes to this side before homology; 0: never", "voxels", _at_least(0)
-    )
+    topology_max_side: int = _knob(64, "average-pool volumes to this side before homology", "voxels", _SIDE)
     topology_tolerance: float = _knob(0.01, "certified relative error of each squared W2 distance", valid=_FRACTION)
     topology_min_persistence: float = _knob(0.0, "leave out pairs that live shorter", "intensity", _at_least(0))
     topology_normalisation: str = _knob(
@@ -119,6 +126,13 @@ class TopoMAEConfig:
     def __post_init__(self) -> None:
         for knob in fields(self):
             object.__setattr__(self, knob.name, _checked(knob, getattr(self, knob.name)))
+        weights = [
+            knob.name for knob in fields(self) if knob.name.startswith("weight_") and knob.name != "weight_decay"
+        ]
+        if not any(getattr(self, name) for name in weights):
+            raise ConfigError(
+                f"{', '.join(weights)} are all 0: nothing is left to pre-train on, give one of them a weight"
+            )
 
     @classmethod
     def from_plans(cls, plans: Mapping[str, Any]) -> TopoMAEConfig:
