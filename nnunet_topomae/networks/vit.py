@@ -19,12 +19,17 @@ def sincos_position_embedding(token_grid: Sequence[int], embed_dim: int, tempera
     Each axis gets the same even share of the channels, sines then cosines, as in Vaswani et al. 2017; channels that
     do not divide by six stay zero. A larger patch continues the same waves, so nothing needs resampling.
     """
-    num_bands = embed_dim // 6
+    num_bands = num_position_bands(embed_dim)
     bands = temperature ** (-torch.arange(num_bands, dtype=torch.float32) / num_bands)
     positions = torch.cartesian_prod(*(torch.arange(edge, dtype=torch.float32) for edge in token_grid))  # [N, 3]
     angles = positions.unsqueeze(-1) * bands  # [N, 3, bands]
     embedding = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)
     return F.pad(embedding, (0, embed_dim - embedding.shape[1]))
+
+
+def num_position_bands(embed_dim: int) -> int:
+    """Frequencies for each axis in `sincos_position_embedding`."""
+    return embed_dim // 6
 
 
 class TokenEmbedding(nn.Module):

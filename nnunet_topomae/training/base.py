@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +22,9 @@ from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig, environment_name
 from nnunet_topomae.data.checks import LabelRange, check_cases, check_none_missing, check_previous_stage
 from nnunet_topomae.networks.geometry import Geometry, geometry_from_plan
 from nnunet_topomae.planning.plans_file import configuration_of
-from nnunet_topomae.training.checkpoint import read_trusted_checkpoint
+from nnunet_topomae.training.checkpoint import read_trusted_checkpoint, weights_option
 from nnunet_topomae.training.divergence import StepCounter, all_finite, divergence, is_searching
+from nnunet_topomae.training.leakage import CaseRecordingTrainer, recorded_cases
 from nnunet_topomae.training.precedence import (
     KnobAttribute,
     changed_attributes,
@@ -31,12 +33,11 @@ from nnunet_topomae.training.precedence import (
     optimizer_settings,
     restore_settings,
 )
-from nnunet_topomae.training.resumable import ResumableTrainer
 
 NUM_FOLDS = 5  # of the split that nnU-Net makes where splits_final.json has none
 
 
-class TopoMAETrainer(ResumableTrainer):
+class TopoMAETrainer(CaseRecordingTrainer):
     """Base of the pre-trainer and the fine-tuner.
 
     Attributes:
@@ -109,14 +110,24 @@ class TopoMAETrainer(ResumableTrainer):
 
     def on_train_start(self) -> None:
         self._refuse_to_mix_architectures()
+        if self.initial_lr == 0:
+            self.print_to_log_file("The learning rate is 0: the weights will stay as they are")
         if not self.was_initialized:
             self.initialize()
         if self.local_rank == 0:
             self.remove_partial_checkpoints()
+            self._record_named_weights()
             self._check_data()
         if self.is_ddp:
             dist.barrier()  # rank 0 may have written the split that the others are about to read
+        self.validation_was_checked = True
         super().on_train_start()
+
+    def _record_named_weights(self) -> None:
+        """What the weights have seen that nnU-Net's option -pretrained_weights names."""
+        named = weights_option(sys.argv)
+        if named is not None and self.current_epoch == 0:
+            self.record_cases_seen(named, recorded_cases(read_trusted_checkpoint(named)))
 
     @property
     def label_range(self) -> LabelRange | None:
@@ -136,11 +147,13 @@ class TopoMAETrainer(ResumableTrainer):
         previous_stage = self.folder_with_segs_from_previous_stage
         if previous_stage is not None:
             check_previous_stage(previous_stage, keys, self._previous_stage_command())
-        if self.current_epoch > 0:
-            return  # goes on after an interruption: every case was read at the start, which takes long for many
-        constant = check_cases(self.dataset_of(keys), keys, self.label_range)
-        if constant:
-            self.print_to_log_file(f"The image is constant, so that nothing can be learnt from: {', '.join(constant)}")
+        if self.current_epoch == 0:  # else it goes on: every case was read at the start, which takes long for many
+            constant = check_cases(self.dataset_of(keys), keys, self.label_range)
+            if constant:
+                names = ", ".join(constant)
+                self.print_to_log_file(f"The image is constant, so that nothing can be learnt from: {names}")
+        self.record_training_cases(train_keys)
+        self.refuse_seen_validation_cases()
 
     def dataset_of(self, cases: Sequence[str]) -> nnUNetBaseDataset:
         """Preprocessed cases by name."""
@@ -212,6 +225,8 @@ class TopoMAETrainer(ResumableTrainer):
         settings = optimizer_settings(self.optimizer)
         super().load_checkpoint(filename_or_checkpoint)
         restore_settings(self.optimizer, settings)
+        if "cases_seen" not in self.my_init_kwargs:
+            self.record_cases_seen(filename_or_checkpoint, None)
         self.my_init_kwargs["plans"] = self.plans_manager.plans  # the next checkpoint records the knobs in force
 
     def _take_knobs_from(self, checkpoint: str) -> None:

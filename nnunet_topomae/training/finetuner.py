@@ -13,10 +13,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunet_topomae.config import TopoMAEConfig
+from nnunet_topomae.networks.axes import axes_order, reorder_axes
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.training.base import TopoMAETrainer, geometry_of, vit_options
-from nnunet_topomae.training.checkpoint import read_checkpoint, refuse_pretraining_checkpoint, weights_option
+from nnunet_topomae.training.checkpoint import read_pretraining, refuse_pretraining_checkpoint, weights_option
 from nnunet_topomae.training.precedence import KnobAttribute
 from nnunet_topomae.training.schedule import WarmupCosineSchedule, adamw, peak_lr
 
@@ -116,6 +117,8 @@ class TopoMAEFinetuner(TopoMAETrainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """As nnU-Net's, but without DDP: in each forward it waits for all ranks, whose numbers of tiles differ."""
+        if not self.validation_was_checked:  # nnUNetv2_train --val
+            self.refuse_seen_validation_cases()
         wrapped = self.network
         if self.is_ddp:
             self.network = wrapped.module
@@ -151,12 +154,17 @@ class TopoMAEFinetuner(TopoMAETrainer):
 
     def _load_pretrained(self, file: Path) -> None:
         self.print_to_log_file(f"Pre-trained weights: {file}")
-        checkpoint = read_checkpoint(file)
+        checkpoint = read_pretraining(file)
+        weights = checkpoint.weights
+        if checkpoint.origin is not None:
+            axes = axes_order(checkpoint.origin.transpose_forward, self.plans_manager.transpose_forward)
+            weights = reorder_axes(weights, axes)
         try:
-            report = self.plain_network.load_pretrained(checkpoint.weights, self.label_channels)
+            report = self.plain_network.load_pretrained(weights, self.label_channels)
         except ValueError as error:
             raise ValueError(f"{file} does not fit this network (preset '{self.config.preset}'): {error}") from error
         self.print_to_log_file(str(report), add_timestamp=False)
+        self.record_cases_seen(file, checkpoint.cases_seen)
         if checkpoint.origin is None:
             self.print_to_log_file("  the checkpoint does not say what it was pre-trained on", add_timestamp=False)
             return
