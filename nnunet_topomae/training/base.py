@@ -22,7 +22,8 @@ from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig, environment_name
 from nnunet_topomae.data.checks import LabelRange, check_cases, check_none_missing, check_previous_stage
 from nnunet_topomae.networks.geometry import Geometry, geometry_from_plan
 from nnunet_topomae.planning.plans_file import configuration_of
-from nnunet_topomae.training.checkpoint import read_trusted_checkpoint, weights_option
+from nnunet_topomae.private_names import init_args, named_weights, untested_versions
+from nnunet_topomae.training.checkpoint import read_trusted_checkpoint
 from nnunet_topomae.training.divergence import StepCounter, all_finite, divergence, is_searching
 from nnunet_topomae.training.leakage import CaseRecordingTrainer, recorded_cases
 from nnunet_topomae.training.precedence import (
@@ -72,6 +73,8 @@ class TopoMAETrainer(CaseRecordingTrainer):
         self.geometry = geometry_of(configuration_of(plans, configuration))
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.change_defaults()
+        if untested := untested_versions():
+            self.print_to_log_file(untested)
         self.print_to_log_file(f"{type(self).__name__} with these knobs:\n{self.config}", add_timestamp=False)
 
     def change_defaults(self) -> None:
@@ -125,7 +128,7 @@ class TopoMAETrainer(CaseRecordingTrainer):
 
     def _record_named_weights(self) -> None:
         """What the weights have seen that nnU-Net's option -pretrained_weights names."""
-        named = weights_option(sys.argv)
+        named = named_weights(sys.argv)
         if named is not None and self.current_epoch == 0:
             self.record_cases_seen(named, recorded_cases(read_trusted_checkpoint(named)))
 
@@ -225,9 +228,9 @@ class TopoMAETrainer(CaseRecordingTrainer):
         settings = optimizer_settings(self.optimizer)
         super().load_checkpoint(filename_or_checkpoint)
         restore_settings(self.optimizer, settings)
-        if "cases_seen" not in self.my_init_kwargs:
+        if "cases_seen" not in init_args(self):
             self.record_cases_seen(filename_or_checkpoint, None)
-        self.my_init_kwargs["plans"] = self.plans_manager.plans  # the next checkpoint records the knobs in force
+        init_args(self)["plans"] = self.plans_manager.plans  # the next checkpoint records the knobs in force
 
     def _take_knobs_from(self, checkpoint: str) -> None:
         plans = read_trusted_checkpoint(checkpoint)["init_args"]["plans"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import pickle
 import re
 import zipfile
@@ -173,14 +172,6 @@ def read_trusted_checkpoint(file: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict) or "network_weights" not in content:
         raise ValueError(f"{file} holds no 'network_weights': it was not written by a nnU-Net trainer")
     return content
-
-
-def weights_option(command: Sequence[str]) -> str | None:
-    """What nnU-Net's option -pretrained_weights names on a command line (`sys.argv`): it tells a trainer only there."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("-p")  # else the plans' name would be read as the short form of the other
-    parser.add_argument("-pretrained_weights")
-    return parser.parse_known_args(command[1:])[0].pretrained_weights
 
 
 def refuse_pretraining_checkpoint(checkpoint: str | Path) -> None:

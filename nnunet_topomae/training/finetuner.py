@@ -16,8 +16,9 @@ from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.networks.axes import axes_order, reorder_axes
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
 from nnunet_topomae.networks.presets import PRESETS
+from nnunet_topomae.private_names import named_weights, set_deep_supervision_weights
 from nnunet_topomae.training.base import TopoMAETrainer, geometry_of, vit_options
-from nnunet_topomae.training.checkpoint import read_pretraining, refuse_pretraining_checkpoint, weights_option
+from nnunet_topomae.training.checkpoint import read_pretraining, refuse_pretraining_checkpoint
 from nnunet_topomae.training.precedence import KnobAttribute
 from nnunet_topomae.training.schedule import WarmupCosineSchedule, adamw, peak_lr
 
@@ -68,7 +69,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
     def _build_loss(self) -> nn.Module:
         loss = super()._build_loss()
         if self.enable_deep_supervision:
-            loss.weight_factors = DEEP_SUPERVISION_WEIGHTS
+            set_deep_supervision_weights(loss, DEEP_SUPERVISION_WEIGHTS)
         return loss
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupCosineSchedule]:
@@ -89,7 +90,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
         return self.num_input_channels - len(self.configuration_manager.normalization_schemes)
 
     def initialize(self) -> None:
-        named = weights_option(sys.argv)
+        named = named_weights(sys.argv)
         if named is not None:
             refuse_pretraining_checkpoint(named)
         super().initialize()

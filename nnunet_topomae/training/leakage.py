@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nnunet_topomae.data.case_facts import read_fingerprints
+from nnunet_topomae.private_names import init_args
 from nnunet_topomae.training.resumable import ResumableTrainer
 
 CasesSeen = dict[str, dict[str, str]]  # by dataset: names of its cases by the fingerprint of their voxels
@@ -64,7 +65,7 @@ class CaseRecordingTrainer(ResumableTrainer):
     @property
     def cases_seen(self) -> CasesSeen:
         """The record so far; a checkpoint keeps it among nnU-Net's `init_args`."""
-        return self.my_init_kwargs.setdefault("cases_seen", {})
+        return init_args(self).setdefault("cases_seen", {})
 
     def record_cases_seen(self, checkpoint: object, record: CasesSeen | None) -> None:
         """Takes over the record of a checkpoint whose weights this training begins with; None: it has none."""
@@ -73,7 +74,7 @@ class CaseRecordingTrainer(ResumableTrainer):
                 f"{checkpoint} does not record the cases that it was trained on, as older versions did not: validation "
                 "cases among them cannot be told"
             )
-        self.my_init_kwargs["cases_seen"] = merged(self.cases_seen, record or {})
+        init_args(self)["cases_seen"] = merged(self.cases_seen, record or {})
 
     def record_training_cases(self, cases: Sequence[str]) -> None:
         """Adds cases of this dataset; those that a resumed training has recorded at its start are not read again."""
@@ -81,7 +82,7 @@ class CaseRecordingTrainer(ResumableTrainer):
         recorded = set(self.cases_seen.get(dataset, {}).values()) if self.current_epoch > 0 else set()
         new = [case for case in cases if case not in recorded]
         fingerprints = read_fingerprints(self.dataset_of(new), new)
-        self.my_init_kwargs["cases_seen"] = merged(
+        init_args(self)["cases_seen"] = merged(
             self.cases_seen, {dataset: {fingerprint: case for case, fingerprint in fingerprints.items()}}
         )
 

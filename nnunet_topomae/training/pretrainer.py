@@ -30,6 +30,7 @@ from nnunet_topomae.losses.pretraining import BRANCHES, TERMS, PretrainingLoss, 
 from nnunet_topomae.networks.copretrain import CoPretrainingNetwork, CoPretrainingOutput
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.pretext.masking import draw_mask
+from nnunet_topomae.private_names import curves
 from nnunet_topomae.topology import warm_up
 from nnunet_topomae.training.base import TopoMAETrainer, geometry_of, vit_options
 from nnunet_topomae.training.precedence import KnobAttribute
@@ -59,7 +60,7 @@ class TopoMAEPretrainer(TopoMAETrainer):
         self.mask_generator = torch.Generator()
         for name in (*TERMS, *POINT_ERRORS):
             for phase in ("train", "val"):
-                self.logger.local_logger.my_fantastic_logging[f"{phase}_{name}"] = []
+                curves(self.logger)[f"{phase}_{name}"] = []
 
     @staticmethod
     def build_network_architecture(
@@ -265,9 +266,7 @@ class TopoMAEPretrainer(TopoMAETrainer):
             self.print_to_log_file(f"New best validation loss: {val_loss:.4f}")
             self.save_checkpoint(join(self.output_folder, "checkpoint_best.pth"))
         if self.local_rank == 0:
-            save_progress_figure(
-                Path(self.output_folder, "progress.png"), log.local_logger.my_fantastic_logging, (*TERMS, *POINT_ERRORS)
-            )
+            save_progress_figure(Path(self.output_folder, "progress.png"), curves(log), (*TERMS, *POINT_ERRORS))
         self.current_epoch += 1
         self.save_latest()
 
