@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig, environment_name, from_environment
 from nnunet_topomae.data.checks import LabelRange, check_cases, check_none_missing, check_previous_stage
 from nnunet_topomae.networks.geometry import Geometry, geometry_from_plan
+from nnunet_topomae.planning.card import CardFit, card_memory
 from nnunet_topomae.planning.plans_file import configuration_of
 from nnunet_topomae.private_names import init_args, named_weights, untested_versions
 from nnunet_topomae.training.checkpoint import read_trusted_checkpoint
@@ -46,6 +47,7 @@ class TopoMAETrainer(CaseRecordingTrainer):
         resolved: the same without what a subclass has set.
         knobs_in_environment: their names.
         divergence_remedy: what to change when a training diverges.
+        phases: this one and what comes after it, as `planning/memory.py` calls them.
         architecture_knobs: the knobs that shape the network, in which all folds of a results folder must agree.
 
     Raises:
@@ -54,6 +56,7 @@ class TopoMAETrainer(CaseRecordingTrainer):
     """
 
     divergence_remedy: str
+    phases: tuple[str, ...] = ("fine-tuning",)
     architecture_knobs: tuple[str, ...] = ("preset", "layer_scale")
     num_iterations_per_epoch = KnobAttribute("iterations_per_epoch")
     num_val_iterations_per_epoch = KnobAttribute("val_iterations_per_epoch")
@@ -120,11 +123,33 @@ class TopoMAETrainer(CaseRecordingTrainer):
         if self.local_rank == 0:
             self.remove_partial_checkpoints()
             self._record_named_weights()
+            self._compare_with_card()
             self._check_data()
         if self.is_ddp:
             dist.barrier()  # rank 0 may have written the split that the others are about to read
         self.validation_was_checked = True
         super().on_train_start()
+
+    def run_training(self) -> None:
+        """As nnU-Net's; an error of memory says what fits the card."""
+        try:
+            super().run_training()
+        except torch.cuda.OutOfMemoryError as error:
+            advice = "" if self._card_fit is None else f"\n{self._card_fit.advice()}"
+            raise torch.cuda.OutOfMemoryError(f"{error}{advice}") from error
+
+    def _compare_with_card(self) -> None:
+        """Says before a training on a GPU if its memory will hardly do."""
+        if self._card_fit is not None and not self._card_fit.fits:
+            self.print_to_log_file(f"WARNING: the GPU may be too small. {self._card_fit.advice()}")
+
+    @property
+    def _card_fit(self) -> CardFit | None:
+        memory = card_memory(self.device)
+        if memory is None:
+            return None
+        plans, name = self.plans_manager.plans, self.configuration_name
+        return CardFit(plans, self.dataset_json, name, self.geometry, self.config, self.phases, self.batch_size, memory)
 
     def _record_named_weights(self) -> None:
         """What the weights have seen that nnU-Net's option -pretrained_weights names."""

@@ -127,11 +127,17 @@ class TopoMAEFinetuner(TopoMAETrainer):
         self.network = wrapped
 
     def find_pretrained_checkpoint(self) -> Path:
-        """Raises FileNotFoundError that gives the command to run."""
+        """Raises FileNotFoundError that gives the command to run; ValueError for a subclass from scratch."""
+        if self.config.pretrained == FROM_SCRATCH:  # a subclass: it cannot become another class by itself
+            raise ValueError(
+                f"NNUNET_TOPOMAE_PRETRAINED={FROM_SCRATCH} is not for {type(self).__name__}, since its results folder "
+                "would tell neither kind of training from the other: let it inherit from TopoMAEFinetunerFromScratch"
+            )
         if self.config.pretrained:
             named = Path(self.config.pretrained)
             if not named.is_file():
-                raise FileNotFoundError(f"NNUNET_TOPOMAE_PRETRAINED names {named}, and there is no such file")
+                what = "which is a folder: name a file in it" if named.is_dir() else "and there is no such file"
+                raise FileNotFoundError(f"NNUNET_TOPOMAE_PRETRAINED names {named}, {what}")
             return named
         plans_name, dataset = self.plans_manager.plans_name, self.plans_manager.dataset_name
         folder = join(

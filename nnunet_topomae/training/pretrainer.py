@@ -48,6 +48,7 @@ class TopoMAEPretrainer(TopoMAETrainer):
     curves and the final report only.
     """
 
+    phases = ("pre-training", "fine-tuning")
     divergence_remedy = "Lower NNUNET_TOPOMAE_PRETRAIN_LR or NNUNET_TOPOMAE_PRETRAIN_GRADIENT_CLIP"
     num_epochs = KnobAttribute("pretrain_epochs")
     initial_lr = KnobAttribute(

@@ -155,6 +155,6 @@ def test_another_order_of_the_axes_is_a_difference():
     there = PLANS | {"transpose_forward": [2, 0, 1], "image_reader_writer": "SimpleITKIO"}
     here = PLANS | {"transpose_forward": [0, 1, 2], "image_reader_writer": "NibabelIOWithReorient"}
     assert Origin(there, "3d_fullres", 0).differences(here, configuration_of(here, "3d_fullres")) == [
-        "order of axes: [2, 0, 1] in pre-training, [0, 1, 2] here",
+        "order of axes (weights follow it): [2, 0, 1] in pre-training, [0, 1, 2] here",
         "image reader: SimpleITKIO in pre-training, NibabelIOWithReorient here",
     ]
