@@ -49,7 +49,10 @@ class Origin:
     def differences(self, plans: Plans, configuration: ConfigurationManager) -> list[str]:
         """What that training's images had otherwise than those of `configuration`, and no weight's shape shows."""
         pairs = {
-            "order of axes (weights follow it)": (list(self.transpose_forward), list(plans.get("transpose_forward", IN_ORDER))),
+            "order of axes (weights follow it)": (
+                list(self.transpose_forward),
+                list(plans.get("transpose_forward", IN_ORDER)),
+            ),
             "image reader": (self.plans.get("image_reader_writer"), plans.get("image_reader_writer")),
             "dataset": (self.plans.get("dataset_name"), plans["dataset_name"]),
             "spacing in mm": (_spacing(self.configuration), _spacing(configuration)),

@@ -100,7 +100,7 @@ class CaseRecordingTrainer(ResumableTrainer):
         )
         if self.config.seen_validation_cases == "refuse":
             raise ValueError(
-                f"{message} Begin with a pre-training of the same split, or from scratch; "
+                f"{message} Take them out of the split, or begin with a pre-training of this split, or from scratch; "
                 "NNUNET_TOPOMAE_SEEN_VALIDATION_CASES=warn goes on all the same"
             )
         self.print_to_log_file(f"WARNING: {message}")
