@@ -42,7 +42,11 @@ _DIMENSIONS = (
     lambda value: len(value) > 0 and len(set(value)) == len(value) and set(value) <= {0, 1, 2},
 )
 _FRACTION = ("strictly between 0 and 1", lambda value: 0 < value < 1)
-_LEARNING_RATE = ("at least 0, or -1: the preset's", lambda value: value >= 0 or value == OF_PRESET)
+_LEARNING_RATE = (
+    "at least 0 (0: weights stay as they are), or -1: the preset's",
+    lambda value: value >= 0 or value == OF_PRESET,
+)
+_SIDE = ("0: never, or at least 2", lambda value: value == 0 or value >= 2)  # one voxel has no topology to compare
 
 
 def _knob(
@@ -81,6 +85,12 @@ class TopoMAEConfig:
         "pre-trained checkpoint to fine-tune; empty: the one of this dataset, plans, configuration and fold; 'none'",
         phase=FINETUNING,
     )
+    seen_validation_cases: str = _knob(
+        "refuse",
+        "what to do where validation cases are among those that the weights have been trained on before",
+        valid=_one_of("refuse", "warn"),
+        phase=BOTH,
+    )
     seed: int = _knob(
         -1, "seed of weights, crops and masks; -1 draws a new one each run", valid=_between(-1, 2**31 - 1), phase=BOTH
     )
@@ -94,9 +104,14 @@ class TopoMAEConfig:
     finetune_lr: float = _knob(
         -1.0, "peak learning rate of fine-tuning (AdamW)", valid=_LEARNING_RATE, phase=FINETUNING
     )
-    vit_pretrain_lr: float = _knob(-1.0, "peak learning rate of the ViT in pre-training", valid=_LEARNING_RATE)
-    vit_finetune_lr: float = _knob(
-        -1.0, "peak learning rate of the ViT in fine-tuning", valid=_LEARNING_RATE, phase=FINETUNING
+    vit_pretrain_lr_factor: float = _knob(
+        -1.0, "learning rate of the ViT in pre-training, as a factor on pretrain_lr", valid=_LEARNING_RATE
+    )
+    vit_finetune_lr_factor: float = _knob(
+        -1.0,
+        "learning rate of the ViT in fine-tuning, as a factor on finetune_lr",
+        valid=_LEARNING_RATE,
+        phase=FINETUNING,
     )
     pretrained_lr_factor: float = _knob(
         1.0,
@@ -108,7 +123,9 @@ class TopoMAEConfig:
     warmup_fraction: float = _knob(
         0.05, "part of the steps with rising learning rate", valid=_between(0, 1), phase=BOTH
     )
-    pretrain_gradient_clip: float = _knob(1.0, "largest gradient norm in pre-training", valid=_at_least(0))
+    pretrain_gradient_clip: float = _knob(
+        1.0, "largest gradient norm of each network in pre-training; 0: no limit", valid=_at_least(0)
+    )
 
     random_placement: bool = _knob(
         True,
@@ -136,9 +153,7 @@ class TopoMAEConfig:
     )
 
     topology_dimensions: tuple[int, ...] = _knob((0, 1, 2), "homology dimensions compared", valid=_DIMENSIONS)
-    topology_max_side: int = _knob(
-        64, "average-pool volumes to this side before homology; 0: never", "voxels", _at_least(0)
-    )
+    topology_max_side: int = _knob(64, "average-pool volumes to this side before homology", "voxels", _SIDE)
     topology_tolerance: float = _knob(0.01, "certified relative error of each squared W2 distance", valid=_FRACTION)
     topology_min_persistence: float = _knob(0.0, "leave out pairs that live shorter", "intensity", _at_least(0))
     topology_normalisation: str = _knob(
@@ -155,6 +170,13 @@ class TopoMAEConfig:
     def __post_init__(self) -> None:
         for knob in fields(self):
             object.__setattr__(self, knob.name, _checked(knob, getattr(self, knob.name)))
+        weights = [
+            knob.name for knob in fields(self) if knob.name.startswith("weight_") and knob.name != "weight_decay"
+        ]
+        if not any(getattr(self, name) for name in weights):
+            raise ConfigError(
+                f"{', '.join(weights)} are all 0: nothing is left to pre-train on, give one of them a weight"
+            )
 
     @classmethod
     def from_plans(cls, plans: Mapping[str, Any]) -> TopoMAEConfig:
@@ -164,14 +186,9 @@ class TopoMAEConfig:
     @classmethod
     def resolve(cls, plans: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> TopoMAEConfig:
         """Defaults < plans < environment: how a training begins. Raises ConfigError."""
-        from_environment = {
-            name.removeprefix(ENVIRONMENT_PREFIX).lower(): value
-            for name, value in environment.items()
-            if name.startswith(ENVIRONMENT_PREFIX)
-        }
         chosen = {
             **_known(plans.get(PLANS_SECTION, {}), f"the '{PLANS_SECTION}' section of the plans"),
-            **_known(from_environment, f"the environment ({ENVIRONMENT_PREFIX}...)"),
+            **_known(from_environment(environment), f"the environment ({ENVIRONMENT_PREFIX}...)"),
         }
         return cls(**chosen)
 
@@ -186,6 +203,20 @@ class TopoMAEConfig:
             f"  {knob.name:{width}}  {getattr(self, knob.name)!r}{marks[getattr(self, knob.name) == knob.default]}"
             for knob in fields(self)
         )
+
+
+def environment_name(knob: str) -> str:
+    """The environment variable of a knob."""
+    return ENVIRONMENT_PREFIX + knob.upper()
+
+
+def from_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What the environment sets, by knob; names that are no knob's too."""
+    return {
+        name.removeprefix(ENVIRONMENT_PREFIX).lower(): value
+        for name, value in environment.items()
+        if name.startswith(ENVIRONMENT_PREFIX)
+    }
 
 
 def _known(values: Any, origin: str) -> dict[str, Any]:
@@ -210,7 +241,7 @@ def _checked(knob: Any, value: Any) -> Any:
     kind = "integers separated by commas" if isinstance(knob.default, tuple) else type(knob.default).__name__
     raise ConfigError(
         f"{knob.name} = {value!r} is not valid: it takes {kind}, {description} ({knob.metadata['meaning']}). "
-        f"Set it in the plans' '{PLANS_SECTION}' section or as {ENVIRONMENT_PREFIX}{knob.name.upper()}"
+        f"Set it in the plans' '{PLANS_SECTION}' section or as {environment_name(knob.name)}"
     )
 
 

@@ -18,7 +18,8 @@ from nnunet_topomae.networks.unetrpp import UNETRPP
 from nnunet_topomae.networks.vit import ViTEncoder
 from nnunet_topomae.planning.plans_file import geometry_of, write_json
 from nnunet_topomae.training.base import vit_options
-from nnunet_topomae.training.checkpoint import Origin, read_checkpoint
+from nnunet_topomae.training.checkpoint import Origin, read_pretraining
+from nnunet_topomae.training.leakage import CasesSeen, without_names
 
 Weights = dict[str, torch.Tensor]
 
@@ -61,15 +62,12 @@ def export_encoders(checkpoint: str | Path, folder: str | Path, overwrite: bool 
     existing = [str(file) for file in files.values() if file.exists()]
     if existing and not overwrite:
         raise FileExistsError(f"{', '.join(existing)}: not overwritten")
-    content = read_checkpoint(checkpoint)
+    content = read_pretraining(checkpoint)
+    if content.origin is None:
+        raise ValueError(f"{checkpoint} holds weights without the plans that they were trained with")
     vit, unetrpp = _part(content.weights, VIT_PREFIX), _part(content.weights, UNETRPP_PREFIX, without=HEADS)
-    if not vit or not unetrpp or content.origin is None:
-        raise ValueError(
-            f"{checkpoint} is not a checkpoint of TopoMAEPretrainer: there must be weights named {VIT_PREFIX}... and "
-            f"{UNETRPP_PREFIX}..., and the plans that they were trained with"
-        )
     try:
-        description = describe_encoders(content.origin)
+        description = describe_encoders(content.origin, content.cases_seen)
     except KeyError as error:
         raise ValueError(f"the plans in {checkpoint} have no {error}") from error
 
@@ -81,8 +79,8 @@ def export_encoders(checkpoint: str | Path, folder: str | Path, overwrite: bool 
     return list(files.values())
 
 
-def describe_encoders(origin: Origin) -> dict[str, Any]:
-    """What one has to know to build both networks, and to prepare images for them."""
+def describe_encoders(origin: Origin, cases_seen: CasesSeen | None) -> dict[str, Any]:
+    """What one has to know to build both networks, to prepare images for them, and not to test them on their own."""
     configuration = origin.configuration
     config = TopoMAEConfig.from_plans(origin.plans)
     geometry, preset = geometry_of(configuration), PRESETS[config.preset]
@@ -95,6 +93,7 @@ def describe_encoders(origin: Origin) -> dict[str, Any]:
             "plans": origin.plans["plans_name"],
             "configuration": origin.configuration_name,
             "fold": origin.fold,
+            "cases_seen": None if cases_seen is None else without_names(cases_seen),
         },
         "images": {
             "channels": channels,
@@ -128,6 +127,7 @@ def nnssl_checkpoint(unetrpp: Weights, description: Mapping[str, Any]) -> dict[s
     }
     return {
         "network_weights": unetrpp,
+        "cases_seen": pretraining["cases_seen"],
         "citations": [
             {"type": kind, "name": name, "apa_citations": [reference]} for kind, (name, reference) in CITATIONS.items()
         ],

@@ -109,3 +109,62 @@ def test_the_evidence_for_a_default_is_written_down(name):
     page = (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text()
     rows = page.split("## Where the defaults come from")[1]
     assert f"| `{name}` | `{getattr(TopoMAEConfig(), name)!r}` | " in rows
+
+
+NO = "refused"
+# What 0, an empty string, 1 and -1 mean, as the environment gives them.
+READINGS = {
+    "preset": (NO, NO, NO, NO),
+    "fusion": (NO, NO, NO, NO),
+    "drop_path_rate": (0, NO, NO, NO),
+    "layer_scale": (0, NO, 1, NO),
+    "pretrained": ("0", "", "1", "-1"),  # files of these names; empty: the fold's own
+    "seen_validation_cases": (NO, NO, NO, NO),
+    "seed": (0, NO, 1, -1),
+    "pretrain_epochs": (NO, NO, 1, NO),
+    "finetune_epochs": (NO, NO, 1, NO),
+    "iterations_per_epoch": (NO, NO, 1, NO),
+    "val_iterations_per_epoch": (NO, NO, 1, NO),
+    "pretrain_lr": (0, NO, 1, -1),
+    "finetune_lr": (0, NO, 1, -1),
+    "pretrained_lr_factor": (0, NO, 1, NO),
+    "weight_decay": (0, NO, 1, NO),
+    "warmup_fraction": (0, NO, 1, NO),
+    "pretrain_gradient_clip": (0, NO, 1, NO),
+    "mask_ratio": (NO, NO, NO, NO),
+    "normalise_targets": (False, NO, True, NO),
+    "rotation_probability": (0, NO, 1, NO),
+    "scaling_probability": (0, NO, 1, NO),
+    "mirror": (False, NO, True, NO),
+    "weight_reconstruction": (0, NO, 1, NO),
+    "weight_topology": (0, NO, 1, NO),
+    "weight_position": (0, NO, 1, NO),
+    "weight_consistency_points": (0, NO, 1, NO),
+    "weight_consistency_reconstruction": (0, NO, 1, NO),
+    "topology_dimensions": ((0,), NO, (1,), NO),
+    "topology_max_side": (0, NO, NO, NO),
+    "topology_tolerance": (NO, NO, NO, NO),
+    "topology_min_persistence": (0, NO, 1, NO),
+    "topology_normalisation": (NO, NO, NO, NO),
+    "topology_backend": (NO, NO, NO, NO),
+    "validation_crops": (NO, NO, 1, NO),
+}
+
+
+@pytest.mark.parametrize("name", [knob.name for knob in fields(TopoMAEConfig)])
+def test_each_knob_takes_or_refuses_nothing_one_and_minus_one(name):
+    for text, reading in zip(("0", "", "1", "-1"), READINGS[name], strict=True):
+        environment = {f"NNUNET_TOPOMAE_{name.upper()}": text}
+        if reading == NO:
+            with pytest.raises(ConfigError, match=f"{name} = {text!r} is not valid"):
+                TopoMAEConfig.resolve({}, environment)
+        else:
+            assert getattr(TopoMAEConfig.resolve({}, environment), name) == reading
+
+
+def test_a_loss_without_any_term_is_refused():
+    terms = [name for name in READINGS if name.startswith("weight_") and name != "weight_decay"]
+    with pytest.raises(ConfigError, match="are all 0: nothing is left to pre-train on"):
+        TopoMAEConfig(**dict.fromkeys(terms, 0))
+    for name in terms:
+        assert getattr(TopoMAEConfig(**dict.fromkeys(terms, 0) | {name: 1}), name) == 1

@@ -16,6 +16,7 @@ from torch import nn
 from nnunet_topomae.export import export_encoders
 from nnunet_topomae.networks import PRESETS, CoPretrainingNetwork, Geometry
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
+from nnunet_topomae.training.leakage import recorded_cases
 
 GEOMETRY = Geometry((16, 32, 24), stem_stride=(1, 2, 2), stage_strides=((2, 2, 2), (2, 2, 1), (1, 2, 1)))
 PLANS = {
@@ -51,7 +52,7 @@ def pretrained() -> CoPretrainingNetwork:
 @pytest.fixture(scope="module")
 def checkpoint(pretrained, tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("pretraining") / "checkpoint_final.pth"
-    arguments = {"plans": PLANS, "configuration": "3d_fullres", "fold": 3}
+    arguments = {"plans": PLANS, "configuration": "3d_fullres", "fold": 3, "cases_seen": {"Dataset007": {"12ab": "x"}}}
     torch.save({"network_weights": pretrained.state_dict(), "init_args": arguments}, file)
     return file
 
@@ -108,6 +109,7 @@ def test_the_json_says_how_to_prepare_images(description):
         "plans": "nnUNetPlans",
         "configuration": "3d_fullres",
         "fold": 3,
+        "cases_seen": {"Dataset007": {"12ab": "a case"}},
     }
     assert description["images"]["spacing_mm"] == [3.0, 1.5, 0.75]
     assert description["images"]["transpose_forward"] == [1, 0, 2]
@@ -183,3 +185,8 @@ def test_other_checkpoints_are_refused_and_nothing_is_written(checkpoint, tmp_pa
     with pytest.raises(FileNotFoundError):
         export_encoders(tmp_path / "nowhere", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_pretraining_has_seen_is_read_back_from_the_exported_checkpoint(exported):
+    content = torch.load(exported / "unetrpp_nnssl.pth", weights_only=True)
+    assert recorded_cases(content) == {"Dataset007": {"12ab": "a case"}}

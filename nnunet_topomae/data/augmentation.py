@@ -17,6 +17,7 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
 
 from nnunet_topomae.pretext.position import compose
+from nnunet_topomae.private_names import drawn_mirror_axes, drawn_motion
 
 
 class TrackedSpatialTransform(SpatialTransform):
@@ -26,12 +27,13 @@ class TrackedSpatialTransform(SpatialTransform):
         shape = torch.tensor(data_dict["image"].shape[1:], dtype=torch.float64)
         size = torch.tensor([float(side) for side in self.patch_size], dtype=torch.float64)
         data_dict = super().apply(data_dict, **params)
-        if params["grid"] is None:
+        affine, crop_centre = drawn_motion(params)
+        if affine is None:
             linear = torch.eye(len(size), dtype=torch.float64)
-            centre = torch.tensor([math.floor(c) for c in params["center_location_in_pixels"]], dtype=torch.float64)
+            centre = torch.tensor([math.floor(c) for c in crop_centre], dtype=torch.float64)
             offset = centre - torch.floor(size / 2)
         else:
-            linear = torch.from_numpy(params["affine"])
+            linear = torch.from_numpy(affine)
             offset = (shape - 1) / 2 - linear @ ((size - 1) / 2)
         data_dict["crop_to_volume"] = compose(data_dict["crop_to_volume"], *_in_three_dimensions(linear, offset))
         return data_dict
@@ -43,7 +45,7 @@ class TrackedMirrorTransform(MirrorTransform):
     def apply(self, data_dict: dict, **params) -> dict:
         data_dict = super().apply(data_dict, **params)
         sign, offset = torch.ones(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-        for axis in params["axes"]:
+        for axis in drawn_mirror_axes(params):
             sign[axis], offset[axis] = -1, data_dict["image"].shape[axis + 1] - 1
         data_dict["crop_to_volume"] = compose(data_dict["crop_to_volume"], torch.diag(sign), offset)
         return data_dict

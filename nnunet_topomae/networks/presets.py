@@ -20,7 +20,7 @@ class Preset:
             first throughout.
         dropout: of UNETR++'s blocks.
         pretrain_lr, finetune_lr: peak learning rates (AdamW) of UNETR++ and new layers; narrow ones want higher rates.
-        vit_pretrain_lr, vit_finetune_lr: the same, of the ViT.
+        vit_pretrain_lr_factor, vit_finetune_lr_factor: learning rate of the ViT, as a factor on these.
     """
 
     vit_embed_dim: int
@@ -36,17 +36,17 @@ class Preset:
     dropout: float
     pretrain_lr: float
     finetune_lr: float
-    vit_pretrain_lr: float
-    vit_finetune_lr: float
+    vit_pretrain_lr_factor: float
+    vit_finetune_lr_factor: float
 
 
 PRESETS = MappingProxyType(
     {
         # For a CPU: 40×56×40 voxels, batch 2, one core take about 0.4 s a step.
-        "tiny": Preset(96, 4, 3, 96, 2, 3, (8, 16, 32, 64), 1, 2, (32, 32, 32, 16), 0.0, 1e-3, 6e-3, 1.5e-3, 3e-4),
+        "tiny": Preset(96, 4, 3, 96, 2, 3, (8, 16, 32, 64), 1, 2, (32, 32, 32, 16), 0.0, 1e-3, 6e-3, 1.5, 0.05),
         # ViT-S beside UNETR++ with a third of the published blocks.
-        "small": Preset(384, 12, 6, 192, 4, 6, (32, 64, 128, 256), 1, 4, (64, 64, 64, 32), 0.1, 1e-3, 2e-3, 3e-4, 3e-4),
+        "small": Preset(384, 12, 6, 192, 4, 6, (32, 64, 128, 256), 1, 4, (64, 64, 64, 32), 0.1, 1e-3, 2e-3, 0.3, 0.15),
         # ViT-B with the decoder of He et al. 2022 (MAE) beside UNETR++ as published.
-        "base": Preset(768, 12, 12, 512, 8, 16, (32, 64, 128, 256), 3, 4, (64, 64, 64, 32), 0.1, *(3e-4,) * 3, 1e-4),
+        "base": Preset(768, 12, 12, 512, 8, 16, (32, 64, 128, 256), 3, 4, (64, 64, 64, 32), 0.1, 3e-4, 3e-4, 1.0, 0.3),
     }
 )

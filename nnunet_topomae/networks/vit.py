@@ -21,13 +21,18 @@ def sincos_position_embedding(token_grid: Sequence[int], embed_dim: int, tempera
     1, that of the token embedding: on the grids of medical patches, 4 to 12 tokens an axis, most of the waves hardly
     move, and a transformer that is given them as they are does not learn where its tokens lie (docs/benchmarks.md).
     """
-    num_bands = embed_dim // 6
+    num_bands = num_position_bands(embed_dim)
     bands = temperature ** (-torch.arange(num_bands, dtype=torch.float32) / num_bands)
     positions = torch.cartesian_prod(*(torch.arange(edge, dtype=torch.float32) for edge in token_grid))  # [N, 3]
     angles = positions.unsqueeze(-1) * bands  # [N, 3, bands]
     embedding = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)
     embedding = embedding - embedding.mean(dim=0)
     return F.pad(embedding / embedding.std(), (0, embed_dim - embedding.shape[1]))
+
+
+def num_position_bands(embed_dim: int) -> int:
+    """Frequencies for each axis in `sincos_position_embedding`."""
+    return embed_dim // 6
 
 
 class TokenEmbedding(nn.Module):

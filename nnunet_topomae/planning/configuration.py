@@ -7,7 +7,8 @@ from copy import deepcopy
 from typing import Any
 
 import numpy as np
-from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+
+from nnunet_topomae.private_names import pool_and_conv_props
 
 MIN_FEATURE_MAP_EDGE = 4  # these three are nnU-Net's: ExperimentPlanner keeps them in its instances only
 MAX_FEATURES = 320
@@ -19,7 +20,7 @@ Strides = Sequence[Sequence[int]]
 
 def pooling(spacing: Sequence[float], patch_size: Sequence[int]) -> tuple[Strides, tuple[int, ...], np.ndarray]:
     """nnU-Net's strides for a patch, the patch padded to what they divide, and these divisors per axis."""
-    _, strides, _, padded, divisors = get_pool_and_conv_props(spacing, patch_size, MIN_FEATURE_MAP_EDGE, MAX_POOLINGS)
+    strides, padded, divisors = pool_and_conv_props(spacing, patch_size, MIN_FEATURE_MAP_EDGE, MAX_POOLINGS)
     return strides, tuple(int(size) for size in padded), divisors
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,31 +19,52 @@ from torch import distributed as dist
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig
+from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig, environment_name, from_environment
 from nnunet_topomae.data.checks import LabelRange, check_cases, check_none_missing, check_previous_stage
 from nnunet_topomae.evaluation.instruments import is_dead
+from nnunet_topomae.planning.card import CardFit, card_memory
 from nnunet_topomae.planning.plans_file import configuration_of, geometry_of
+from nnunet_topomae.private_names import curves, init_args, named_weights, untested_versions
 from nnunet_topomae.training.checkpoint import read_trusted_checkpoint
-from nnunet_topomae.training.resumable import ResumableTrainer
+from nnunet_topomae.training.divergence import StepCounter, all_finite, divergence, is_searching
+from nnunet_topomae.training.leakage import CaseRecordingTrainer, recorded_cases
+from nnunet_topomae.training.precedence import (
+    KnobAttribute,
+    changed_attributes,
+    changed_knobs,
+    forget_nnunet_defaults,
+    optimizer_settings,
+    restore_settings,
+)
 from nnunet_topomae.training.schedule import WarmupCosineSchedule
 
 NUM_FOLDS = 5  # of the split that nnU-Net makes where splits_final.json has none
 
 
-class TopoMAETrainer(ResumableTrainer):
+class TopoMAETrainer(CaseRecordingTrainer):
     """Base of the pre-trainer and the fine-tuner.
 
     Attributes:
+        config: the knobs in force.
+        resolved: the same without what a subclass has set.
+        knobs_in_environment: their names.
+        divergence_remedy: what to change when a training diverges.
+        phases: this one and what comes after it, as `planning/memory.py` calls them.
         architecture_knobs: the knobs that shape the network, in which all folds of a results folder must agree.
-        curves: names of what is logged once an epoch, besides nnU-Net's own.
+        curve_names: of what is logged once an epoch, besides nnU-Net's own.
 
     Raises:
         ConfigError: a knob is unknown or has a bad value.
         ValueError: the configuration has no geometry for our networks (2d, patch too small).
     """
 
+    divergence_remedy: str
+    phases: tuple[str, ...] = ("fine-tuning",)
     architecture_knobs: tuple[str, ...] = ("preset", "layer_scale")
-    curves: tuple[str, ...] = ()
+    curve_names: tuple[str, ...] = ()
+    num_iterations_per_epoch = KnobAttribute("iterations_per_epoch")
+    num_val_iterations_per_epoch = KnobAttribute("val_iterations_per_epoch")
+    weight_decay = KnobAttribute("weight_decay")
 
     def __init__(
         self,
@@ -51,23 +74,24 @@ class TopoMAETrainer(ResumableTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ) -> None:
-        self.config = TopoMAEConfig.resolve(plans)
+        self.config = self.resolved = TopoMAEConfig.resolve(plans)
+        self.knobs_in_environment = from_environment().keys()
         plans[PLANS_SECTION] = self.config.to_section()
         self.geometry = geometry_of(configuration_of(plans, configuration))
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.apply_knobs()
+        self.change_defaults()
+        if untested := untested_versions():
+            self.print_to_log_file(untested)
         self.print_to_log_file(f"{type(self).__name__} with these knobs:\n{self.config}", add_timestamp=False)
 
-    def apply_knobs(self) -> None:
-        """Sets nnU-Net's own attributes from the knobs; the last thing that `__init__` does."""
-        self.num_iterations_per_epoch = self.config.iterations_per_epoch
-        self.num_val_iterations_per_epoch = self.config.val_iterations_per_epoch
-        self.weight_decay = self.config.weight_decay
+    def change_defaults(self) -> None:
+        """Sets otherwise what nnU-Net's `__init__` has set; the last thing that ours does, before a subclass's."""
+        forget_nnunet_defaults(self)
         self.save_every = math.inf  # not nnU-Net's checkpoint_latest every 50 epochs, but `save_latest`
-        for name in self.curves:
-            self.logger.local_logger.my_fantastic_logging[name] = []
+        curves(self.logger).update({name: [] for name in self.curve_names})
 
     def initialize(self) -> None:
+        self._settle_knobs()
         if self.config.seed >= 0:
             torch.manual_seed(self.config.seed)
         super().initialize()
@@ -115,14 +139,46 @@ class TopoMAETrainer(ResumableTrainer):
 
     def on_train_start(self) -> None:
         self._refuse_to_mix_architectures()
+        if self.initial_lr == 0:
+            self.print_to_log_file("The learning rate is 0: the weights will stay as they are")
         if not self.was_initialized:
             self.initialize()
         if self.local_rank == 0:
             self.remove_partial_checkpoints()
+            self._record_named_weights()
+            self._compare_with_card()
             self._check_data()
         if self.is_ddp:
             dist.barrier()  # rank 0 may have written the split that the others are about to read
+        self.validation_was_checked = True
         super().on_train_start()
+
+    def run_training(self) -> None:
+        """As nnU-Net's; an error of memory says what fits the card."""
+        try:
+            super().run_training()
+        except torch.cuda.OutOfMemoryError as error:
+            advice = "" if self._card_fit is None else f"\n{self._card_fit.advice()}"
+            raise torch.cuda.OutOfMemoryError(f"{error}{advice}") from error
+
+    def _compare_with_card(self) -> None:
+        """Says before a training on a GPU if its memory will hardly do."""
+        if self._card_fit is not None and not self._card_fit.fits:
+            self.print_to_log_file(f"WARNING: the GPU may be too small. {self._card_fit.advice()}")
+
+    @property
+    def _card_fit(self) -> CardFit | None:
+        memory = card_memory(self.device)
+        if memory is None:
+            return None
+        plans, name = self.plans_manager.plans, self.configuration_name
+        return CardFit(plans, self.dataset_json, name, self.geometry, self.config, self.phases, self.batch_size, memory)
+
+    def _record_named_weights(self) -> None:
+        """What the weights have seen that nnU-Net's option -pretrained_weights names."""
+        named = named_weights(sys.argv)
+        if named is not None and self.current_epoch == 0:
+            self.record_cases_seen(named, recorded_cases(read_trusted_checkpoint(named)))
 
     @property
     def label_range(self) -> LabelRange | None:
@@ -142,11 +198,13 @@ class TopoMAETrainer(ResumableTrainer):
         previous_stage = self.folder_with_segs_from_previous_stage
         if previous_stage is not None:
             check_previous_stage(previous_stage, keys, self._previous_stage_command())
-        if self.current_epoch > 0:
-            return  # goes on after an interruption: every case was read at the start, which takes long for many
-        constant = check_cases(self.dataset_of(keys), keys, self.label_range)
-        if constant:
-            self.print_to_log_file(f"The image is constant, so that nothing can be learnt from: {', '.join(constant)}")
+        if self.current_epoch == 0:  # else it goes on: every case was read at the start, which takes long for many
+            constant = check_cases(self.dataset_of(keys), keys, self.label_range)
+            if constant:
+                names = ", ".join(constant)
+                self.print_to_log_file(f"The image is constant, so that nothing can be learnt from: {names}")
+        self.record_training_cases(train_keys)
+        self.refuse_seen_validation_cases()
 
     def dataset_of(self, cases: Sequence[str]) -> nnUNetBaseDataset:
         """Preprocessed cases by name."""
@@ -166,6 +224,35 @@ class TopoMAETrainer(ResumableTrainer):
         self._seed_epoch()
         super().on_epoch_start()
 
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self._steps = StepCounter(self.optimizer)
+
+    def on_validation_epoch_start(self) -> None:
+        self._refuse_divergence(self._steps.stop())
+        super().on_validation_epoch_start()
+
+    def _refuse_divergence(self, steps_taken: int) -> None:
+        """Raises FloatingPointError after an epoch of which nothing good can come."""
+        loss = self.logger.get_value("train_losses", step=-1)
+        if not math.isfinite(loss):
+            raise self.diverged(f"the mean loss of epoch {self.current_epoch} is {loss}")
+        if self.grad_scaler and not steps_taken and not is_searching(self.grad_scaler, self.optimizer):
+            raise self.diverged(
+                f"no step was taken in epoch {self.current_epoch}: the gradient scaler skipped all "
+                f"{self.num_iterations_per_epoch}, since gradients are not finite"
+            )
+
+    def diverged(self, what: str) -> FloatingPointError:
+        """The error for a training that has diverged."""
+        return divergence(what, self.divergence_remedy, self.output_folder)
+
+    def save_checkpoint(self, filename: str) -> None:
+        """As nnU-Net's, whole or not at all, and only of weights that are finite. Raises FloatingPointError."""
+        if self.local_rank == 0 and not all_finite(self.plain_network.state_dict().values()):
+            raise self.diverged(f"weights are NaN or infinite in epoch {self.current_epoch}")
+        super().save_checkpoint(filename)
+
     def _seed_epoch(self) -> None:
         """With a seed an epoch depends on (seed, epoch, rank), not on what was drawn before it: `--c` repeats it."""
         if self.config.seed >= 0:
@@ -182,23 +269,38 @@ class TopoMAETrainer(ResumableTrainer):
         """nnU-Net draws its own networks with a package that knows no attention; nothing to draw here."""
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
-        """As nnU-Net's. Knobs are those of the checkpoint, unless the environment sets them."""
+        """As nnU-Net's. Knobs are those of the checkpoint, unless the class or the environment sets them."""
         if not self.was_initialized:
             self._take_knobs_from(filename_or_checkpoint)
+            self.initialize()
+        settings = optimizer_settings(self.optimizer)
         super().load_checkpoint(filename_or_checkpoint)
-        self.my_init_kwargs["plans"] = self.plans_manager.plans  # the next checkpoint records the knobs in force
-        for name in self.curves:  # nnU-Net's logger wants a value an epoch, and an older version logged fewer curves
-            self.logger.local_logger.my_fantastic_logging.setdefault(name, [math.nan] * self.current_epoch)
+        restore_settings(self.optimizer, settings)
+        if "cases_seen" not in init_args(self):
+            self.record_cases_seen(filename_or_checkpoint, None)
+        init_args(self)["plans"] = self.plans_manager.plans  # the next checkpoint records the knobs in force
+        for name in self.curve_names:  # nnU-Net's logger wants a value an epoch; an older version logged fewer curves
+            curves(self.logger).setdefault(name, [math.nan] * self.current_epoch)
 
     def _take_knobs_from(self, checkpoint: str) -> None:
         plans = read_trusted_checkpoint(checkpoint)["init_args"]["plans"]
-        config = TopoMAEConfig.resolve(plans)
-        self._refuse_other_architecture(config, TopoMAEConfig.from_plans(plans), f"{checkpoint} was")
-        if config != self.config:
-            self.print_to_log_file(f"Knobs of {checkpoint} and the environment:\n{config}", add_timestamp=False)
-        self.config = config
-        self.plans_manager.plans[PLANS_SECTION] = config.to_section()
-        self.apply_knobs()
+        set_by_class = changed_knobs(self.resolved, self.config)
+        self.resolved = TopoMAEConfig.resolve(plans)
+        if self.resolved != self.config:
+            self.print_to_log_file(f"Knobs of {checkpoint} and the environment:\n{self.resolved}", add_timestamp=False)
+        self.config = replace(self.resolved, **set_by_class)
+        self._refuse_other_architecture(self.config, TopoMAEConfig.from_plans(plans), f"{checkpoint} was")
+
+    def _settle_knobs(self) -> None:
+        """Environment > class > what was resolved (checkpoint, plans, defaults): kept in the plans, from here on."""
+        set_by_class = changed_knobs(self.resolved, self.config) | changed_attributes(self)
+        for knob in set_by_class.keys() & self.knobs_in_environment:
+            value = set_by_class.pop(knob)
+            self.print_to_log_file(f"{environment_name(knob)} overrides {knob} = {value!r} of {type(self).__name__}")
+        if set_by_class:
+            self.print_to_log_file(f"{type(self).__name__} sets {set_by_class}")
+        self.config = replace(self.resolved, **set_by_class)
+        self.plans_manager.plans[PLANS_SECTION] = self.config.to_section()
 
     def _refuse_to_mix_architectures(self) -> None:
         """Folds of one results folder share its plans.json, from which prediction rebuilds the network."""
@@ -214,7 +316,7 @@ class TopoMAETrainer(ResumableTrainer):
             if here != there:
                 raise ValueError(
                     f"{subject} trained with {knob} = {there!r}, this run has {here!r}. They must agree: set "
-                    f"NNUNET_TOPOMAE_{knob.upper()}={there}, or train with plans of another name (-p)."
+                    f"{environment_name(knob)}={there}, or train with plans of another name (-p)."
                 )
 
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
 import pickle
 import re
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_topomae.planning.plans_file import Plans, configuration_of
+from nnunet_topomae.training.leakage import CasesSeen, recorded_cases
+
+IN_ORDER = (0, 1, 2)
+PRETRAINING_PARTS = ("vit.encoder.", "unetrpp.encoder.", "unetrpp.decoder.")  # in the names of its weights
+# What nnU-Net logs beside its weights: numbers of NumPy's, which PyTorch's restricted reader does not know by itself.
+NUMBERS = [np.dtype, *(type(np.dtype(kind)) for kind in (bool, np.int32, np.int64, np.float16, np.float32, np.float64))]
+NUMBERS += [(np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
 
 
 @dataclass(frozen=True)
@@ -33,9 +41,19 @@ class Origin:
     def configuration(self) -> ConfigurationManager:
         return configuration_of(self.plans, self.configuration_name)
 
+    @property
+    def transpose_forward(self) -> Sequence[int]:
+        """The axes of an image file in the order in which a network sees them."""
+        return self.plans.get("transpose_forward", IN_ORDER)
+
     def differences(self, plans: Plans, configuration: ConfigurationManager) -> list[str]:
         """What that training's images had otherwise than those of `configuration`, and no weight's shape shows."""
         pairs = {
+            "order of axes (weights follow it)": (
+                list(self.transpose_forward),
+                list(plans.get("transpose_forward", IN_ORDER)),
+            ),
+            "image reader": (self.plans.get("image_reader_writer"), plans.get("image_reader_writer")),
             "dataset": (self.plans.get("dataset_name"), plans["dataset_name"]),
             "spacing in mm": (_spacing(self.configuration), _spacing(configuration)),
             "normalisation": (_normalisation(self.configuration), _normalisation(configuration)),
@@ -61,10 +79,14 @@ class Checkpoint:
     Attributes:
         weights: the network's state dict, on the CPU.
         origin: None where the file holds weights alone.
+        cases_seen: that the weights have been trained on (`training/leakage.py`); None where that is not recorded.
+        kind: what it is, for a message.
     """
 
     weights: dict[str, torch.Tensor]
     origin: Origin | None
+    cases_seen: CasesSeen | None
+    kind: str
 
 
 def read_checkpoint(file: str | Path) -> Checkpoint:
@@ -76,15 +98,40 @@ def read_checkpoint(file: str | Path) -> Checkpoint:
         OSError: there is no such file, or no right to read it.
         ValueError: the file is no checkpoint, or holds objects that the restricted reader refuses.
     """
-    with open(file, "rb") as stream:
-        try:
-            content: Any = torch.load(stream, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file fails in as many ways as a zip or a pickle has parts
-            raise ValueError(f"{file} cannot be read as a checkpoint: {_reason(error)}") from None
+    content = _read_restricted(file)
     weights = content.get("network_weights") if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(weight, torch.Tensor) for weight in weights.values()):
         raise ValueError(f"{file} holds no 'network_weights': it was not written by a nnU-Net trainer")
-    return Checkpoint(weights, _origin(content.get("init_args")))
+    return Checkpoint(weights, _origin(content.get("init_args")), recorded_cases(content), _kind(content))
+
+
+def read_pretraining(file: str | Path) -> Checkpoint:
+    """As `read_checkpoint`, of a checkpoint of TopoMAEPretrainer. Raises ValueError that says what another one is."""
+    if Path(file).suffix == ".safetensors":
+        raise ValueError(f"{file} holds one network, as nnunet-topomae export-encoder writes it, {WANTED}")
+    checkpoint = read_checkpoint(file)
+    if not is_pretraining(checkpoint.weights):
+        raise ValueError(f"{file} is {checkpoint.kind}, {WANTED}")
+    return checkpoint
+
+
+WANTED = (
+    "not a checkpoint of TopoMAEPretrainer, which is wanted here, such as "
+    "TopoMAEPretrainer__nnUNetPlans__3d_fullres/fold_0/checkpoint_final.pth"
+)
+
+
+def is_pretraining(weights: Mapping[str, torch.Tensor]) -> bool:
+    """Whether they are a CoPretrainingNetwork's; a subclass of its trainer has another name."""
+    return all(any(name.startswith(part) for name in weights) for part in PRETRAINING_PARTS)
+
+
+def _read_restricted(file: str | Path) -> Any:
+    with open(file, "rb") as stream, torch.serialization.safe_globals(NUMBERS):
+        try:
+            return torch.load(stream, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file fails in as many ways as a zip or a pickle has parts
+            raise ValueError(f"{file} cannot be read as a checkpoint: {_reason(error)}") from None
 
 
 def _reason(error: Exception) -> str:
@@ -102,22 +149,37 @@ def _origin(init_args: Any) -> Origin | None:
         return None
 
 
+def _kind(content: Mapping[str, Any]) -> str:
+    if "nnssl_adaptation_plan" in content:
+        return "a checkpoint in the layout of nnssl, with one network"
+    if isinstance(content.get("trainer_name"), str):
+        return f"a checkpoint of {content['trainer_name']}"
+    return f"a checkpoint of another network, with weights named {', '.join(list(content['network_weights'])[:3])}"
+
+
 def read_trusted_checkpoint(file: str | Path) -> dict[str, Any]:
-    """All of a checkpoint that nnU-Net is about to load itself, or has: its pickle is trusted. Tensors stay on disk."""
-    return torch.load(file, map_location="cpu", weights_only=False, mmap=True)
+    """All of a checkpoint that nnU-Net is about to load itself, or has: its pickle is trusted.
 
+    Tensors stay on disk, unless the file has PyTorch's layout of before 1.6, which is no zip.
 
-def weights_option(command: Sequence[str]) -> str | None:
-    """What nnU-Net's option -pretrained_weights names on a command line (`sys.argv`): it tells a trainer only there."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("-p")  # else the plans' name would be read as the short form of the other
-    parser.add_argument("-pretrained_weights")
-    return parser.parse_known_args(command[1:])[0].pretrained_weights
+    Raises:
+        OSError: there is no such file, or no right to read it.
+        ValueError: the file is damaged, or no checkpoint of a nnU-Net trainer.
+    """
+    with open(file, "rb"):
+        pass
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=False, mmap=zipfile.is_zipfile(file))
+    except Exception as error:  # a damaged file fails in as many ways as a zip or a pickle has parts
+        raise ValueError(f"{file} cannot be read as a checkpoint: {type(error).__name__}: {error}") from error
+    if not isinstance(content, dict) or "network_weights" not in content:
+        raise ValueError(f"{file} holds no 'network_weights': it was not written by a nnU-Net trainer")
+    return content
 
 
 def refuse_pretraining_checkpoint(checkpoint: str | Path) -> None:
     """Raises ValueError where -pretrained_weights, which takes a whole network, names one of TopoMAEPretrainer."""
-    if read_trusted_checkpoint(checkpoint).get("trainer_name") == "TopoMAEPretrainer":
+    if is_pretraining(read_trusted_checkpoint(checkpoint)["network_weights"]):
         raise ValueError(
             f"-pretrained_weights {checkpoint} is a checkpoint of TopoMAEPretrainer, which holds other networks than "
             f"TopoMAEFinetuner. To fine-tune it, leave the option out and set NNUNET_TOPOMAE_PRETRAINED={checkpoint}"

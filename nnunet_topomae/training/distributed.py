@@ -8,12 +8,13 @@ writes and which cases are whose; the device is given apart from it.
 from __future__ import annotations
 
 import torch
-from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_trainer_module
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.functional import batch_norm
 from torch.nn.parallel import DistributedDataParallel
+
+from nnunet_topomae.private_names import wrap_networks_in
 
 
 def place(trainer: nnUNetTrainer, device: torch.device) -> None:
@@ -21,7 +22,7 @@ def place(trainer: nnUNetTrainer, device: torch.device) -> None:
     trainer.device = device
     if device.type != "cuda":
         trainer.grad_scaler = None
-    nnunet_trainer_module.DDP = PlacedNetwork
+    wrap_networks_in(PlacedNetwork)
 
 
 class PlacedNetwork(DistributedDataParallel):

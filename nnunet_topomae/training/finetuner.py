@@ -23,12 +23,16 @@ from nnunet_topomae.evaluation.instruments import (
     label_share,
     token_std,
 )
+from nnunet_topomae.networks.axes import axes_order, reorder_axes
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
 from nnunet_topomae.networks.presets import PRESETS
+from nnunet_topomae.networks.pretrained import LoadReport
 from nnunet_topomae.planning.plans_file import geometry_of
+from nnunet_topomae.private_names import named_weights, set_deep_supervision_weights
 from nnunet_topomae.training.base import TopoMAETrainer, vit_options
-from nnunet_topomae.training.checkpoint import read_checkpoint, refuse_pretraining_checkpoint, weights_option
-from nnunet_topomae.training.schedule import ParameterGroup, WarmupCosineSchedule, adamw, peak_lr
+from nnunet_topomae.training.checkpoint import Checkpoint, read_pretraining, refuse_pretraining_checkpoint
+from nnunet_topomae.training.precedence import KnobAttribute
+from nnunet_topomae.training.schedule import ParameterGroup, WarmupCosineSchedule, adamw, of_preset
 
 DEEP_SUPERVISION_WEIGHTS = (4 / 7, 2 / 7, 1 / 7)  # UNETR++, Shaker et al. 2024
 FROM_SCRATCH = "none"
@@ -41,19 +45,20 @@ class TopoMAEFinetuner(TopoMAETrainer):
     `NNUNET_TOPOMAE_PRETRAINED` names. With `none` an object of this class is a `TopoMAEFinetunerFromScratch`.
     """
 
+    divergence_remedy = "Lower NNUNET_TOPOMAE_FINETUNE_LR"
     architecture_knobs = (*TopoMAETrainer.architecture_knobs, "fusion", "ablation")
-    curves = FINETUNING_INSTRUMENTS
+    curve_names = FINETUNING_INSTRUMENTS
+    num_epochs = KnobAttribute("finetune_epochs")
+    initial_lr = KnobAttribute(
+        "finetune_lr", lambda config: of_preset(config.finetune_lr, PRESETS[config.preset].finetune_lr)
+    )
 
     def __new__(cls, plans: dict, *args, **kwargs) -> TopoMAEFinetuner:
         from_scratch = cls is TopoMAEFinetuner and TopoMAEConfig.resolve(plans).pretrained == FROM_SCRATCH
         return super().__new__(TopoMAEFinetunerFromScratch if from_scratch else cls)
 
-    def apply_knobs(self) -> None:
-        super().apply_knobs()
-        self.num_epochs = self.config.finetune_epochs
-        preset = PRESETS[self.config.preset]
-        self.initial_lr = peak_lr(self.config.finetune_lr, preset.finetune_lr)
-        self.vit_lr = peak_lr(self.config.vit_finetune_lr, preset.vit_finetune_lr)
+    def change_defaults(self) -> None:
+        super().change_defaults()
         self.pretrained_weights = {}
 
     @staticmethod
@@ -82,20 +87,24 @@ class TopoMAEFinetuner(TopoMAETrainer):
     def _build_loss(self) -> nn.Module:
         loss = super()._build_loss()
         if self.enable_deep_supervision:
-            loss.weight_factors = DEEP_SUPERVISION_WEIGHTS
+            set_deep_supervision_weights(loss, DEEP_SUPERVISION_WEIGHTS)
         return loss
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupCosineSchedule]:
         factor = self.config.pretrained_lr_factor if self.uses_pretraining else 1.0
-        rates = {"new": self.initial_lr, "unetrpp": factor * self.initial_lr, "vit": self.vit_lr}
+        vit_factor = of_preset(self.config.vit_finetune_lr_factor, PRESETS[self.config.preset].vit_finetune_lr_factor)
+        rates = {"new": 1.0, "unetrpp": factor, "vit": vit_factor}
         parts = self.plain_network.parts()
-        optimizer = adamw([ParameterGroup(name, parts[name], rate) for name, rate in rates.items()], self.weight_decay)
+        groups = [ParameterGroup(name, parts[name], rate * self.initial_lr) for name, rate in rates.items()]
+        optimizer = adamw(groups, self.weight_decay)
         return optimizer, self.schedule(optimizer)
 
     def train_step(self, batch: dict) -> dict:
-        result = super().train_step(batch)
+        output = super().train_step(batch)
+        if self.grad_scaler is None and not math.isfinite(output["loss"]):
+            raise self.diverged(f"the loss is {output['loss']} in epoch {self.current_epoch}")
         self.lr_scheduler.advance()
-        return result
+        return output
 
     @property
     def uses_pretraining(self) -> bool:
@@ -107,7 +116,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
         return self.num_input_channels - len(self.configuration_manager.normalization_schemes)
 
     def initialize(self) -> None:
-        named = weights_option(sys.argv)
+        named = named_weights(sys.argv)
         if named is not None:
             refuse_pretraining_checkpoint(named)
         super().initialize()
@@ -155,16 +164,16 @@ class TopoMAEFinetuner(TopoMAETrainer):
                 readings[TOKEN_STD] = token_std(network.vit(image))
                 readings[LABEL_SHARE] = label_share(network, image, self.label_manager.has_regions)
             self.set_deep_supervision_enabled(self.enable_deep_supervision)
-            self.warn_of_dead_vit(readings[TOKEN_STD], "vit_finetune_lr")
+            self.warn_of_dead_vit(readings[TOKEN_STD], "vit_finetune_lr_factor")
         self.print_to_log_file(", ".join(f"{name} {value:.3g}" for name, value in readings.items()))
         return readings
 
     def _recall_pretrained_weights(self) -> None:
         """For a training that goes on after an interruption, from the checkpoint that it began with."""
         try:
-            weights = read_checkpoint(self.find_pretrained_checkpoint()).weights
+            checkpoint = read_pretraining(self.find_pretrained_checkpoint())
             network = deepcopy(self.plain_network)
-            network.load_pretrained(weights, self.label_channels)
+            self._fill(network, checkpoint)
         except (OSError, ValueError) as error:
             self.print_to_log_file(f"The distance to the pre-trained weights is not logged any more: {error}")
         else:
@@ -188,6 +197,8 @@ class TopoMAEFinetuner(TopoMAETrainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """As nnU-Net's, but without DDP: in each forward it waits for all ranks, whose numbers of tiles differ."""
+        if not self.validation_was_checked:  # nnUNetv2_train --val
+            self.refuse_seen_validation_cases()
         wrapped = self.network
         if self.is_ddp:
             self.network = wrapped.module
@@ -195,11 +206,17 @@ class TopoMAEFinetuner(TopoMAETrainer):
         self.network = wrapped
 
     def find_pretrained_checkpoint(self) -> Path:
-        """Raises FileNotFoundError that gives the command to run."""
+        """Raises FileNotFoundError that gives the command to run; ValueError for a subclass from scratch."""
+        if self.config.pretrained == FROM_SCRATCH:  # a subclass: it cannot become another class by itself
+            raise ValueError(
+                f"NNUNET_TOPOMAE_PRETRAINED={FROM_SCRATCH} is not for {type(self).__name__}, since its results folder "
+                "would tell neither kind of training from the other: let it inherit from TopoMAEFinetunerFromScratch"
+            )
         if self.config.pretrained:
             named = Path(self.config.pretrained)
             if not named.is_file():
-                raise FileNotFoundError(f"NNUNET_TOPOMAE_PRETRAINED names {named}, and there is no such file")
+                what = "which is a folder: name a file in it" if named.is_dir() else "and there is no such file"
+                raise FileNotFoundError(f"NNUNET_TOPOMAE_PRETRAINED names {named}, {what}")
             return named
         plans_name, dataset = self.plans_manager.plans_name, self.plans_manager.dataset_name
         folder = join(
@@ -221,15 +238,24 @@ class TopoMAEFinetuner(TopoMAETrainer):
             + "\nor set NNUNET_TOPOMAE_PRETRAINED to another checkpoint, or to 'none' to train from scratch."
         )
 
+    def _fill(self, network: HybridSegmentationNetwork, checkpoint: Checkpoint) -> LoadReport:
+        """With the weights of pre-training, their axes in the order of these plans."""
+        weights = checkpoint.weights
+        if checkpoint.origin is not None:
+            axes = axes_order(checkpoint.origin.transpose_forward, self.plans_manager.transpose_forward)
+            weights = reorder_axes(weights, axes)
+        return network.load_pretrained(weights, self.label_channels)
+
     def _load_pretrained(self, file: Path) -> None:
         self.print_to_log_file(f"Pre-trained weights: {file}")
-        checkpoint = read_checkpoint(file)
+        checkpoint = read_pretraining(file)
         try:
-            report = self.plain_network.load_pretrained(checkpoint.weights, self.label_channels)
+            report = self._fill(self.plain_network, checkpoint)
         except ValueError as error:
             raise ValueError(f"{file} does not fit this network (preset '{self.config.preset}'): {error}") from error
         self.print_to_log_file(str(report), add_timestamp=False)
         self._keep_pretrained_weights(self.plain_network)
+        self.record_cases_seen(file, checkpoint.cases_seen)
         if checkpoint.origin is None:
             self.print_to_log_file("  the checkpoint does not say what it was pre-trained on", add_timestamp=False)
             return

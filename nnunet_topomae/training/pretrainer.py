@@ -44,9 +44,11 @@ from nnunet_topomae.networks.copretrain import CoPretrainingNetwork, CoPretraini
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.planning.plans_file import geometry_of
 from nnunet_topomae.pretext.masking import draw_masks
+from nnunet_topomae.private_names import curves
 from nnunet_topomae.topology import warm_up
 from nnunet_topomae.training.base import TopoMAETrainer, vit_options
-from nnunet_topomae.training.schedule import ParameterGroup, WarmupCosineSchedule, adamw, peak_lr
+from nnunet_topomae.training.precedence import KnobAttribute
+from nnunet_topomae.training.schedule import ParameterGroup, WarmupCosineSchedule, adamw, of_preset
 from nnunet_topomae.visualization.progress import save_progress_figure
 
 POINT_ERRORS = tuple(f"point_error_{branch}" for branch in BRANCHES)
@@ -61,18 +63,20 @@ class TopoMAEPretrainer(TopoMAETrainer):
     curves and the final report only.
     """
 
-    curves = (
+    phases = ("pre-training", "fine-tuning")
+    divergence_remedy = "Lower NNUNET_TOPOMAE_PRETRAIN_LR or NNUNET_TOPOMAE_PRETRAIN_GRADIENT_CLIP"
+    curve_names = (
         *(f"{phase}_{name}" for phase in ("train", "val") for name in (*TERMS, *POINT_ERRORS)),
         *(f"train_{name}" for name in GRADIENTS),
         *PRETRAINING_INSTRUMENTS,
     )
+    num_epochs = KnobAttribute("pretrain_epochs")
+    initial_lr = KnobAttribute(
+        "pretrain_lr", lambda config: of_preset(config.pretrain_lr, PRESETS[config.preset].pretrain_lr)
+    )
 
-    def apply_knobs(self) -> None:
-        super().apply_knobs()
-        self.num_epochs = self.config.pretrain_epochs
-        preset = PRESETS[self.config.preset]
-        self.initial_lr = peak_lr(self.config.pretrain_lr, preset.pretrain_lr)
-        self.vit_lr = peak_lr(self.config.vit_pretrain_lr, preset.vit_pretrain_lr)
+    def change_defaults(self) -> None:
+        super().change_defaults()
         self.folder_with_segs_from_previous_stage = None  # a cascade's second input is made from labels
         self.mask_generator = torch.Generator()
         self.instruments: PretrainingInstruments | None = None
@@ -104,9 +108,10 @@ class TopoMAEPretrainer(TopoMAETrainer):
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupCosineSchedule]:
         network = self.plain_network
+        vit_factor = of_preset(self.config.vit_pretrain_lr_factor, PRESETS[self.config.preset].vit_pretrain_lr_factor)
         groups = [
             ParameterGroup("unetrpp", network.unetrpp.parameters(), self.initial_lr),
-            ParameterGroup("vit", network.vit.parameters(), self.vit_lr),
+            ParameterGroup("vit", network.vit.parameters(), vit_factor * self.initial_lr),
         ]
         optimizer = adamw(groups, self.weight_decay)
         return optimizer, self.schedule(optimizer)
@@ -281,10 +286,9 @@ class TopoMAEPretrainer(TopoMAETrainer):
         loss, terms = self._forward(batch)
         if self.grad_scaler is None:
             if not torch.isfinite(loss):
-                raise FloatingPointError(
+                raise self.diverged(
                     f"the loss is {loss.item()} in epoch {self.current_epoch} "
-                    f"({', '.join(f'{name} {value.item():g}' for name, value in terms.items())}). "
-                    "Lower NNUNET_TOPOMAE_PRETRAIN_LR or NNUNET_TOPOMAE_PRETRAIN_GRADIENT_CLIP"
+                    f"({', '.join(f'{name} {value.item():g}' for name, value in terms.items())})"
                 )
             loss.backward()
             terms |= self._clip_gradients()
@@ -303,7 +307,7 @@ class TopoMAEPretrainer(TopoMAETrainer):
 
         Returns the norms before, and whether they were clipped.
         """
-        largest, readings = self.config.pretrain_gradient_clip, {}
+        largest, readings = self.config.pretrain_gradient_clip or math.inf, {}
         for branch in BRANCHES:
             norm = nn.utils.clip_grad_norm_(getattr(self.plain_network, branch).parameters(), largest)
             readings |= {f"gradient_norm_{branch}": norm, f"clipped_{branch}": norm > largest}
@@ -356,9 +360,7 @@ class TopoMAEPretrainer(TopoMAETrainer):
             self.print_to_log_file(f"New best validation loss: {val_loss:.4f}")
             self.save_checkpoint(join(self.output_folder, "checkpoint_best.pth"))
         if self.local_rank == 0:
-            save_progress_figure(
-                Path(self.output_folder, "progress.png"), log.local_logger.my_fantastic_logging, (*TERMS, *POINT_ERRORS)
-            )
+            save_progress_figure(Path(self.output_folder, "progress.png"), curves(log), (*TERMS, *POINT_ERRORS))
         self.current_epoch += 1
         self.save_latest()
 
@@ -374,7 +376,7 @@ class TopoMAEPretrainer(TopoMAETrainer):
             self.print_to_log_file(
                 "  " + ", ".join(f"{name} {value:.3g}" for name, value in readings.items()), add_timestamp=False
             )
-            self.warn_of_dead_vit(readings[TOKEN_STD], "vit_pretrain_lr")
+            self.warn_of_dead_vit(readings[TOKEN_STD], "vit_pretrain_lr_factor")
         for name in (*TERMS, *POINT_ERRORS):
             values = {phase: log.get_value(f"{phase}_{name}", step=None) for phase in ("train", "val")}
             if all(values.values()):

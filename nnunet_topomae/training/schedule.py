@@ -12,9 +12,9 @@ from torch import nn
 from nnunet_topomae.config import OF_PRESET
 
 
-def peak_lr(knob: float, of_preset: float) -> float:
-    """The learning rate that a knob asks for."""
-    return of_preset if knob == OF_PRESET else knob
+def of_preset(knob: float, preset: float) -> float:
+    """What a knob asks for: its own value, or that of the preset."""
+    return preset if knob == OF_PRESET else knob
 
 
 class ParameterGroup(NamedTuple):

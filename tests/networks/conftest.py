@@ -20,8 +20,8 @@ def minimal() -> Preset:
         dropout=0.1,
         pretrain_lr=1e-3,
         finetune_lr=1e-3,
-        vit_pretrain_lr=1e-3,
-        vit_finetune_lr=1e-3,
+        vit_pretrain_lr_factor=1.0,
+        vit_finetune_lr_factor=1.0,
     )
 
 

@@ -4,11 +4,19 @@ import copy
 import os
 import random
 
+import numpy as np
 import pytest
 import torch
 
 from nnunet_topomae.planning.plans_file import configuration_of
-from nnunet_topomae.training.checkpoint import Origin, read_checkpoint
+from nnunet_topomae.training.checkpoint import (
+    PRETRAINING_PARTS,
+    Origin,
+    read_checkpoint,
+    read_pretraining,
+    read_trusted_checkpoint,
+    refuse_pretraining_checkpoint,
+)
 
 PLANS = {
     "dataset_name": "Dataset001_A",
@@ -89,4 +97,64 @@ def test_differences_are_those_that_no_shape_shows():
         "dataset: Dataset001_A in pre-training, Dataset002_B here",
         "spacing in mm: [1.2, 1.0, 1.0] in pre-training, [3.0, 1.0, 1.0] here",
         "normalisation: Z in pre-training, CT, Z here",
+    ]
+
+
+def test_numbers_of_numpy_are_read(checkpoint):
+    logged = [np.float64(0.5), np.float32(1), np.int64(2), np.bool_(True)]  # what nnU-Net's trainers log
+    torch.save(CONTENT | {"logging": logged, "trainer_name": "nnUNetTrainer"}, checkpoint)
+    assert read_checkpoint(checkpoint).kind == "a checkpoint of nnUNetTrainer"
+
+
+@pytest.mark.parametrize("read", [read_checkpoint, read_trusted_checkpoint])
+def test_a_file_in_pytorchs_old_layout_is_read(checkpoint, read):
+    torch.save(CONTENT, checkpoint, _use_new_zipfile_serialization=False)
+    assert read(checkpoint)
+
+
+PRETRAINING = {f"{part}a.weight": torch.ones(2) for part in PRETRAINING_PARTS}
+WANTED = "not a checkpoint of TopoMAEPretrainer, which is wanted here"
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ({"trainer_name": "TopoMAEFinetuner", "_best_ema": np.float64(1)}, "a checkpoint of TopoMAEFinetuner"),
+        ({"trainer_name": "nnUNetTrainer"}, "a checkpoint of nnUNetTrainer"),
+        ({"nnssl_adaptation_plan": {}}, "a checkpoint in the layout of nnssl, with one network"),
+        ({}, "a checkpoint of another network, with weights named weight"),
+    ],
+)
+def test_a_checkpoint_of_another_kind_is_named_and_what_is_wanted_is_said(checkpoint, content, kind):
+    torch.save({"network_weights": CONTENT["network_weights"]} | content, checkpoint)
+    with pytest.raises(ValueError, match=f"checkpoint.pth is {kind}, {WANTED}"):
+        read_pretraining(checkpoint)
+
+
+def test_exported_safetensors_are_no_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match=f"vit_encoder.safetensors holds one network.*{WANTED}"):
+        read_pretraining(tmp_path / "vit_encoder.safetensors")
+
+
+def test_a_pretraining_is_known_by_its_weights_whatever_its_trainer_is_called(checkpoint):
+    content = CONTENT | {"network_weights": PRETRAINING, "trainer_name": "MyPretrainer"}
+    torch.save(content, checkpoint)
+    assert read_pretraining(checkpoint).weights.keys() == PRETRAINING.keys()
+    with pytest.raises(ValueError, match="leave the option out and set NNUNET_TOPOMAE_PRETRAINED="):
+        refuse_pretraining_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("content", [b"not a checkpoint", b""])
+def test_a_damaged_file_that_nnunet_is_about_to_read_is_named(checkpoint, content):
+    checkpoint.write_bytes(content)
+    with pytest.raises(ValueError, match="checkpoint.pth cannot be read as a checkpoint"):
+        read_trusted_checkpoint(checkpoint)
+
+
+def test_another_order_of_the_axes_is_a_difference():
+    there = PLANS | {"transpose_forward": [2, 0, 1], "image_reader_writer": "SimpleITKIO"}
+    here = PLANS | {"transpose_forward": [0, 1, 2], "image_reader_writer": "NibabelIOWithReorient"}
+    assert Origin(there, "3d_fullres", 0).differences(here, configuration_of(here, "3d_fullres")) == [
+        "order of axes (weights follow it): [2, 0, 1] in pre-training, [0, 1, 2] here",
+        "image reader: SimpleITKIO in pre-training, NibabelIOWithReorient here",
     ]

@@ -45,7 +45,7 @@ def test_it_pretrains_and_reports(workshop):
 
 
 def test_instruments_are_read_each_epoch_and_a_dead_vit_is_reported(workshop):
-    trainer = workshop.build(TopoMAEPretrainer, vit_pretrain_lr=0, pretrain_epochs=2)
+    trainer = workshop.build(TopoMAEPretrainer, vit_pretrain_lr_factor=0, pretrain_epochs=2)
     trainer.initialize()
     with torch.no_grad():
         trainer.plain_network.vit.encoder.norm.weight.zero_()
@@ -56,7 +56,8 @@ def test_instruments_are_read_each_epoch_and_a_dead_vit_is_reported(workshop):
     assert logging["error_over_harmonic_zero"][0] == logging["error_over_harmonic_zero"][1]  # the same crops
     assert logging["vit_token_std"] == [0, 0]
     log = Path(trainer.log_file).read_text()
-    assert log.count("WARNING: the ViT gives nearly the same features") == 2 and "NNUNET_TOPOMAE_VIT_PRETRAIN_LR" in log
+    assert log.count("WARNING: the ViT gives nearly the same features") == 2
+    assert "Lower NNUNET_TOPOMAE_VIT_PRETRAIN_LR_FACTOR" in log
 
 
 def test_each_network_is_clipped_by_its_own_norm(workshop):

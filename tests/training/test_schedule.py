@@ -49,11 +49,3 @@ def test_every_group_follows_its_own_peak_and_biases_are_not_decayed():
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.5, 0.5, 0.05, 0.05])
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0, 0.05, 0]
     assert sum(p.numel() for g in optimizer.param_groups for p in g["params"]) == 2 * (3 * 2 + 2)
-
-
-def test_the_peak_survives_a_checkpoint():
-    optimizer = adam_of(0.25)
-    again = adam_of(0.5)
-    again.load_state_dict(optimizer.state_dict())
-    assert again.param_groups[0]["peak_lr"] == 0.25
-    assert isinstance(again, torch.optim.AdamW)
