@@ -82,7 +82,8 @@ ARMS = {
     "no_attention": Arm("full method, EPA as identity", pretraining="full", knobs={"ablation": "epa_identity"}),
     "vit": Arm("full method, ViT alone", pretraining="full", knobs={"fusion": "vit_only"}),
     "unetrpp": Arm("full method, UNETR++ alone", pretraining="full", knobs={"fusion": "unetrpp_only"}),
-    "stages": Arm("full method, fusion at each stage", pretraining="full", knobs={"fusion": "stages"}),
+    "bottleneck": Arm("full method, fusion at the bottleneck", pretraining="full", knobs={"fusion": "bottleneck"}),
+    "token_grid": Arm("full method, fusion at the token grid", pretraining="full", knobs={"fusion": "token_grid"}),
     "cross_attention": Arm(
         "full method, fusion by cross-attention", pretraining="full", knobs={"fusion": "cross_attention"}
     ),

@@ -65,9 +65,9 @@ class TopoMAEConfig:
 
     preset: str = _knob("base", "widths and depths of the networks", valid=_one_of("tiny", "small", "base"), phase=BOTH)
     fusion: str = _knob(
-        "bottleneck",
+        "stages",
         "how ViT features meet UNETR++ in fine-tuning; unetrpp_only and vit_only leave one encoder out (ablations)",
-        valid=_one_of("stages", "bottleneck", "token_grid", "deep", "cross_attention", "unetrpp_only", "vit_only"),
+        valid=_one_of("stages", "bottleneck", "token_grid", "cross_attention", "unetrpp_only", "vit_only"),
         phase=FINETUNING,
     )
     ablation: str = _knob(

@@ -10,7 +10,6 @@ For ablations there are two that leave one encoder out: `reads_vit`, `reads_unet
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 
@@ -20,7 +19,7 @@ from torch import nn
 
 from nnunet_topomae.networks.geometry import Geometry
 
-INITIAL_STD = float(os.environ.get("XSTD", "0.1"))
+INITIAL_STD = 0.1  # of what a projection gives, for features of variance 1; as small beside UNETR++'s
 
 
 class Fusion(nn.Module):
@@ -64,12 +63,6 @@ class TokenGridFusion(ResidualFusion):
     """At stage 3, which shares the token grid."""
 
     stages = (2,)
-
-
-class DeepFusion(ResidualFusion):
-    """At stages 3 and 4."""
-
-    stages = (2, 3)
 
 
 class StagesFusion(ResidualFusion):
@@ -140,7 +133,6 @@ FUSIONS = MappingProxyType(
         "stages": StagesFusion,
         "bottleneck": BottleneckFusion,
         "token_grid": TokenGridFusion,
-        "deep": DeepFusion,
         "cross_attention": CrossAttentionFusion,
         "unetrpp_only": UNETRPPOnly,
         "vit_only": ViTOnly,

@@ -55,7 +55,7 @@ class HybridSegmentationNetwork(nn.Module):
         geometry: Geometry,
         preset: Preset,
         deep_supervision: bool = True,
-        fusion: str = "bottleneck",
+        fusion: str = "stages",
         drop_path_rate: float = 0.0,
         layer_scale: float | None = None,
         ablation: str = "",

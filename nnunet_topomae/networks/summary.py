@@ -69,7 +69,7 @@ def summarise_finetuning(
     num_classes: int,
     geometry: Geometry,
     preset: Preset,
-    fusion: str = "bottleneck",
+    fusion: str = "stages",
     dtype: torch.dtype = torch.float16,
 ) -> NetworkSummary:
     """The hybrid network with deep supervision, under autocast to `dtype`."""
