@@ -75,7 +75,7 @@ def read_dataset_json(folder: Path) -> dict[str, Any]:
     """The dataset.json of a raw dataset, or the copy that nnU-Net's planner puts beside the plans.
 
     In today's spelling: with `channel_names`, which nnU-Net takes under its older name `modality`, too, and with
-    `numTraining`, which it can do without: it counts the cases that are listed (`dataset`), or those of its fingerprint.
+    `numTraining`, which it can do without: it counts the cases of its fingerprint, or those listed (`dataset`).
 
     Raises:
         OSError: no such file.

@@ -1,0 +1,170 @@
+"""A forward pass of shapes alone: what it multiplies, and what it keeps for the backward pass.
+
+PyTorch's FakeTensorMode and FlopCounterMode tell the same of any program, but need seconds to be imported and to run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import flop_registry
+
+aten = torch.ops.aten
+
+SAMPLES = 2  # with one, some tensors are views of others that are copies with several
+
+
+@dataclass
+class DryRun:
+    """What was seen of a forward pass.
+
+    Attributes:
+        network: its parameters have shapes and no values.
+        total_multiply_adds: of matrix products, convolutions and attention, for all samples.
+        kept: storages that the backward pass needs, without those of the network, by their address; and whether they
+            depend on the sample.
+    """
+
+    network: nn.Module
+    total_multiply_adds: int = 0
+    kept: dict[int, tuple[torch.UntypedStorage, bool]] = field(default_factory=dict)
+
+    @property
+    def multiply_adds(self) -> int:
+        """For one sample."""
+        return self.total_multiply_adds // SAMPLES
+
+    @property
+    def bytes_per_sample(self) -> int:
+        return sum(storage.nbytes() for storage, per_sample in self.kept.values() if per_sample) // SAMPLES
+
+    @property
+    def bytes_per_batch(self) -> int:
+        """Whatever the number of samples: what autocast makes of the weights."""
+        return sum(storage.nbytes() for storage, per_sample in self.kept.values() if not per_sample)
+
+
+def dry_run(
+    build: Callable[[], nn.Module],
+    forward: Callable[[nn.Module, torch.Tensor], object],
+    sample_shape: Iterable[int],
+    dtype: torch.dtype,
+) -> DryRun:
+    """`forward` of the network that `build` makes and a batch of samples, under autocast to `dtype` on the CPU."""
+    with torch.device("meta"):
+        network = build()
+        for module in network.modules():
+            for name, parameter in module._parameters.items():
+                module._parameters[name] = parameter if parameter is None else nn.Parameter(Outline(parameter.detach()))
+            for name, buffer in module._buffers.items():
+                module._buffers[name] = buffer if buffer is None else Outline(buffer)
+        own = {_storage(tensor)._cdata for tensor in [*network.parameters(), *network.buffers()]}
+        run = Outline.run = DryRun(network)
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = _storage(tensor)
+            if storage._cdata not in own:
+                per_sample = getattr(tensor, "per_sample", False) or run.kept.get(storage._cdata, (None, False))[1]
+                run.kept[storage._cdata] = storage, per_sample  # held, so that no address is used twice
+            return tensor
+
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast("cpu", dtype, enabled=dtype != torch.float32),
+        ):
+            forward(network, Outline(torch.empty(SAMPLES, *sample_shape), per_sample=True))
+    return run
+
+
+def _storage(tensor: torch.Tensor) -> torch.UntypedStorage:
+    return getattr(tensor, "shape_only", tensor).untyped_storage()
+
+
+class Outline(torch.Tensor):
+    """Looks like a tensor on the CPU, to autocast and to attention, and has a shape but no values.
+
+    Attributes:
+        shape_only: the same on PyTorch's device "meta".
+        per_sample: whether it was made of the sample, and not of the network alone.
+        run: what sees the operations.
+    """
+
+    run: DryRun
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, shape_only: torch.Tensor, per_sample: bool = False) -> Outline:
+        return torch.Tensor._make_wrapper_subclass(
+            cls, shape_only.shape, strides=shape_only.stride(), dtype=shape_only.dtype, device="cpu"
+        )
+
+    def __init__(self, shape_only: torch.Tensor, per_sample: bool = False) -> None:
+        self.shape_only, self.per_sample = shape_only, per_sample
+
+    @classmethod
+    def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
+        given: dict[int, Outline] = {}
+
+        def lower(value: object) -> object:
+            if isinstance(value, Outline):
+                given[id(value.shape_only)] = value
+                return value.shape_only
+            return torch.device("meta") if isinstance(value, torch.device) else value
+
+        args, kwargs = pytree.tree_map(lower, (args, kwargs or {}))
+        result = SHAPES.get(operation, operation)(*args, **kwargs)
+        count = flop_registry.get(operation.overloadpacket)
+        if count is not None:
+            cls.run.total_multiply_adds += count(*args, **kwargs, out_val=result) // 2
+        per_sample = any(value.per_sample for value in given.values())
+
+        def lift(value: object) -> object:
+            if not isinstance(value, torch.Tensor):
+                return value
+            outline = given.get(id(value))  # an operation in place
+            if outline is None:
+                return Outline(value, per_sample)
+            outline.per_sample |= per_sample
+            return outline
+
+        return pytree.tree_map(lift, result)
+
+
+# Shapes of what PyTorch itself would work out in Python, after importing its compiler: the larger part of the time.
+
+
+def _same(x: torch.Tensor, *_, **__) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+def _layer_norm(x: torch.Tensor, normalized_shape: list[int], *_) -> tuple[torch.Tensor, ...]:
+    statistics = (*x.shape[: -len(normalized_shape)], *(1 for _ in normalized_shape))
+    return torch.empty_like(x), x.new_empty(statistics), x.new_empty(statistics)
+
+
+def _batch_norm(x: torch.Tensor, *_) -> tuple[torch.Tensor, ...]:
+    return torch.empty_like(x), *(x.new_empty(x.shape[1], dtype=torch.float32) for _ in range(2))
+
+
+def _group_norm(x: torch.Tensor, weight, bias, samples: int, channels: int, voxels: int, groups: int, *_):
+    return torch.empty_like(x), x.new_empty(samples, groups), x.new_empty(samples, groups)
+
+
+def _add_product(bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor, **_) -> torch.Tensor:
+    return a.new_empty(a.shape[0], b.shape[1])
+
+
+SHAPES = {
+    aten.leaky_relu.default: _same,
+    aten.leaky_relu_.default: lambda x, *_: x,
+    aten.gelu.default: _same,
+    aten.clamp_min.default: _same,
+    aten.native_layer_norm.default: _layer_norm,
+    aten.native_batch_norm.default: _batch_norm,
+    aten.native_group_norm.default: _group_norm,
+    aten.addmm.default: _add_product,
+}
