@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import flop_registry
 
@@ -55,33 +56,51 @@ def dry_run(
     dtype: torch.dtype,
 ) -> DryRun:
     """`forward` of the network that `build` makes and a batch of samples, under autocast to `dtype` on the CPU."""
-    with torch.device("meta"):
+    with _Unfilled():
         network = build()
-        for module in network.modules():
-            for name, parameter in module._parameters.items():
-                module._parameters[name] = parameter if parameter is None else nn.Parameter(Outline(parameter.detach()))
-            for name, buffer in module._buffers.items():
-                module._buffers[name] = buffer if buffer is None else Outline(buffer)
-        own = {_storage(tensor)._cdata for tensor in [*network.parameters(), *network.buffers()]}
-        run = Outline.run = DryRun(network)
+    for module in network.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = Outline(_shape_of(parameter)).requires_grad_()
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = Outline(_shape_of(buffer))
+    own = {_storage(tensor)._cdata for tensor in [*network.parameters(), *network.buffers()]}
+    run = Outline.run = DryRun(network)
 
-        def keep(tensor: torch.Tensor) -> torch.Tensor:
-            storage = _storage(tensor)
-            if storage._cdata not in own:
-                per_sample = getattr(tensor, "per_sample", False) or run.kept.get(storage._cdata, (None, False))[1]
-                run.kept[storage._cdata] = storage, per_sample  # held, so that no address is used twice
-            return tensor
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = _storage(tensor)
+        if storage._cdata not in own:
+            per_sample = getattr(tensor, "per_sample", False) or run.kept.get(storage._cdata, (None, False))[1]
+            run.kept[storage._cdata] = storage, per_sample  # held, so that no address is used twice
+        return tensor
 
-        with (
-            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-            torch.autocast("cpu", dtype, enabled=dtype != torch.float32),
-        ):
-            forward(network, Outline(torch.empty(SAMPLES, *sample_shape), per_sample=True))
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", dtype, enabled=dtype != torch.float32),
+    ):
+        forward(network, Outline(torch.empty(SAMPLES, *sample_shape, device="meta"), per_sample=True))
     return run
+
+
+def _shape_of(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 def _storage(tensor: torch.Tensor) -> torch.UntypedStorage:
     return getattr(tensor, "shape_only", tensor).untyped_storage()
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves memory as it is where a network draws its weights."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        if function in (torch.Tensor.uniform_, torch.Tensor.normal_):
+            return args[0]
+        return function(*args, **kwargs)
 
 
 class Outline(torch.Tensor):
@@ -113,6 +132,8 @@ class Outline(torch.Tensor):
             if isinstance(value, Outline):
                 given[id(value.shape_only)] = value
                 return value.shape_only
+            if isinstance(value, torch.Tensor):
+                return _shape_of(value)  # a constant
             return torch.device("meta") if isinstance(value, torch.device) else value
 
         args, kwargs = pytree.tree_map(lower, (args, kwargs or {}))
@@ -141,6 +162,37 @@ def _same(x: torch.Tensor, *_, **__) -> torch.Tensor:
     return torch.empty_like(x)
 
 
+def _elementwise(a: torch.Tensor, b: torch.Tensor | float, **_) -> torch.Tensor:
+    if not isinstance(b, torch.Tensor):
+        return torch.empty_like(a)
+    shape, dtype = torch.broadcast_shapes(a.shape, b.shape), torch.promote_types(a.dtype, b.dtype)
+    for operand in (a, b):
+        if operand.shape == shape and 0 not in operand.stride():
+            return torch.empty_like(operand, dtype=dtype)  # in the order of axes that this one has in memory
+    return a.new_empty(shape, dtype=dtype)
+
+
+def _reduced(x: torch.Tensor, axes: list[int], keepdim: bool) -> torch.Tensor:
+    gone = {axis % x.ndim for axis in axes}
+    return x.new_empty(
+        [1 if axis in gone else side for axis, side in enumerate(x.shape) if keepdim or axis not in gone]
+    )
+
+
+def _norm(x: torch.Tensor, order: float, axes: list[int], keepdim: bool = False, **_) -> torch.Tensor:
+    return _reduced(x, axes, keepdim)
+
+
+def _mean(x: torch.Tensor, axes: list[int], keepdim: bool = False, **_) -> torch.Tensor:
+    return _reduced(x, axes, keepdim)
+
+
+def _concatenated(tensors: list[torch.Tensor], axis: int = 0) -> torch.Tensor:
+    shape = list(tensors[0].shape)
+    shape[axis] = sum(tensor.shape[axis] for tensor in tensors)
+    return tensors[0].new_empty(shape)
+
+
 def _layer_norm(x: torch.Tensor, normalized_shape: list[int], *_) -> tuple[torch.Tensor, ...]:
     statistics = (*x.shape[: -len(normalized_shape)], *(1 for _ in normalized_shape))
     return torch.empty_like(x), x.new_empty(statistics), x.new_empty(statistics)
@@ -163,6 +215,12 @@ SHAPES = {
     aten.leaky_relu_.default: lambda x, *_: x,
     aten.gelu.default: _same,
     aten.clamp_min.default: _same,
+    aten.add.Tensor: _elementwise,
+    aten.mul.Tensor: _elementwise,
+    aten.div.Tensor: _elementwise,
+    aten.linalg_vector_norm.default: _norm,
+    aten.mean.dim: _mean,
+    aten.cat.default: _concatenated,
     aten.native_layer_norm.default: _layer_norm,
     aten.native_batch_norm.default: _batch_norm,
     aten.native_group_norm.default: _group_norm,
