@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_topomae.networks.copretrain import CoPretrainingNetwork
+from nnunet_topomae.networks.dry_run import dry_run
 from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
 from nnunet_topomae.networks.presets import Preset
@@ -94,33 +93,11 @@ def _summarise(
     geometry: Geometry,
     dtype: torch.dtype,
 ) -> NetworkSummary:
-    with FakeTensorMode():
-        network = build()
-        parameters = sum(p.numel() for p in network.parameters())
-        samples = [torch.zeros(batch_size, input_channels, *geometry.patch_size) for batch_size in (1, 2)]
-        with FlopCounterMode(display=False) as counter:
-            forward(network, samples[0])
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            one, two = (_saved_bytes(network, lambda x=x: forward(network, x)) for x in samples)
+    run = dry_run(build, forward, (input_channels, *geometry.patch_size), dtype)
+    parameters = sum(p.numel() for p in run.network.parameters())
     return NetworkSummary(
         parameters=parameters,
-        multiply_adds=counter.get_total_flops() // 2,
-        fixed_bytes=BYTES_PER_PARAMETER * parameters + 2 * one - two,
-        bytes_per_sample=two - one,
+        multiply_adds=run.multiply_adds,
+        fixed_bytes=BYTES_PER_PARAMETER * parameters + run.bytes_per_batch,
+        bytes_per_sample=run.bytes_per_sample,
     )
-
-
-def _saved_bytes(network: nn.Module, forward: Callable[[], object]) -> int:
-    """Bytes that `forward` keeps for the backward pass, besides the network's own tensors."""
-    own = {tensor.untyped_storage()._cdata for tensor in [*network.parameters(), *network.buffers()]}
-    saved: dict[int, torch.UntypedStorage] = {}  # holds the storages, so that no address is used twice
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            saved[storage._cdata] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        forward()
-    return sum(storage.nbytes() for storage in saved.values())

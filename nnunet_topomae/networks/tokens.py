@@ -33,7 +33,7 @@ def expand_mask(mask: torch.Tensor, token_grid: Sequence[int], token_size: Seque
     return unpatchify(voxels, token_grid, token_size, channels=1)
 
 
-@torch.compiler.disable  # the number of visible tokens is read on the host; everything after has a static shape
+@torch._disable_dynamo  # the number of visible tokens is read on the host; everything after has a static shape
 def visible_tokens(mask: torch.Tensor) -> torch.Tensor:
     """Indices [..., M] of the tokens that masks [..., N] (True: masked) leave visible, ascending in each row.
 

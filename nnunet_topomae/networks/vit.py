@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import Block
 from torch import nn
 
 from nnunet_topomae.networks.tokens import gather_tokens, patchify, scatter_tokens, unpatchify
+from nnunet_topomae.networks.transformer import Block
 
 
 def sincos_position_embedding(token_grid: Sequence[int], embed_dim: int, temperature: float = 10000.0) -> torch.Tensor:
@@ -82,9 +82,7 @@ class ViTEncoder(nn.Module):
             "position_embedding", sincos_position_embedding(self.token_grid, embed_dim), persistent=False
         )
         drop_rates = [drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
-        self.blocks = nn.ModuleList(
-            Block(embed_dim, num_heads, qkv_bias=True, init_values=layer_scale, drop_path=rate) for rate in drop_rates
-        )
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, layer_scale, rate) for rate in drop_rates)
         self.norm = nn.LayerNorm(embed_dim)
         self.blocks.apply(init_transformer_weights)
 
@@ -123,7 +121,7 @@ class MAEDecoder(nn.Module):
         self.register_buffer(
             "position_embedding", sincos_position_embedding(self.token_grid, embed_dim), persistent=False
         )
-        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, qkv_bias=True) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads) for _ in range(depth))
         self.norm = nn.LayerNorm(embed_dim)
         self.predict = nn.Linear(embed_dim, output_channels * math.prod(token_size))
         self.apply(init_transformer_weights)

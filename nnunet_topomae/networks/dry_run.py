@@ -1,0 +1,228 @@
+"""A forward pass of shapes alone: what it multiplies, and what it keeps for the backward pass.
+
+PyTorch's FakeTensorMode and FlopCounterMode tell the same of any program, but need seconds to be imported and to run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import flop_registry
+
+aten = torch.ops.aten
+
+SAMPLES = 2  # with one, some tensors are views of others that are copies with several
+
+
+@dataclass
+class DryRun:
+    """What was seen of a forward pass.
+
+    Attributes:
+        network: its parameters have shapes and no values.
+        total_multiply_adds: of matrix products, convolutions and attention, for all samples.
+        kept: storages that the backward pass needs, without those of the network, by their address; and whether they
+            depend on the sample.
+    """
+
+    network: nn.Module
+    total_multiply_adds: int = 0
+    kept: dict[int, tuple[torch.UntypedStorage, bool]] = field(default_factory=dict)
+
+    @property
+    def multiply_adds(self) -> int:
+        """For one sample."""
+        return self.total_multiply_adds // SAMPLES
+
+    @property
+    def bytes_per_sample(self) -> int:
+        return sum(storage.nbytes() for storage, per_sample in self.kept.values() if per_sample) // SAMPLES
+
+    @property
+    def bytes_per_batch(self) -> int:
+        """Whatever the number of samples: what autocast makes of the weights."""
+        return sum(storage.nbytes() for storage, per_sample in self.kept.values() if not per_sample)
+
+
+def dry_run(
+    build: Callable[[], nn.Module],
+    forward: Callable[[nn.Module, torch.Tensor], object],
+    sample_shape: Iterable[int],
+    dtype: torch.dtype,
+) -> DryRun:
+    """`forward` of the network that `build` makes and a batch of samples, under autocast to `dtype` on the CPU."""
+    with _Unfilled():
+        network = build()
+    for module in network.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = Outline(_shape_of(parameter)).requires_grad_()
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = Outline(_shape_of(buffer))
+    own = {_storage(tensor)._cdata for tensor in [*network.parameters(), *network.buffers()]}
+    run = Outline.run = DryRun(network)
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = _storage(tensor)
+        if storage._cdata not in own:
+            per_sample = getattr(tensor, "per_sample", False) or run.kept.get(storage._cdata, (None, False))[1]
+            run.kept[storage._cdata] = storage, per_sample  # held, so that no address is used twice
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", dtype, enabled=dtype != torch.float32),
+    ):
+        forward(network, Outline(torch.empty(SAMPLES, *sample_shape, device="meta"), per_sample=True))
+    return run
+
+
+def _shape_of(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def _storage(tensor: torch.Tensor) -> torch.UntypedStorage:
+    return getattr(tensor, "shape_only", tensor).untyped_storage()
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves memory as it is where a network draws its weights."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        if function in (torch.Tensor.uniform_, torch.Tensor.normal_):
+            return args[0]
+        return function(*args, **kwargs)
+
+
+class Outline(torch.Tensor):
+    """Looks like a tensor on the CPU, to autocast and to attention, and has a shape but no values.
+
+    Attributes:
+        shape_only: the same on PyTorch's device "meta".
+        per_sample: whether it was made of the sample, and not of the network alone.
+        run: what sees the operations.
+    """
+
+    run: DryRun
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, shape_only: torch.Tensor, per_sample: bool = False) -> Outline:
+        return torch.Tensor._make_wrapper_subclass(
+            cls, shape_only.shape, strides=shape_only.stride(), dtype=shape_only.dtype, device="cpu"
+        )
+
+    def __init__(self, shape_only: torch.Tensor, per_sample: bool = False) -> None:
+        self.shape_only, self.per_sample = shape_only, per_sample
+
+    @classmethod
+    def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
+        given: dict[int, Outline] = {}
+
+        def lower(value: object) -> object:
+            if isinstance(value, Outline):
+                given[id(value.shape_only)] = value
+                return value.shape_only
+            if isinstance(value, torch.Tensor):
+                return _shape_of(value)  # a constant
+            return torch.device("meta") if isinstance(value, torch.device) else value
+
+        args, kwargs = pytree.tree_map(lower, (args, kwargs or {}))
+        result = SHAPES.get(operation, operation)(*args, **kwargs)
+        count = flop_registry.get(operation.overloadpacket)
+        if count is not None:
+            cls.run.total_multiply_adds += count(*args, **kwargs, out_val=result) // 2
+        per_sample = any(value.per_sample for value in given.values())
+
+        def lift(value: object) -> object:
+            if not isinstance(value, torch.Tensor):
+                return value
+            outline = given.get(id(value))  # an operation in place
+            if outline is None:
+                return Outline(value, per_sample)
+            outline.per_sample |= per_sample
+            return outline
+
+        return pytree.tree_map(lift, result)
+
+
+# Shapes of what PyTorch itself would work out in Python, after importing its compiler: the larger part of the time.
+
+
+def _same(x: torch.Tensor, *_, **__) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+def _elementwise(a: torch.Tensor, b: torch.Tensor | float, **_) -> torch.Tensor:
+    if not isinstance(b, torch.Tensor):
+        return torch.empty_like(a)
+    shape, dtype = torch.broadcast_shapes(a.shape, b.shape), torch.promote_types(a.dtype, b.dtype)
+    for operand in (a, b):
+        if operand.shape == shape and 0 not in operand.stride():
+            return torch.empty_like(operand, dtype=dtype)  # in the order of axes that this one has in memory
+    return a.new_empty(shape, dtype=dtype)
+
+
+def _reduced(x: torch.Tensor, axes: list[int], keepdim: bool) -> torch.Tensor:
+    gone = {axis % x.ndim for axis in axes}
+    return x.new_empty(
+        [1 if axis in gone else side for axis, side in enumerate(x.shape) if keepdim or axis not in gone]
+    )
+
+
+def _norm(x: torch.Tensor, order: float, axes: list[int], keepdim: bool = False, **_) -> torch.Tensor:
+    return _reduced(x, axes, keepdim)
+
+
+def _mean(x: torch.Tensor, axes: list[int], keepdim: bool = False, **_) -> torch.Tensor:
+    return _reduced(x, axes, keepdim)
+
+
+def _concatenated(tensors: list[torch.Tensor], axis: int = 0) -> torch.Tensor:
+    shape = list(tensors[0].shape)
+    shape[axis] = sum(tensor.shape[axis] for tensor in tensors)
+    return tensors[0].new_empty(shape)
+
+
+def _layer_norm(x: torch.Tensor, normalized_shape: list[int], *_) -> tuple[torch.Tensor, ...]:
+    statistics = (*x.shape[: -len(normalized_shape)], *(1 for _ in normalized_shape))
+    return torch.empty_like(x), x.new_empty(statistics), x.new_empty(statistics)
+
+
+def _batch_norm(x: torch.Tensor, *_) -> tuple[torch.Tensor, ...]:
+    return torch.empty_like(x), *(x.new_empty(x.shape[1], dtype=torch.float32) for _ in range(2))
+
+
+def _group_norm(x: torch.Tensor, weight, bias, samples: int, channels: int, voxels: int, groups: int, *_):
+    return torch.empty_like(x), x.new_empty(samples, groups), x.new_empty(samples, groups)
+
+
+def _add_product(bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor, **_) -> torch.Tensor:
+    return a.new_empty(a.shape[0], b.shape[1])
+
+
+SHAPES = {
+    aten.leaky_relu.default: _same,
+    aten.leaky_relu_.default: lambda x, *_: x,
+    aten.gelu.default: _same,
+    aten.clamp_min.default: _same,
+    aten.add.Tensor: _elementwise,
+    aten.mul.Tensor: _elementwise,
+    aten.div.Tensor: _elementwise,
+    aten.linalg_vector_norm.default: _norm,
+    aten.mean.dim: _mean,
+    aten.cat.default: _concatenated,
+    aten.native_layer_norm.default: _layer_norm,
+    aten.native_batch_norm.default: _batch_norm,
+    aten.native_group_norm.default: _group_norm,
+    aten.addmm.default: _add_product,
+}
