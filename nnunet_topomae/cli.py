@@ -23,6 +23,7 @@ COMMANDS = (  # in the order in which a newcomer meets them
     "describe",
     "few-label-split",
     "add-unlabelled",
+    "evaluate",
     "knobs",
     "export-encoder",
 )

@@ -75,6 +75,13 @@ def prepare_add_unlabelled(folder: Path) -> None:
     shutil.copy(next((raw / "imagesTs").iterdir()), folder / "scans" / "scan_0000.nii.gz")
 
 
+def prepare_evaluate(folder: Path) -> None:
+    (raw,) = Path(os.environ["nnUNet_raw"]).iterdir()
+    shutil.copytree(raw / "labelsTs", folder / "labelsTs")
+    shutil.copytree(raw / "labelsTs", folder / "predictions")
+    shutil.copy(raw / "dataset.json", folder)
+
+
 def prepare_export_encoder(folder: Path) -> None:
     (preprocessed,) = Path(os.environ["nnUNet_preprocessed"]).iterdir()
     plans = read_plans(preprocessed, "nnUNetPlans") | {"topomae": {"preset": "tiny"}}
@@ -88,6 +95,7 @@ PREPARE: dict[str, Callable[[Path], None]] = {
     "convert": prepare_convert,
     "few-label-split": prepare_few_label_split,
     "add-unlabelled": prepare_add_unlabelled,
+    "evaluate": prepare_evaluate,
     "export-encoder": prepare_export_encoder,
 }
 
