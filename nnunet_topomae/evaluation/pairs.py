@@ -132,7 +132,8 @@ def _check_pair(reference: Path, prediction: Path, ending: str, reader: type[Bas
         return _Checked(pair, problem=f"{prediction.name}: prediction and reference differ in {difference}")
     if not theirs.spacing:
         pair = replace(pair, spacing=ours.spacing)
-    return _Checked(pair, bool(theirs.spacing or ours.spacing), len(theirs.shape) == 2 or 1 in theirs.shape)
+    flat = len(theirs.shape) == 2 or len(theirs.shape) == 3 and 1 in theirs.shape
+    return _Checked(pair, bool(theirs.spacing or ours.spacing), flat)
 
 
 def _units(checked: Sequence[_Checked]) -> dict[str, str]:
