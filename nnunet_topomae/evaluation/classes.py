@@ -43,7 +43,7 @@ class Classes:
             scored = [as_label(label) for label in scored]
             name_of = {as_label(value): name for name, value in labels.items()}
             values = {*map(int, manager.all_labels), 0}
-        except (AssertionError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (AssertionError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"nnU-Net cannot read the labels of dataset.json: {error!r}") from error
         if manager.has_ignore_label:
             values.add(manager.ignore_label)

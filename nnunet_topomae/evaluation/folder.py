@@ -118,7 +118,7 @@ def _in_processes(tasks: Sequence[tuple], num_processes: int, title: str) -> lis
             raise RuntimeError(
                 f"{title}: a process was ended from outside, probably for want of memory: take fewer with -np"
             ) from error
-        except Exception:
+        except BaseException:  # an interruption, too, does not wait for all cases
             pool.shutdown(cancel_futures=True)
             raise
         return [future.result() for future in futures]

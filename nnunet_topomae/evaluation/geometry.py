@@ -11,10 +11,11 @@ import numpy as np
 import SimpleITK as sitk
 import tifffile
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 NIFTI = (".nii", ".nii.gz")
-TIFF = (".tif", ".tiff")
 MAX_COSINE = 1e-3  # of two axes that count as perpendicular: distances are then true to a thousandth
 MAX_SHIFT = 0.1  # voxels by which two grids may lie apart: headers are rounded
 
@@ -66,9 +67,9 @@ def read_geometry(file: Path, ending: str, reader: type[BaseReaderWriter]) -> Ge
             return _by_simpleitk(file)
         if ending in NIFTI:
             return _by_nibabel(file)
-        if ending in TIFF:
+        if issubclass(reader, Tiff3DIO):
             return _by_tifffile(file, ending)
-        return Geometry(reader().read_seg(str(file))[0].shape[1:], None, None)
+        return _by_reader(file, reader)
     except Exception as error:  # a damaged file fails in as many ways as there are readers
         raise ValueError(f"{file}: {str(error).strip() or repr(error)}") from error
 
@@ -120,10 +121,16 @@ def _by_tifffile(file: Path, ending: str) -> Geometry:
     companion = file.with_name(f"{file.name[: -len(ending)]}.json")
     if not companion.is_file():
         return Geometry(shape, None, None)
-    spacing = json.loads(companion.read_text())["spacing"]
+    spacing = json.loads(companion.read_text()).get("spacing", [])
     if len(spacing) != len(shape) or min(spacing) <= 0:
-        raise ValueError(f"{companion.name} must give one positive spacing an axis, not {spacing}")
+        raise ValueError(f"{companion.name} beside it must give a positive spacing for each axis, not {spacing}")
     return Geometry(shape, tuple(map(float, spacing)), None)
+
+
+def _by_reader(file: Path, reader: type[BaseReaderWriter]) -> Geometry:
+    values, properties = reader().read_seg(str(file))
+    spacing = None if issubclass(reader, NaturalImage2DIO) else tuple(map(float, properties["spacing"]))
+    return Geometry(values.shape[1:], spacing, None)
 
 
 def _rounded(values) -> str:

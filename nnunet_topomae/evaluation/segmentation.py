@@ -17,7 +17,7 @@ Label = int | tuple[int, ...]
 
 def as_label(value: int | Sequence[int]) -> Label:
     """An integer, or a tuple for a region, which dataset.json writes as a list."""
-    return tuple(map(int, value)) if isinstance(value, Sequence) else int(value)
+    return tuple(map(int, value)) if isinstance(value, (list, tuple)) else int(value)
 
 
 class Measure(NamedTuple):

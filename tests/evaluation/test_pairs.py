@@ -201,6 +201,15 @@ def test_companions_that_disagree_or_lack_are_named(tmp_path):
         pair_files(gt, predicted, TIF)
 
 
+@pytest.mark.parametrize("content", ["{}", '{"spacing": [1, 1]}', '{"spacing": [0, 1, 1]}'])
+def test_a_companion_without_a_spacing_is_named(tmp_path, content):
+    for folder in ("gt", "predicted"):
+        write_tif(tmp_path / folder, "a", CUBE, None)
+    (tmp_path / "gt" / "a.json").write_text(content)
+    with pytest.raises(ValueError, match="gt/a.tif: a.json beside it must give a positive spacing"):
+        pair_files(tmp_path / "gt", tmp_path / "predicted", TIF)
+
+
 @pytest.mark.parametrize("ending", [".png", ".bmp", ".tif"])
 def test_pictures_are_measured_in_pixels_in_their_plane(tmp_path, ending):
     square = np.zeros((20, 30), np.uint8)
@@ -208,6 +217,7 @@ def test_pictures_are_measured_in_pixels_in_their_plane(tmp_path, ending):
     for folder, labels in (("gt", square), ("predicted", np.roll(square, 2, axis=1))):
         (tmp_path / folder).mkdir()
         imsave(tmp_path / folder / f"a{ending}", labels, check_contrast=False)
+        (tmp_path / folder / "a.json").write_text("{}")  # nnU-Net's reader of pictures looks at none
     assert hd95(tmp_path / "gt", tmp_path / "predicted", {"file_ending": ending}) == (2, "voxels")
 
 
