@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "measure predictions: Dice, HD95, ASSD, NSD, volume, Betti error; compare folders"
+HELP = "measure predictions in mm, and compare folders of them"
 EXAMPLE = "nnunet-topomae evaluate labelsTs predictions -djfile dataset.json -o summary.json"
 
 

@@ -79,11 +79,13 @@ def segmentation_metrics(
         raise ValueError(f"prediction {list(prediction.shape)} and reference {list(reference.shape)} differ in shape")
     prediction, reference, spacing = _in_plane(prediction, reference, spacing)
     known = None if ignore_label is None else reference != ignore_label
-    boxes = [find_objects(label_map) for label_map in (prediction, reference)]
+    labels = [as_label(label) for label in labels]
+    highest = max(map(np.max, labels), default=0)
+    boxes = [find_objects(label_map, highest) for label_map in (prediction, reference)]
     num_known = reference.size if known is None else int(np.count_nonzero(known))
     diagonal = math.hypot(*np.multiply(reference.shape, spacing))
     metrics = {}
-    for label in map(as_label, labels):
+    for label in labels:
         box = _joint_box(boxes, label, reference.shape)
         known_here = None if known is None else known[box]
         a, b = (np.isin(label_map[box], label) for label_map in (prediction, reference))
@@ -178,4 +180,7 @@ def _surface_measures(
 
 
 def _betti_numbers(mask: np.ndarray) -> tuple[int, ...]:
-    return betti_numbers(mask if mask.ndim == 3 else mask[None])
+    boxes = find_objects(mask.view(np.uint8))
+    if not boxes:
+        return 0, 0, 0
+    return betti_numbers(mask[boxes[0]] if mask.ndim == 3 else mask[boxes[0]][None])
