@@ -42,7 +42,7 @@ class Geometry:
             return f"spacing {_rounded(self.spacing)} and {_rounded(other.spacing)} mm"
         if self.affine is not None and other.affine is not None:
             shift = np.linalg.norm(self._corners() - other._corners(), axis=1).max()
-            if shift > MAX_SHIFT * min(self.spacing or other.spacing or (1.0,)):
+            if not shift <= MAX_SHIFT * min(self.spacing or other.spacing or (1.0,)):  # NaN, too
                 return f"origin or direction: voxels lie up to {shift:.3g} mm apart"
         return ""
 
