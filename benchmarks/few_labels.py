@@ -246,24 +246,20 @@ def _validate_without(part: str, trainer) -> dict[str, dict[str, dict[str, float
 
 
 def _measure(predictions: Path, preprocessed: Path) -> dict[str, dict[str, dict[str, float]]]:
-    """Metrics by case, then class."""
-    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-
-    from nnunet_topomae.data.raw_files import labels_by_case
-    from nnunet_topomae.evaluation.held_out import foreground_classes
-    from nnunet_topomae.evaluation.segmentation import segmentation_metrics
+    """Measures by case, then class."""
+    from nnunet_topomae.evaluation.classes import Classes
+    from nnunet_topomae.evaluation.folder import evaluate_folder
+    from nnunet_topomae.evaluation.pairs import pair_files
     from nnunet_topomae.planning.plans_file import read_dataset_json
 
     description = read_dataset_json(preprocessed)
-    classes = {label: name for name, label in foreground_classes(description).items()}
-    ending, metrics = description["file_ending"], {}
-    for file in labels_by_case(predictions, ending).values():
-        reader = determine_reader_writer_from_dataset_json(description, str(file), verbose=False)()
-        prediction, properties = reader.read_seg(str(file))
-        reference, _ = reader.read_seg(str(preprocessed / "gt_segmentations" / file.name))
-        case = segmentation_metrics(prediction[0], reference[0], classes, properties["spacing"])
-        metrics[file.name.removesuffix(ending)] = {classes[label]: m._asdict() for label, m in case.items()}
-    return metrics
+    folder = pair_files(preprocessed / "gt_segmentations", predictions, description, only_predicted=True)
+    summary = evaluate_folder(folder, Classes.of_dataset(description))
+    names = summary["label_names"]
+    return {
+        pair.name: {names[label]: measures for label, measures in case["metrics"].items()}
+        for pair, case in zip(folder.pairs, summary["metric_per_case"], strict=True)
+    }
 
 
 def _private_dataset(out: Path, options: argparse.Namespace, budget: Budget) -> dict[int, int]:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import warnings
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +22,8 @@ from matplotlib.figure import Figure
 from nnunet_topomae.visualization.tables import markdown_table
 
 HALVES = {"choose": slice(0, None, 2), "report": slice(1, None, 2), "all": slice(None)}
-METRICS = ("dice", "hd95", "betti_error")
+METRICS = {"Dice": ("Dice", 3), "NSD_1mm": ("NSD 1 mm", 3), "HD95": ("HD95 (mm)", 2), "betti_error": ("Betti error", 2)}
+OLD_NAMES = {"Dice": "dice", "HD95": "hd95"}  # of results from before there was NSD
 BASELINES = {"scratch": "hybrid from scratch", "nnunet": "nnU-Net"}
 
 
@@ -39,11 +43,11 @@ class Results:
 
     def of_seeds(self, metric: str) -> np.ndarray:
         """Mean over cases, one a seed."""
-        return np.nanmean(self.metrics[metric], axis=1)
+        return _nanmean(self.metrics[metric], axis=1)
 
     def dice_ahead_of(self, other: Results) -> tuple[float, float]:
         """Paired difference of Dice (mean over seeds) per case: its mean, and the standard error over cases."""
-        difference = np.nanmean(self.metrics["dice"], axis=0) - np.nanmean(other.metrics["dice"], axis=0)
+        difference = _nanmean(self.metrics["Dice"], axis=0) - _nanmean(other.metrics["Dice"], axis=0)
         return float(np.nanmean(difference)), float(np.nanstd(difference, ddof=1) / np.sqrt(len(difference)))
 
 
@@ -65,17 +69,25 @@ def read_results(folder: Path, half: str) -> dict[tuple[str, int], Results]:
 
 
 def _mean_over_classes(case: dict[str, dict[str, float]], metric: str) -> float:
-    return float(np.nanmean([values[metric] for values in case.values()]))
+    old = OLD_NAMES.get(metric)
+    return float(_nanmean([values.get(metric, values.get(old, math.nan)) for values in case.values()]))
+
+
+def _nanmean(values: Sequence[float] | np.ndarray, axis: int | None = None) -> np.ndarray:
+    """NaN, and no warning, where nothing is defined."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.nanmean(values, axis=axis)
 
 
 def table(results: dict[tuple[str, int], Results]) -> str:
     """A row an arm and number of labels; ± is the standard deviation over seeds, of differences the standard error."""
-    head = ["labels", "arm", "seeds", "Dice", "HD95 (mm)", "Betti error"]
+    head = ["labels", "arm", "seeds", *(title for title, _ in METRICS.values())]
     head += [f"Dice − {name}" for name in BASELINES.values()]
     rows = []
-    for result in sorted(results.values(), key=lambda result: (result.labels, -result.of_seeds("dice").mean())):
+    for result in sorted(results.values(), key=lambda result: (result.labels, -result.of_seeds("Dice").mean())):
         row = [result.labels, result.meaning, len(result.seeds)]
-        row += [_spread(result.of_seeds(metric), digits) for metric, digits in zip(METRICS, (3, 2, 2), strict=True)]
+        row += [_spread(result.of_seeds(metric), digits) for metric, (_, digits) in METRICS.items()]
         for baseline in BASELINES:
             other = results.get((baseline, result.labels))
             comparable = other is not None and other is not result
@@ -85,6 +97,8 @@ def table(results: dict[tuple[str, int], Results]) -> str:
 
 
 def _spread(values: np.ndarray, digits: int) -> str:
+    if np.isnan(values).any():
+        return "–"
     spread = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
     return f"{values.mean():.{digits}f}{spread}"
 
@@ -99,9 +113,9 @@ def plot(results: dict[tuple[str, int], Results], path: Path) -> None:
         mine = [results[arm, labels] for labels in counts if (arm, labels) in results]
         shift = 1.03 ** (index - len(arms) / 2)  # side by side on the logarithmic axis
         positions = [result.labels * shift for result in mine]
-        (line,) = axes.plot(positions, [r.of_seeds("dice").mean() for r in mine], "o-", label=mine[0].meaning)
+        (line,) = axes.plot(positions, [r.of_seeds("Dice").mean() for r in mine], "o-", label=mine[0].meaning)
         for position, result in zip(positions, mine, strict=True):
-            values = result.of_seeds("dice")
+            values = result.of_seeds("Dice")
             axes.plot([position] * len(values), values, "_", color=line.get_color(), markersize=9)
     axes.set(xscale="log", xlabel="labelled cases", ylabel="mean foreground Dice")
     axes.set_xticks(counts, [str(count) for count in counts])

@@ -25,6 +25,7 @@ COMMANDS = (  # in the order in which a newcomer meets them
     "add-unlabelled",
     "list-unlabelled",
     "remove-unlabelled",
+    "evaluate",
     "knobs",
     "export-encoder",
 )

@@ -58,9 +58,13 @@ class HeldOut:
         held_out.images.mkdir()
         held_out.labels.mkdir()
         for name, case in test.items():
+            if not case.images:
+                raise FileNotFoundError(f"{raw / 'imagesTs'} has no image of {name}, whose label is {case.label}")
             for channel, file in enumerate(case.images):
                 (held_out.images / f"{name}_{channel:04d}{ending}").symlink_to(file.resolve())
             (held_out.labels / f"{name}{ending}").symlink_to(case.label.resolve())
+            _link_companion(case.images[0], f"_0000{ending}", held_out.images / f"{name}.json")
+            _link_companion(case.label, ending, held_out.labels / f"{name}.json")
         return held_out
 
     @property
@@ -83,6 +87,13 @@ class HeldOut:
 
     def _reader(self, case: Case):
         return determine_reader_writer_from_dataset_json(self.description, str(case.label), verbose=False)()
+
+
+def _link_companion(file: Path, end: str, link: Path) -> None:
+    """To what nnU-Net reads beside CASE.tif, if it is there: CASE.json, which holds the spacing."""
+    companion = file.with_name(f"{file.name[: -len(end)]}.json")
+    if companion.is_file():
+        link.symlink_to(companion.resolve())
 
 
 def foreground_classes(description: Mapping) -> dict[str, int | tuple[int, ...]]:

@@ -4,18 +4,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import few_labels  # noqa: E402
 from few_labels_report import read_results, table, write_report  # noqa: E402
 
 CASES = [f"case_{index}" for index in range(6)]
 
 
-def write_run(folder: Path, arm: str, seed: int, dice: list[float]) -> None:
+MEASURES = {
+    "left": {"HD95": 1.0, "betti_error": 0, "NSD_1mm": 0.8},
+    "right": {"HD95": 3.0, "betti_error": 2, "NSD_1mm": 1.0},
+}
+OLD_MEASURES = {"left": {"hd95": 1.0, "betti_error": 0}, "right": {"hd95": 3.0, "betti_error": 2}}
+
+
+def write_run(folder: Path, arm: str, seed: int, dice: list[float], old: bool = False) -> None:
     run = folder / "runs" / arm / "labels_8" / f"seed_{seed}"
     run.mkdir(parents=True)
     cases = {
-        case: {"left": {"dice": d, "hd95": 1.0, "betti_error": 0}, "right": {"dice": d, "hd95": 3.0, "betti_error": 2}}
+        case: {
+            name: measures | {"dice" if old else "Dice": d}
+            for name, measures in (OLD_MEASURES if old else MEASURES).items()
+        }
         for case, d in zip(CASES, dice, strict=True)
     }
     content = {"arm": arm, "meaning": f"the arm {arm}", "labels": 8, "seed": seed, "seconds": 1, "cases": cases}
@@ -33,7 +45,7 @@ def runs(tmp_path) -> Path:
 
 
 def test_settings_are_chosen_and_reported_on_different_cases(runs):
-    chosen, reported = (read_results(runs, half)["full", 8].metrics["dice"] for half in ("choose", "report"))
+    chosen, reported = (read_results(runs, half)["full", 8].metrics["Dice"] for half in ("choose", "report"))
     assert np.allclose(chosen, [[0.7, 0.7, 0.7]] * 2)
     assert np.allclose(reported, [[0.6, 0.8, 1.0], [0.8, 0.8, 1.0]])
 
@@ -49,7 +61,9 @@ def test_differences_are_paired_by_case(runs):
 def test_the_table_gives_spread_over_seeds(runs):
     best, second = table(read_results(runs, "report")).splitlines()[2:]
     assert "the arm full" in best and "0.833 ± 0.047" in best and "+0.233 ± 0.088" in best
-    assert "2.00 ± 0.00" in best and "1.00 ± 0.00" in best  # HD95, Betti error: means over both classes
+    assert (
+        "0.900 ± 0.000" in best and "2.00 ± 0.00" in best and "1.00 ± 0.00" in best
+    )  # NSD, HD95, Betti error: means over both classes
     assert "the arm scratch" in second and "0.600 ± 0.141" in second
 
 
@@ -57,3 +71,29 @@ def test_the_report_keeps_all_cases(runs):
     _, plot, results = write_report(runs, "report")
     assert plot.stat().st_size > 0
     assert sorted(json.loads(results.read_text())["runs"][0]["cases"]) == CASES
+
+
+def test_results_from_before_there_was_nsd_can_be_read(tmp_path):
+    write_run(tmp_path, "scratch", 0, [0.5] * 6, old=True)
+    write_run(tmp_path, "full", 0, [0.7] * 6)
+    best, second = table(read_results(tmp_path, "report")).splitlines()[2:]
+    assert "| 0.700 | 0.900    | 2.00 " in best and "+0.200 ± 0.000" in best
+    assert "| 0.500 | –        | 2.00 " in second
+
+
+def test_a_run_is_measured_as_the_package_measures(tmp_path):
+    spacing = (1.0, 2.0, 3.0)
+    for folder, shift in (("gt_segmentations", 0), ("validation", 1)):
+        labels = np.zeros((8, 9, 10), np.uint8)
+        labels[2 + shift : 5 + shift, 2:5, 2:5] = 1
+        (tmp_path / folder).mkdir()
+        image = sitk.GetImageFromArray(labels)
+        image.SetSpacing(spacing)
+        sitk.WriteImage(image, str(tmp_path / folder / "a.nii.gz"))
+    sitk.WriteImage(image, str(tmp_path / "gt_segmentations" / "of_training.nii.gz"))
+    (tmp_path / "dataset.json").write_text(
+        json.dumps({"labels": {"background": 0, "organ": 1}, "file_ending": ".nii.gz"})
+    )
+    measured = few_labels._measure(tmp_path / "validation", tmp_path)
+    assert list(measured) == ["a"]
+    assert measured["a"]["organ"]["HD95"] == 3 and measured["a"]["organ"]["Dice"] == pytest.approx(2 / 3)

@@ -80,6 +80,13 @@ def prepare_with_unlabelled(folder: Path) -> None:
     cli.main(["add-unlabelled", "-d", "100", "-i", "scans", "-np", "1"])
 
 
+def prepare_evaluate(folder: Path) -> None:
+    (raw,) = Path(os.environ["nnUNet_raw"]).iterdir()
+    shutil.copytree(raw / "labelsTs", folder / "labelsTs")
+    shutil.copytree(raw / "labelsTs", folder / "predictions")
+    shutil.copy(raw / "dataset.json", folder)
+
+
 def prepare_export_encoder(folder: Path) -> None:
     (preprocessed,) = Path(os.environ["nnUNet_preprocessed"]).iterdir()
     plans = read_plans(preprocessed, "nnUNetPlans") | {"topomae": {"preset": "tiny"}}
@@ -95,6 +102,7 @@ PREPARE: dict[str, Callable[[Path], None]] = {
     "add-unlabelled": prepare_add_unlabelled,
     "list-unlabelled": prepare_with_unlabelled,
     "remove-unlabelled": prepare_with_unlabelled,
+    "evaluate": prepare_evaluate,
     "export-encoder": prepare_export_encoder,
 }
 

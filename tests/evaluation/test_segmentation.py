@@ -1,51 +1,105 @@
+from __future__ import annotations
+
 import math
 
 import numpy as np
 import pytest
-from skimage.metrics import hausdorff_distance as hausdorff_of_scikit_image
 
-from nnunet_topomae.evaluation.segmentation import dice, hausdorff_distance, segmentation_metrics
-
-
-def box(shape, corner, size) -> np.ndarray:
-    mask = np.zeros(shape, bool)
-    mask[tuple(slice(c, c + s) for c, s in zip(corner, size, strict=True))] = True
-    return mask
+from nnunet_topomae.evaluation.segmentation import MEASURES, segmentation_metrics
 
 
-def test_a_shifted_box_is_as_far_as_it_was_shifted_in_mm():
-    a, b = box((12, 12, 12), (2, 3, 4), (4, 4, 4)), box((12, 12, 12), (4, 3, 4), (4, 4, 4))
-    assert dice(a, b) == 0.5
-    assert hausdorff_distance(a, b, (3.0, 1.0, 1.0)) == 6.0
+def label_map(shape=(12, 14, 16), **boxes: tuple[slice, ...]) -> np.ndarray:
+    labels = np.zeros(shape, np.uint8)
+    for name, box in boxes.items():
+        labels[box] = int(name.removeprefix("label_"))
+    return labels
 
 
-def test_hausdorff_distance_is_that_of_scikit_image():
-    rng = np.random.default_rng(0)
-    for _ in range(5):
-        a, b = (rng.random((7, 8, 9)) < 0.1 for _ in range(2))  # so sparse that nearly all voxels are surface
-        assert hausdorff_distance(a, b, (1, 1, 1)) == pytest.approx(hausdorff_of_scikit_image(a, b))
+CUBE = (slice(2, 6),) * 3
+BESIDE = (slice(6, 9), slice(2, 6), slice(2, 6))
 
 
-def test_the_95th_percentile_forgives_a_stray_voxel():
-    a = box((40, 20, 20), (2, 2, 2), (10, 10, 10))
-    b = a.copy()
-    b[39, 19, 19] = True
-    assert hausdorff_distance(a, b, (1, 1, 1), 95) == 0 and hausdorff_distance(a, b, (1, 1, 1)) > 25
+def test_labels_and_regions():
+    reference = label_map(label_1=CUBE, label_2=BESIDE)
+    prediction = reference.copy()
+    prediction[0, 0, 0] = 2  # one component too many
+    metrics = segmentation_metrics(prediction, reference, [1, 2, [1, 2]], (1, 1, 1))
+    assert metrics[1]["Dice"] == metrics[1]["NSD_1mm"] == 1
+    assert metrics[1]["HD95"] == metrics[1]["ASSD"] == metrics[1]["volume_error"] == metrics[1]["betti_error"] == 0
+    assert metrics[2]["betti_error"] == metrics[1, 2]["betti_error"] == 1
+    assert metrics[2]["Dice"] == pytest.approx(2 * 48 / 97)
+    assert metrics[1, 2]["n_ref"] == 64 + 48 and metrics[1, 2]["FP"] == 1
+
+
+def test_volumes_and_distances_are_in_mm():
+    reference, prediction = label_map(label_1=CUBE), label_map(label_1=(slice(2, 7), slice(2, 6), slice(2, 6)))
+    metrics = segmentation_metrics(prediction, reference, [1], (3.0, 2.0, 0.5))[1]
+    assert metrics["volume_error"] == 16 * 3
+    assert metrics["HD95"] == 3 and metrics["HD95_pooled"] == 3
+    assert 0 < metrics["ASSD"] < 3
 
 
 def test_empty_masks():
-    empty, full = np.zeros((3, 4, 12), bool), np.ones((3, 4, 12), bool)
-    assert math.isnan(dice(empty, empty)) and math.isnan(hausdorff_distance(empty, empty, (1, 1, 1)))
-    assert dice(empty, full) == 0 and hausdorff_distance(empty, full, (1, 1, 1)) == 13  # 3, 4, 12, 13
+    empty, full = np.zeros((3, 4, 12), np.uint8), np.ones((3, 4, 12), np.uint8)
+    both = segmentation_metrics(empty, empty, [1, 7], (1, 1, 1))
+    assert all(math.isnan(both[label][measure]) for label in (1, 7) for measure in MEASURES)
+    for pair in ((empty, full), (full, empty)):
+        one = segmentation_metrics(*pair, [1], (1, 1, 1))[1]
+        assert one["Dice"] == one["NSD_1mm"] == one["NSD_2mm"] == 0
+        assert one["HD95"] == one["HD95_pooled"] == one["ASSD"] == 13  # 3, 4, 12, 13
+        assert one["volume_error"] == 144 and one["betti_error"] == 1
 
 
-def test_metrics_of_labels_and_regions():
-    reference = np.zeros((10, 10, 10), int)
-    reference[2:6, 2:6, 2:6] = 1
-    reference[6:9, 2:6, 2:6] = 2
+def test_a_label_that_is_nowhere_is_never_perfect():
+    reference = label_map(label_1=CUBE)
+    for unknown in (5, [5, 6], 300):
+        (metrics,) = segmentation_metrics(reference, reference, [unknown], (1, 1, 1)).values()
+        assert all(math.isnan(metrics[measure]) for measure in MEASURES)
+
+
+def test_what_is_predicted_where_the_reference_says_ignore_counts_for_nothing():
+    reference = label_map(label_1=CUBE, label_9=(slice(4, 12),))
+    rng = np.random.default_rng(0)
+    predictions = [reference.copy() for _ in range(3)]
+    for prediction in predictions:
+        prediction[4:] = rng.integers(0, 2, prediction[4:].shape)
+    first, *others = (segmentation_metrics(p, reference, [1], (2, 1, 1), ignore_label=9)[1] for p in predictions)
+    assert first["Dice"] == first["NSD_1mm"] == 1 and first["HD95"] == first["betti_error"] == 0
+    assert first["n_ref"] == 32 and first["TP"] + first["TN"] == 4 * 14 * 16
+    assert all(other == first for other in others)
+    missed = segmentation_metrics(np.zeros_like(reference), reference, [1], (2, 1, 1), ignore_label=9)[1]
+    assert missed["Dice"] == 0 and missed["volume_error"] == 64
+
+
+def test_sparse_annotation_has_distances_in_its_slices_and_no_surfels():
+    reference, prediction = label_map(label_1=CUBE), label_map(label_1=(slice(2, 6), slice(2, 6), slice(3, 7)))
+    reference[1::2] = 9
+    metrics = segmentation_metrics(prediction, reference, [1], (5, 1, 1), ignore_label=9)[1]
+    assert metrics["HD95"] == 1 and metrics["Dice"] == 0.75
+    assert math.isnan(metrics["NSD_1mm"])
+
+
+def test_a_slice_is_measured_in_its_plane():
+    reference, prediction = np.zeros((1, 20, 20), np.uint8), np.zeros((1, 20, 20), np.uint8)
+    reference[0, 5:15, 5:15] = 1
+    prediction[0, 5:15, 7:17] = 1
+    spatial = segmentation_metrics(prediction, reference, [1], (999, 1, 0.5))[1]
+    assert spatial["HD95"] == 1 and spatial["volume_error"] == spatial["betti_error"] == 0
+    assert spatial == segmentation_metrics(prediction[0], reference[0], [1], (1, 0.5))[1]
+    prediction[0, 9:11, 9] = 0  # a hole
+    assert segmentation_metrics(prediction, reference, [1], (999, 1, 0.5))[1]["betti_error"] == 1
+    nothing = segmentation_metrics(np.zeros_like(reference), reference, [1], (999, 3 / 20, 4 / 20))[1]
+    assert nothing["HD95"] == pytest.approx(5)  # the diagonal of the plane
+
+
+def test_an_object_at_the_border_of_the_image_has_its_surface_there():
+    reference = np.ones((4, 5, 6), np.uint8)
     prediction = reference.copy()
-    prediction[0, 0, 0] = 2  # one component too many
-    metrics = segmentation_metrics(prediction, reference, [1, 2, (1, 2)], (1, 1, 1))
-    assert metrics[1] == (1.0, 0.0, 0)
-    assert metrics[2].betti_error == metrics[1, 2].betti_error == 1
-    assert metrics[2].dice == pytest.approx(2 * 48 / 97)
+    prediction[0] = 0
+    metrics = segmentation_metrics(prediction, reference, [1], (2, 1, 1))[1]
+    assert metrics["HD95"] == 2 and metrics["Dice"] == pytest.approx(2 * 90 / 210)
+
+
+def test_shapes_that_differ_are_refused():
+    with pytest.raises(ValueError, match="differ in shape"):
+        segmentation_metrics(np.zeros((3, 4, 5), int), np.zeros((3, 4, 6), int), [1], (1, 1, 1))

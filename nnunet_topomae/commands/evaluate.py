@@ -1,0 +1,136 @@
+"""Measure predicted segmentations beside their references, in mm.
+
+What it writes has the layout of nnUNetv2_evaluate_folder, whose Dice it has to the last digit. Several folders of
+predictions are compared with the first of them, class by class: Wilcoxon's signed-rank test with Holm's correction,
+bootstrap intervals, a picture of the paired differences. docs/evaluation.md has all definitions.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "measure predictions in mm, and compare folders of them"
+EXAMPLE = "nnunet-topomae evaluate labelsTs predictions -djfile dataset.json -o summary.json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("references", metavar="GT", type=Path, help="folder with the reference segmentations")
+    parser.add_argument(
+        "predictions", metavar="PRED", type=Path, nargs="+", help="folder with predicted segmentations, or several"
+    )
+    parser.add_argument(
+        "-djfile", metavar="FILE", type=Path, help="dataset.json (default: that in PRED, or beside the folder GT)"
+    )
+    parser.add_argument("-pfile", metavar="FILE", type=Path, help="plans, if they have a label manager of their own")
+    parser.add_argument(
+        "-o",
+        metavar="FILE",
+        type=Path,
+        help="JSON to write (default: summary.json in PRED; needed with several: the picture gets its name, with .png)",
+    )
+    parser.add_argument("--csv", metavar="FILE", type=Path, help="write a line a case and class, too")
+    parser.add_argument(
+        "--labels",
+        metavar="LABEL",
+        nargs="+",
+        help="measure these alone: names of dataset.json, numbers, or numbers with commas for a region, as in 1,2",
+    )
+    parser.add_argument("--ignore-label", metavar="N", type=int, help="if there is no dataset.json that says so")
+    parser.add_argument("--chill", action="store_true", help="leave out references that have no prediction")
+    parser.add_argument("-np", metavar="N", type=int, default=4, help="processes (default: %(default)s)")
+    parser.add_argument("--force", action="store_true", help="overwrite files that exist")
+
+
+def run(options: argparse.Namespace) -> None:
+    from nnunet_topomae.evaluation.comparison import folder_names
+    from nnunet_topomae.evaluation.folder import evaluate_folder
+    from nnunet_topomae.evaluation.pairs import pair_folders
+    from nnunet_topomae.evaluation.results import definitions_text, summary_table, write_csv, write_json
+
+    outputs = _outputs(options)
+    description, classes = _classes(options)
+    folders = pair_folders(options.references, options.predictions, description, options.chill)
+    names = folder_names(options.predictions)
+    summaries = {
+        name: evaluate_folder(folder, classes, options.np) for name, folder in zip(names, folders, strict=True)
+    }
+    for name, summary in summaries.items():
+        num_cases, meanings = len(summary["metric_per_case"]), summary["definitions"]
+        units = f"distances in {meanings['HD95']['unit']}, volumes in {meanings['volume_error']['unit']}"
+        print(f"\n{name}, mean over {num_cases} cases, {units}\n\n{summary_table(summary)}")
+    print(f"\n{definitions_text(summary)}\n")
+    if len(summaries) == 1:
+        write_json(outputs[0], summary)
+    else:
+        _compare(summaries, *outputs[:2])
+    if options.csv:
+        write_csv(options.csv, summaries)
+    print("\n".join(map(str, outputs)))
+
+
+def _outputs(options: argparse.Namespace) -> list[Path]:
+    """Files to write, none of which exists unless it may be overwritten."""
+    if options.np < 1:
+        raise ValueError(f"-np {options.np}: at least one process")
+    if len(options.predictions) > 1:
+        if options.o is None:
+            raise ValueError("several folders of predictions: name the file to write with -o comparison.json")
+        outputs = [options.o, options.o.with_suffix(".png")]
+    else:
+        outputs = [options.o or options.predictions[0] / "summary.json"]
+    if outputs[0].suffix != ".json":
+        raise ValueError(f"-o {options.o}: its name must end in .json")
+    outputs += [options.csv] if options.csv else []
+    for file in outputs:
+        if not file.parent.is_dir():
+            raise FileNotFoundError(f"{file.parent} is no folder")
+        if file.exists() and not options.force:
+            raise FileExistsError(f"{file} exists")
+    return outputs
+
+
+def _classes(options: argparse.Namespace):
+    """Content of dataset.json, or what stands for it, and the classes to measure."""
+    from nnunet_topomae.evaluation.classes import Classes
+    from nnunet_topomae.evaluation.pairs import file_ending
+
+    beside = [options.predictions[0] / "dataset.json", options.references.absolute().parent / "dataset.json"]
+    file = options.djfile or next((file for file in beside if file.is_file()), None)
+    if file is None:
+        if not options.labels:
+            raise ValueError("no dataset.json in PRED or beside GT: name it with -djfile, or name --labels")
+        description = {"file_ending": file_ending(options.references)}
+        return description, Classes({}, options.ignore_label).choose(options.labels)
+    print(f"Labels of {file}")
+    description = _read_object(file)
+    if "file_ending" not in description:
+        raise ValueError(f"{file} has no file_ending: it is not a dataset.json of nnU-Net v2")
+    classes = Classes.of_dataset(description, _read_object(options.pfile) if options.pfile else None)
+    if options.ignore_label not in (None, classes.ignore_label):
+        raise ValueError(f"--ignore-label {options.ignore_label}, but {file} says {classes.ignore_label}")
+    return description, classes.choose(options.labels) if options.labels else classes
+
+
+def _read_object(file: Path) -> dict:
+    import json
+
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is no valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no JSON object")
+    return content
+
+
+def _compare(summaries: dict[str, dict], file: Path, picture: Path) -> None:
+    from nnunet_topomae.evaluation.comparison import compare
+    from nnunet_topomae.evaluation.results import comparison_table, write_json
+    from nnunet_topomae.visualization.paired_differences import SHOWN, save_paired_differences
+
+    compared = compare(summaries)
+    print(f"{comparison_table(compared, SHOWN)}\n")
+    write_json(file, {"folders": summaries, "comparison": [row.as_row() for row in compared]})
+    meanings = next(iter(summaries.values()))["definitions"]
+    save_paired_differences(picture, compared, {name: meaning["unit"] for name, meaning in meanings.items()})

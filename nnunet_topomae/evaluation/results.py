@@ -1,0 +1,107 @@
+"""What an evaluation leaves behind: summary.json, a CSV, and tables for the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nnunet_topomae.evaluation.comparison import PairedDifference
+from nnunet_topomae.evaluation.folder import COUNTS, Summary, case_status
+from nnunet_topomae.evaluation.segmentation import MEASURES
+from nnunet_topomae.visualization.tables import markdown_table
+
+DIGITS = {"Dice": 4, "NSD_1mm": 4, "NSD_2mm": 4, "volume_error": 1}
+COUNT_MEANINGS = {
+    "both_empty": "class in neither, not in the means",
+    "missed": "prediction empty",
+    "invented": "reference empty",
+    "hidden": "surfaces hidden by ignored voxels, in no mean of theirs",
+}
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """As nnU-Net does, NaN for what is not defined."""
+    _write(file, json.dumps(content, indent=4, sort_keys=True) + "\n")
+
+
+def write_csv(file: Path, summaries: Mapping[str, Summary]) -> None:
+    """A line a folder, case and class; empty cells for what is not defined."""
+    text = io.StringIO()
+    writer = None
+    for folder, summary in summaries.items():
+        for case in summary["metric_per_case"]:
+            for label, metrics in case["metrics"].items():
+                row = {
+                    "predictions": folder,
+                    "case": Path(case["prediction_file"]).name,
+                    "label": label,
+                    "name": summary["label_names"][label],
+                    "status": case_status(metrics),
+                    **{name: "" if math.isnan(value) else value for name, value in metrics.items()},
+                }
+                if writer is None:
+                    writer = csv.DictWriter(text, list(row))
+                    writer.writeheader()
+                writer.writerow(row)
+    _write(file, text.getvalue())
+
+
+def _write(file: Path, text: str) -> None:
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(text, encoding="utf-8", newline="")
+    partial.replace(file)
+
+
+def summary_table(summary: Summary) -> str:
+    """A row a class and one for their mean."""
+    head = ["class", *MEASURES, *_occurring(summary)]
+    means = {summary["label_names"][key]: mean for key, mean in summary["mean"].items()}
+    means |= {"mean": summary["foreground_mean"]} if len(means) > 1 else {}
+    rows = [
+        [name, *(number(mean[m], DIGITS.get(m, 2)) for m in MEASURES), *(mean[c] for c in _occurring(summary))]
+        for name, mean in means.items()
+    ]
+    return markdown_table(head, rows)
+
+
+def _occurring(summary: Summary) -> list[str]:
+    """Counts that are not 0 everywhere; `hidden` needs a label to ignore."""
+    return [count for count in COUNTS if count != "hidden" or summary["foreground_mean"].get(count)]
+
+
+def definitions_text(summary: Summary) -> str:
+    """What the numbers of a table mean, a line each."""
+    lines = [
+        f"  {name}: {meaning['definition']}{', in ' + meaning['unit'] if meaning['unit'] else ''}"
+        for name, meaning in summary["definitions"].items()
+    ]
+    lines.append("  one mask empty: Dice and NSD 0, distances the volume's diagonal; both empty: not in the mean")
+    lines.append("  cases: " + "; ".join(f"{count}: {COUNT_MEANINGS[count]}" for count in _occurring(summary)))
+    return "\n".join(lines)
+
+
+def comparison_table(compared: Sequence[PairedDifference], measures: Sequence[str]) -> str:
+    """A row a folder, measure and class that has a case."""
+    head = ["measure", "class", "difference", "mean", "95 % interval", "p (Wilcoxon)", "p (Holm)", "cases", "left out"]
+    rows = []
+    for row in compared:
+        if row.measure in measures and row.cases:
+            digits = DIGITS.get(row.measure, 2)
+            interval = f"{number(row.low, digits, '+')} to {number(row.high, digits, '+')}"
+            rows.append(
+                [
+                    *(row.measure, row.name, f"{row.other} − {row.baseline}", number(row.mean, digits, "+")),
+                    *(interval, number(row.p, 4), number(row.p_holm, 4), len(row.cases), len(row.left_out)),
+                ]
+            )
+    return markdown_table(head, rows)
+
+
+def number(value: float, digits: int, sign: str = "") -> str:
+    """With so many decimals; a dash for NaN."""
+    return "–" if math.isnan(value) else f"{value:{sign}.{digits}f}"

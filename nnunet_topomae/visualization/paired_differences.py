@@ -1,0 +1,66 @@
+"""Paired differences between folders of predictions, case by case."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nnunet_topomae.evaluation.comparison import PairedDifference
+from nnunet_topomae.evaluation.segmentation import MEASURES
+from nnunet_topomae.visualization.palette import BLUE, MUTED_BLUE, VERMILION
+
+SHOWN = ("Dice", "NSD_1mm", "HD95", "betti_error")
+
+
+def save_paired_differences(path: str | Path, compared: Sequence[PairedDifference], units: Mapping[str, str]) -> None:
+    """A row of panels a folder, a column a measure: a dot a case, the mean with its interval, the corrected p.
+
+    Blue: the whole interval is on the better side; orange: on the worse. Classes without a case are left out.
+    """
+    compared = [row for row in compared if row.measure in SHOWN and row.cases]
+    others = list(dict.fromkeys(row.other for row in compared))
+    num_classes = len({row.label for row in compared})
+    height = 1.3 + 0.42 * num_classes
+    figure = Figure(figsize=(3.6 * len(SHOWN) + 1, height * len(others) + 0.4), layout="constrained")
+    panels = figure.subplots(len(others), len(SHOWN), squeeze=False, sharex="col", sharey=True)
+    for line, other in zip(panels, others, strict=True):
+        for axes, measure in zip(line, SHOWN, strict=True):
+            rows = [row for row in compared if row.other == other and row.measure == measure]
+            _draw(axes, rows, units[measure])
+        line[0].set_ylabel(f"{other}\n− {rows[0].baseline}")
+    for axes, measure in zip(panels[0], SHOWN, strict=True):
+        axes.set_title(measure)
+    title = "Paired differences: a dot a case; mean and 95 % bootstrap interval; Wilcoxon's p after Holm"
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, dpi=120)
+
+
+def _draw(axes: Axes, rows: Sequence[PairedDifference], unit: str) -> None:
+    better = 1 if MEASURES[rows[0].measure].more_is_better else -1
+    axes.axvline(0, color="0.6", linewidth=1)
+    jitter = np.random.default_rng(0)
+    for position, row in enumerate(rows):
+        heights = position + jitter.uniform(-0.18, 0.18, len(row.differences))
+        axes.plot(row.differences, heights, "o", color=MUTED_BLUE, alpha=0.35, markersize=4, markeredgewidth=0)
+        worst, best = sorted((better * row.low, better * row.high))
+        colour = BLUE if worst > 0 else VERMILION if best < 0 else "0.35"
+        if not math.isnan(row.low):
+            axes.plot([row.low, row.high], [position] * 2, color=colour, linewidth=2.5, solid_capstyle="butt")
+        axes.plot(row.mean, position, "D", color=colour, markersize=6)
+        text = "" if math.isnan(row.p_holm) else f"p {_p(row.p_holm)}, n {len(row.cases)}"
+        axes.text(1, position - 0.3, text, transform=axes.get_yaxis_transform(), ha="right", fontsize=7, color="0.3")
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.6)
+    axes.grid(axis="x", alpha=0.3)
+    axes.margins(x=0.1)
+    side = "right" if better > 0 else "left"
+    axes.set_xlabel(f"difference{f' in {unit}' if unit else ''}, better to the {side}", fontsize=9)
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
