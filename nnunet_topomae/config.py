@@ -17,6 +17,7 @@ from typing import Any
 ENVIRONMENT_PREFIX = "NNUNET_TOPOMAE_"
 PLANS_SECTION = "topomae"
 OF_PRESET = -1  # a learning rate that follows from the preset
+PHASES = BOTH, PRETRAINING, FINETUNING = "both phases", "pre-training", "fine-tuning"
 
 
 class ConfigError(ValueError):
@@ -44,43 +45,59 @@ _FRACTION = ("strictly between 0 and 1", lambda value: 0 < value < 1)
 _LEARNING_RATE = ("at least 0, or -1: the preset's", lambda value: value >= 0 or value == OF_PRESET)
 
 
-def _knob(default: Any, meaning: str, unit: str = "", valid: tuple[str, Callable[[Any], bool]] = _ANY) -> Any:
-    return field(default=default, metadata={"meaning": meaning, "unit": unit, "valid": valid})
+def _knob(
+    default: Any,
+    meaning: str,
+    unit: str = "",
+    valid: tuple[str, Callable[[Any], bool]] = _ANY,
+    phase: str = PRETRAINING,
+) -> Any:
+    return field(default=default, metadata={"meaning": meaning, "unit": unit, "valid": valid, "phase": phase})
 
 
 @dataclass(frozen=True)
 class TopoMAEConfig:
-    """The knobs of pre-training and fine-tuning. `describe_knobs()` prints them with unit, default and meaning."""
+    """The knobs of pre-training and fine-tuning. `nnunet-topomae knobs` shows them with default and meaning."""
 
-    preset: str = _knob("base", "widths and depths of the networks", valid=_one_of("tiny", "small", "base"))
+    preset: str = _knob("base", "widths and depths of the networks", valid=_one_of("tiny", "small", "base"), phase=BOTH)
     fusion: str = _knob(
         "bottleneck",
         "how ViT features meet UNETR++ in fine-tuning; unetrpp_only and vit_only leave one encoder out (ablations)",
         valid=_one_of("stages", "bottleneck", "cross_attention", "unetrpp_only", "vit_only"),
+        phase=FINETUNING,
     )
     drop_path_rate: float = _knob(
-        0.0, "stochastic depth: largest probability that a ViT block is skipped", valid=_between(0, 0.9)
+        0.0, "stochastic depth: largest probability that a ViT block is skipped", valid=_between(0, 0.9), phase=BOTH
     )
-    layer_scale: float = _knob(0.0, "initial layer scale of the ViT's blocks; 0: none", valid=_at_least(0))
+    layer_scale: float = _knob(0.0, "initial layer scale of the ViT's blocks; 0: none", valid=_at_least(0), phase=BOTH)
     pretrained: str = _knob(
-        "", "pre-trained checkpoint to fine-tune; empty: the one of this dataset, plans, configuration and fold; 'none'"
+        "",
+        "pre-trained checkpoint to fine-tune; empty: the one of this dataset, plans, configuration and fold; 'none'",
+        phase=FINETUNING,
     )
     seed: int = _knob(
-        -1, "seed of weights, crops and masks; -1 draws a new one each run", valid=_between(-1, 2**31 - 1)
+        -1, "seed of weights, crops and masks; -1 draws a new one each run", valid=_between(-1, 2**31 - 1), phase=BOTH
     )
 
     pretrain_epochs: int = _knob(1000, "length of pre-training", "epochs", _at_least(1))
-    finetune_epochs: int = _knob(1000, "length of fine-tuning", "epochs", _at_least(1))
-    iterations_per_epoch: int = _knob(250, "optimiser steps in an epoch", "steps", _at_least(1))
-    val_iterations_per_epoch: int = _knob(50, "validation batches in an epoch", "batches", _at_least(1))
+    finetune_epochs: int = _knob(1000, "length of fine-tuning", "epochs", _at_least(1), FINETUNING)
+    iterations_per_epoch: int = _knob(250, "optimiser steps in an epoch", "steps", _at_least(1), BOTH)
+    val_iterations_per_epoch: int = _knob(50, "validation batches in an epoch", "batches", _at_least(1), BOTH)
 
     pretrain_lr: float = _knob(-1.0, "peak learning rate of pre-training (AdamW)", valid=_LEARNING_RATE)
-    finetune_lr: float = _knob(-1.0, "peak learning rate of fine-tuning (AdamW)", valid=_LEARNING_RATE)
-    pretrained_lr_factor: float = _knob(
-        1.0, "learning rate of pre-trained parameters in fine-tuning, as a factor on finetune_lr", valid=_at_least(0)
+    finetune_lr: float = _knob(
+        -1.0, "peak learning rate of fine-tuning (AdamW)", valid=_LEARNING_RATE, phase=FINETUNING
     )
-    weight_decay: float = _knob(0.05, "AdamW weight decay of matrices and kernels", valid=_at_least(0))
-    warmup_fraction: float = _knob(0.05, "part of the epochs with rising learning rate", valid=_between(0, 1))
+    pretrained_lr_factor: float = _knob(
+        1.0,
+        "learning rate of pre-trained parameters in fine-tuning, as a factor on finetune_lr",
+        valid=_at_least(0),
+        phase=FINETUNING,
+    )
+    weight_decay: float = _knob(0.05, "AdamW weight decay of matrices and kernels", valid=_at_least(0), phase=BOTH)
+    warmup_fraction: float = _knob(
+        0.05, "part of the epochs with rising learning rate", valid=_between(0, 1), phase=BOTH
+    )
     pretrain_gradient_clip: float = _knob(1.0, "largest gradient norm in pre-training", valid=_at_least(0))
 
     mask_ratio: float = _knob(0.75, "part of the tokens that is masked", valid=_FRACTION)
@@ -153,15 +170,6 @@ class TopoMAEConfig:
             f"  {knob.name:{width}}  {getattr(self, knob.name)!r}{marks[getattr(self, knob.name) == knob.default]}"
             for knob in fields(self)
         )
-
-
-def describe_knobs() -> str:
-    """A Markdown table of every knob: environment variable, default, unit, what is valid, meaning."""
-    rows = ["| knob | default | unit | valid | meaning |", "| --- | --- | --- | --- | --- |"]
-    for knob in fields(TopoMAEConfig):
-        unit, valid, meaning = knob.metadata["unit"], knob.metadata["valid"][0], knob.metadata["meaning"]
-        rows.append(f"| `{knob.name}` | `{knob.default!r}` | {unit} | {valid} | {meaning} |")
-    return "\n".join(rows)
 
 
 def _known(values: Any, origin: str) -> dict[str, Any]:

@@ -16,11 +16,11 @@ import numpy as np
 from nnunetv2.evaluation.evaluate_predictions import load_summary_json
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 
-from nnunet_topomae.cli import external_trainers
 from nnunet_topomae.data.few_label import write_few_label_split
 from nnunet_topomae.data.phantom import write_phantom_dataset
 from nnunet_topomae.evaluation.held_out import HeldOut
 from nnunet_topomae.evaluation.thresholds import Baselines, trivial_baselines
+from nnunet_topomae.folders import EXT_TRAINER, external_trainers
 from nnunet_topomae.visualization.segmentation import SegmentedCase, save_segmentation_figure
 from nnunet_topomae.visualization.tables import markdown_table
 
@@ -53,7 +53,7 @@ class Shell:
     logs: Path
 
     def run(self, title: str, *command: str) -> None:
-        """Raises DemoError with the end of the log if the command fails."""
+        """Raises DemoError, after the end of the log has been printed, if the command fails."""
         log = self.logs / f"{len(list(self.logs.iterdir())) + 1}_{command[0]}.log"
         print(f"\n{title}\n  $ {shlex.join(command)}", flush=True)
         start = time.monotonic()
@@ -74,8 +74,8 @@ class Shell:
                     _show_progress(time.monotonic() - start, line)
         _show_progress(time.monotonic() - start, f"done, log in {log}", last=True)
         if process.returncode:
-            tail = "".join(log.read_text().splitlines(keepends=True)[-25:])
-            raise DemoError(f"{command[0]} failed with status {process.returncode}. The end of {log}:\n\n{tail}")
+            print(f"\nThe end of {log}:\n", *log.read_text().splitlines()[-25:], sep="\n", flush=True)
+            raise DemoError(f"{command[0]} failed with status {process.returncode}: see {log}")
 
 
 def _show_progress(seconds: float, line: str, last: bool = False) -> None:
@@ -230,7 +230,7 @@ def _environment(out: Path) -> dict[str, str]:
         "nnUNet_raw": str(out / "raw"),
         "nnUNet_preprocessed": str(out / "preprocessed"),
         "nnUNet_results": str(out / "results"),
-        "nnUNet_extTrainer": external_trainers(),
+        EXT_TRAINER: external_trainers(),
         "nnUNet_def_n_proc": str(_processes() // 2 or 1),
         "nnUNet_n_proc_DA": str(_processes() // 2 or 1),
         **{variable: os.environ.get(variable, value) for variable, value in BUDGET.items()},

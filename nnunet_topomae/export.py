@@ -16,8 +16,8 @@ from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.networks.unetrpp import UNETRPP
 from nnunet_topomae.networks.vit import ViTEncoder
-from nnunet_topomae.planning.plans_file import write_json
-from nnunet_topomae.training.base import geometry_of, vit_options
+from nnunet_topomae.planning.plans_file import geometry_of, write_json
+from nnunet_topomae.training.base import vit_options
 from nnunet_topomae.training.checkpoint import Origin, read_checkpoint
 
 Weights = dict[str, torch.Tensor]

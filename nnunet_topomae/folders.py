@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+EXT_TRAINER = "nnUNet_extTrainer"
 
 
 def shipped_folder(name: str) -> Path:
@@ -12,3 +15,14 @@ def shipped_folder(name: str) -> Path:
         if folder.is_dir():
             return folder
     raise FileNotFoundError(f"no {package / f'_{name}'} nor {package.parent / name}: install nnunet-topomae anew")
+
+
+def trainers_folder() -> Path:
+    """Where nnU-Net is to find the trainers."""
+    return shipped_folder("trainers")
+
+
+def external_trainers() -> str:
+    """The value of nnUNet_extTrainer that adds our trainers to those that are set."""
+    folders = [folder for folder in os.environ.get(EXT_TRAINER, "").split(os.pathsep) if folder]
+    return os.pathsep.join(dict.fromkeys([*folders, str(trainers_folder())]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -19,8 +20,9 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_topomae.cli import trainers_folder
+from nnunet_topomae import cli
 from nnunet_topomae.data.phantom import write_phantom_dataset
+from nnunet_topomae.folders import trainers_folder
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -105,6 +107,21 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Phantom]:
             patch.setenv(name, str(value))
         phantom.run("nnUNetv2_plan_and_preprocess", "-d", phantom.dataset_id, "-c", "3d_fullres", "-np", 2, "-npfp", 2)
         yield phantom
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command of nnunet-topomae that must end with status 2 and one line, where `saying` is found."""
+
+    def refused(command: str, *arguments: object, saying: str) -> None:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main([*command.split(), *map(str, arguments)])
+        lines = capsys.readouterr().err.splitlines()
+        assert stop.value.code == 2 and len(lines) == 1
+        assert re.search(saying, lines[0])
+
+    return refused
 
 
 @pytest.fixture

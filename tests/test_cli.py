@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -11,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from nnunet_topomae import __version__, cli
-from nnunet_topomae.config import TopoMAEConfig
 
 REPOSITORY = Path(__file__).parents[1]
 TRAINERS = ("TopoMAEPretrainer", "TopoMAEFinetuner", "TopoMAEFinetunerFromScratch")
@@ -79,18 +80,65 @@ def test_a_wheel_carries_trainers_and_plans_and_needs_no_repository(tmp_path: Pa
     assert found == str(package / "training" / "finetuner.py")
 
 
-def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "nnunet_topomae.cli", *command], capture_output=True, text=True)
+
+
+def test_help_names_every_command() -> None:
+    done = run("--help")
+    assert done.returncode == 0 and not done.stderr and len(done.stdout.splitlines()) < 40
+    listed = {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith("    ")}
+    assert all(len(listed[name].split()) > 3 for name in cli.COMMANDS), "each has its help on the same line"
+
+
+def test_every_file_of_a_command_is_listed() -> None:
+    files = {file.stem for file in (REPOSITORY / "nnunet_topomae" / "commands").glob("[!_]*.py")}
+    assert files == {name.replace("-", "_") for name in cli.COMMANDS}
+
+
+def test_help_needs_nothing_that_is_slow_to_import() -> None:
+    code = (
+        "import sys; from nnunet_topomae import cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: sys.exit(str({'numpy', 'torch', 'nnunetv2', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.strip() == "set()"
+
+
+def test_version_names_what_a_report_needs(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        cli.main(["--help"])
-    text = capsys.readouterr().out
-    assert stop.value.code == 0 and len(text.splitlines()) < 30
-    assert all(f"\n    {name}" in text for name in ("env", "knobs", "few-label-split", "demo"))
+        cli.main(["--version"])
+    assert stop.value.code == 0
+    assert re.fullmatch(
+        rf"nnunet-topomae {__version__} \(nnU-Net .+, PyTorch .+, Python .+\)\n", capsys.readouterr().out
+    )
 
 
-def test_knobs_lists_every_field(capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(["knobs"])
-    text = capsys.readouterr().out
-    assert all(f"`{name}`" in text for name in TopoMAEConfig.__dataclass_fields__)
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("", "required: COMMAND. See nnunet-topomae --help"),
+        ("trian", "invalid choice: 'trian' .*'env'.* See nnunet-topomae --help"),
+        ("describe", "nnunet-topomae describe: .*required: -d. See nnunet-topomae describe --help"),
+        ("describe -d 100 --memory lots", "--memory: invalid float value: 'lots'"),
+        ("describe -d Hippocampus", "correct dataset name"),
+        ("knobs mask_ration", "no knob 'mask_ration'"),
+    ],
+)
+def test_a_mistake_is_one_line(refused, command: str, says: str) -> None:
+    refused(command, saying=says)
+
+
+def test_a_reader_that_stops_early_is_no_error() -> None:
+    command = f"{shlex.quote(sys.executable)} -m nnunet_topomae.cli knobs | true"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr
+
+
+def test_no_foreign_warning_is_printed(phantom) -> None:
+    done = run("describe", "-d", str(phantom.dataset_id))
+    assert done.returncode == 0 and not done.stderr
 
 
 @pytest.fixture
@@ -109,19 +157,15 @@ def preprocessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("dataset", ["7", "Dataset007_Toy"])
-def test_few_label_split_finds_the_dataset_as_nnunet_does(preprocessed: Path, dataset: str) -> None:
+def test_few_label_split_finds_the_dataset_as_nnunet_does(preprocessed: Path, dataset: str, refused) -> None:
     cli.main(["few-label-split", "-d", dataset, "--labels", "1"])
     split = json.loads((preprocessed / "splits_final.json").read_text())
     assert split == [{"train": ["a"], "val": ["b"], "unlabelled": []}]
-    with pytest.raises(SystemExit, match="splits_final.json exists.*--force"):
-        cli.main(["few-label-split", "-d", dataset, "--labels", "1"])
+    refused("few-label-split -d", dataset, "--labels", "1", saying="splits_final.json exists.*--force")
     cli.main(["few-label-split", "-d", dataset, "--labels", "1", "--force"])
 
 
-def test_few_label_split_says_what_is_missing(preprocessed: Path, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="no split with 5 labelled cases, only 1"):
-        cli.main(["few-label-split", "-d", "7", "--labels", "5"])
-    with pytest.raises(SystemExit, match="other.json does not exist"):
-        cli.main(["few-label-split", "-d", "7", "--labels", "1", "--from", str(tmp_path / "other.json")])
-    with pytest.raises(SystemExit, match="dataset with the ID 8"):
-        cli.main(["few-label-split", "-d", "8", "--labels", "1"])
+def test_few_label_split_says_what_is_missing(preprocessed: Path, tmp_path: Path, refused) -> None:
+    refused("few-label-split -d 7 --labels 5", saying="no split with 5 labelled cases, only 1")
+    refused("few-label-split -d 7 --labels 1 --from", tmp_path / "other.json", saying="other.json does not exist")
+    refused("few-label-split -d 8 --labels 1", saying="dataset with the ID 8")

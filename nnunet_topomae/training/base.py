@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import distributed as dist
 from torch import nn
 from torch._dynamo import OptimizedModule
@@ -18,8 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig
 from nnunet_topomae.data.checks import LabelRange, check_cases, check_none_missing, check_previous_stage
-from nnunet_topomae.networks.geometry import Geometry, geometry_from_plan
-from nnunet_topomae.planning.plans_file import configuration_of
+from nnunet_topomae.planning.plans_file import configuration_of, geometry_of
 from nnunet_topomae.training.checkpoint import read_trusted_checkpoint
 from nnunet_topomae.training.resumable import ResumableTrainer
 
@@ -190,18 +188,6 @@ class TopoMAETrainer(ResumableTrainer):
                     f"{subject} trained with {knob} = {there!r}, this run has {here!r}. They must agree: set "
                     f"NNUNET_TOPOMAE_{knob.upper()}={there}, or train with plans of another name (-p)."
                 )
-
-
-def geometry_of(configuration: ConfigurationManager) -> Geometry:
-    """The geometry of both networks for one configuration of a plan. Raises ValueError that says what is wrong."""
-    try:
-        patch_size, strides = configuration.patch_size, configuration.pool_op_kernel_sizes
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"the configuration in the plans has no patch_size or no architecture.arch_kwargs.strides ({error!r}): "
-            "plan the dataset again with nnUNetv2_plan_experiment"
-        ) from error
-    return geometry_from_plan(patch_size, strides)
 
 
 def vit_options(config: TopoMAEConfig) -> dict[str, float | None]:

@@ -14,7 +14,8 @@ from torch import nn
 from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
 from nnunet_topomae.networks.presets import PRESETS
-from nnunet_topomae.training.base import TopoMAETrainer, geometry_of, vit_options
+from nnunet_topomae.planning.plans_file import geometry_of
+from nnunet_topomae.training.base import TopoMAETrainer, vit_options
 from nnunet_topomae.training.checkpoint import read_checkpoint, refuse_pretraining_checkpoint, weights_option
 from nnunet_topomae.training.schedule import WarmupCosineSchedule, adamw, peak_lr
 

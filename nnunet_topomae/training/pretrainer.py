@@ -30,9 +30,10 @@ from nnunet_topomae.losses.position import point_distance
 from nnunet_topomae.losses.pretraining import BRANCHES, TERMS, PretrainingLoss, topological_loss
 from nnunet_topomae.networks.copretrain import CoPretrainingNetwork, CoPretrainingOutput
 from nnunet_topomae.networks.presets import PRESETS
+from nnunet_topomae.planning.plans_file import geometry_of
 from nnunet_topomae.pretext.masking import draw_mask
 from nnunet_topomae.topology import warm_up
-from nnunet_topomae.training.base import TopoMAETrainer, geometry_of, vit_options
+from nnunet_topomae.training.base import TopoMAETrainer, vit_options
 from nnunet_topomae.training.pictures import log_picture
 from nnunet_topomae.training.schedule import WarmupCosineSchedule, adamw, peak_lr
 from nnunet_topomae.visualization.progress import save_progress_figure

@@ -11,7 +11,7 @@ import pytest
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_topomae.cli import trainers_folder
+from nnunet_topomae.folders import trainers_folder
 from nnunet_topomae.training.finetuner import TopoMAEFinetuner
 
 OURS, PLAIN = "TopoMAEFinetuner", "OneStepTrainer"

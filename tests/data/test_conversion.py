@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from collections.abc import Callable
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import SimpleNamespace
@@ -87,35 +88,39 @@ def test_btcv_keeps_thirteen_organs_untouched(source: Path, raw: Path) -> None:
     assert not (dataset / "imagesTs").exists(), "Testing is not inside the folder that was named"
 
 
-def refuses(source: Path, raw: Path, message: str) -> None:
-    with pytest.raises(SystemExit, match=message):
-        cli.main(["convert", "synapse", str(source), "-d", "8"])
-    assert not raw.exists() or not list(raw.iterdir()), "nothing is left behind"
+@pytest.fixture
+def refuses(refused) -> Callable[[Path, Path, str], None]:
+    def refuses(source: Path, raw: Path, message: str) -> None:
+        refused("convert synapse", source, "-d", "8", saying=message)
+        assert not raw.exists() or not list(raw.iterdir()), "nothing is left behind"
+
+    return refuses
 
 
-def test_each_image_needs_its_label_and_each_label_its_image(source: Path, raw: Path) -> None:
+def test_each_image_needs_its_label_and_each_label_its_image(source: Path, raw: Path, refuses) -> None:
     (source / "Training/label/label0022.nii.gz").unlink()
     refuses(source, raw, "without label: .*img0022.nii.gz")
     (source / "Training/img/img0001.nii.gz").unlink()
     refuses(source, raw, "without label: .*img0022.nii.gz; without image: .*label0001.nii.gz")
 
 
-def test_unknown_values_are_named_with_their_file(source: Path, raw: Path) -> None:
+def test_unknown_values_are_named_with_their_file(source: Path, raw: Path, refuses) -> None:
     write(source / "Training/label/label0022.nii.gz", np.full(SIZE, 14, np.uint8))
     refuses(source, raw, r"label0022.nii.gz has values that are no organ: \[14\]")
 
 
-def test_label_and_image_have_one_size(source: Path, raw: Path) -> None:
+def test_label_and_image_have_one_size(source: Path, raw: Path, refuses) -> None:
     write(source / "Training/label/label0001.nii.gz", np.zeros((8, 10, 11), np.uint8))
     refuses(source, raw, r"label0001.nii.gz has size \(11, 10, 8\), but .*img0001.nii.gz has \(12, 10, 8\)")
 
 
-def test_a_folder_without_images_is_refused(tmp_path: Path, raw: Path) -> None:
+def test_a_folder_without_images_is_refused(tmp_path: Path, raw: Path, refuses) -> None:
     refuses(tmp_path, raw, r"no img/img\*.nii.gz in")
 
 
-def test_a_dataset_is_never_overwritten(source: Path, raw: Path) -> None:
+def test_a_dataset_is_never_overwritten(source: Path, raw: Path, refused) -> None:
     (raw / "Dataset008_Mine").mkdir(parents=True)
-    with pytest.raises(SystemExit, match="the id 8 is taken by Dataset008_Mine: choose another one with -d"):
-        cli.main(["convert", "synapse", str(source), "-d", "8"])
+    refused(
+        "convert synapse", source, "-d", "8", saying="the id 8 is taken by Dataset008_Mine: choose another one with -d"
+    )
     assert [path.name for path in raw.iterdir()] == ["Dataset008_Mine"]

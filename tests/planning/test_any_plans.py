@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.networks import Geometry
-from nnunet_topomae.planning.plans_file import configuration_of, read_plans
-from nnunet_topomae.training.base import geometry_of
+from nnunet_topomae.planning.plans_file import configuration_of, geometry_of, read_plans
 
 PLANS = {
     "configurations": {

@@ -10,8 +10,7 @@ from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.networks.summary import NetworkSummary
 from nnunet_topomae.planning.memory import GIB, USABLE_MEMORY, Workload, largest_batch
-from nnunet_topomae.planning.plans_file import Plans, configuration_of
-from nnunet_topomae.training.base import geometry_of
+from nnunet_topomae.planning.plans_file import Plans, configuration_of, geometry_of
 from nnunet_topomae.visualization.tables import markdown_table
 
 
