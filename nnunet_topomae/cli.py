@@ -24,6 +24,8 @@ COMMANDS = (  # in the order in which a newcomer meets them
     "few-label-split",
     "add-unlabelled",
     "knobs",
+    "report",
+    "figure",
     "export-encoder",
 )
 

@@ -73,12 +73,12 @@ def save_panels(folder: Path, epoch: int, evaluation: PretrainingEvaluation, cas
             pictures[case] = folder / f"{_stem(epoch)}_{case}.png"
             evaluation.draw(pictures[case], f"{case}, epoch {epoch}", crop)
             panels.append(_panel(case, epoch, crop, np.asarray(evaluation.spacing, dtype=np.float32)))
-    _write(folder / f"{_stem(epoch)}.npz", panels)
+    write_panels(folder / f"{_stem(epoch)}.npz", panels)
     return pictures
 
 
 def read_panels(folder: Path) -> list[Panel]:
-    """Everything that `save_panels` has written to a folder, in the order of epochs; empty if there is none.
+    """All in the files epoch_*.npz of a folder, in the order of epochs; empty if there is none.
 
     Raises:
         ValueError: a file is damaged or no panel.
@@ -120,7 +120,7 @@ def _stem(epoch: int) -> str:
     return f"epoch_{epoch:04d}"
 
 
-def _write(file: Path, panels: Sequence[Panel]) -> None:
+def write_panels(file: Path, panels: Sequence[Panel]) -> None:
     """Whole or not at all: a training may be killed meanwhile."""
     arrays = {}
     for index, panel in enumerate(panels):
