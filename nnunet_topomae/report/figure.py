@@ -44,7 +44,7 @@ class Pretraining:
 
     @property
     def dataset_folder(self) -> Path:
-        return Path(nnUNet_preprocessed or "", self.origin.plans["dataset_name"])
+        return Path(nnUNet_preprocessed, self.origin.plans["dataset_name"])
 
     def validation_cases(self) -> list[str]:
         """Of its fold; for fold all every case."""

@@ -10,10 +10,11 @@ import numpy as np
 from nnunet_topomae.evaluation.panels import Panel
 from nnunet_topomae.losses.pretraining import BRANCHES
 from nnunet_topomae.report.runs import NETWORKS, Run
+from nnunet_topomae.report.strips import as_bytes
 from nnunet_topomae.report.viewer import Viewer
 
-MAX_EPOCHS = 8  # shown of a run
-LEVELS = 64  # of grey in reconstructions: half the bytes
+WINDOW = (0, 255)  # a panel's volumes are bytes already
+MAX_EPOCHS = 6  # shown of a run
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def reconstruction_viewer(case: ReconstructedCase) -> Viewer:
         f"{case.name}: input, mask and reconstructions",
         epochs=case.epochs,
     )
-    base, mask = viewer.add_volume("input", panel.image), viewer.add_volume("mask", panel.mask)
+    base, mask = viewer.add_volume("input", as_bytes(panel.image, WINDOW)), viewer.add_volume("mask", panel.mask)
     viewer.add_panel("input", base)
     viewer.add_panel("masked input", base, mask=mask, note=f"{panel.mask.mean():.0%} hidden")
     for run in case.runs:
@@ -93,5 +94,4 @@ def reconstruction_viewer(case: ReconstructedCase) -> Viewer:
 
 def _only_masked(panel: Panel, network: str) -> np.ndarray:
     """The page takes visible voxels from the input; zeros cost nothing in a PNG."""
-    coarse = np.rint(panel.completed[network] / (255 / (LEVELS - 1))) * (255 / (LEVELS - 1))
-    return np.where(panel.mask, coarse, 0).astype(np.uint8)
+    return np.where(panel.mask, as_bytes(panel.completed[network], WINDOW), 0).astype(np.uint8)

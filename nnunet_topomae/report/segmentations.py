@@ -19,7 +19,7 @@ from nnunet_topomae.report.viewer import Viewer
 from nnunet_topomae.visualization.palette import CLASSES
 from nnunet_topomae.visualization.slices import grey_window
 
-MAX_VOXELS = 400_000  # of a case in the page; larger ones are thinned out
+MAX_VOXELS = 900_000  # of a case in the page; larger ones are thinned out
 MARGIN = 0.2  # around what is labelled, as a part of its size
 LARGEST_LABEL = 255
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.evaluation.panels import Panel, write_panels
 from nnunet_topomae.pretext.position import crop_at, nine_points
+from nnunet_topomae.report.page import write_report
 
 DATASET = "Dataset777_Report"
 SHAPE = (12, 20, 16)
@@ -159,37 +160,44 @@ def panel(case: str, epoch: int, offset: float = 0.0) -> Panel:
 
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Results:
+    return empty_results(tmp_path, monkeypatch)
+
+
+def empty_results(base: Path, patch: pytest.MonkeyPatch) -> Results:
     for name in ("raw", "preprocessed", "results"):
-        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
-    return Results(tmp_path)
+        patch.setenv(f"nnUNet_{name}", str(base / name))
+    return Results(base)
 
 
 @pytest.fixture(scope="session")
-def new_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], Any]]:
-    """Starts a headless Chromium of so many pixels' width."""
+def page_of_all_kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page about a pre-training, a fine-tuning and nnU-Net's own trainer."""
+    base = tmp_path_factory.mktemp("all kinds")
+    with pytest.MonkeyPatch.context() as patch:
+        results = empty_results(base, patch)
+        results.pretraining(epochs=(1, 2))
+        results.segmentation("TopoMAEFinetuner", shift=1)
+        results.segmentation("nnUNetTrainer", shift=2)
+        return write_report([results.dataset], base / "a report [1].html", 5)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A headless Chromium."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install .[test]")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     if not chromium or not driver:
         pytest.skip("no Chromium with its chromedriver here (Debian: apt install chromium chromium-driver)")
-    started = []
-
-    def start(width: int):
-        options = webdriver.ChromeOptions()
-        options.binary_location = chromium
-        for switch in (
-            *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"),
-            *("disable-background-networking", "disable-component-update", "disable-dev-shm-usage"),
-            f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
-        ):
-            options.add_argument(f"--{switch}")
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
-        started.append(browser)
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        return browser
-
-    yield start
-    for browser in started:
-        browser.quit()
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for switch in (
+        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"),
+        *("disable-background-networking", "disable-component-update", "disable-dev-shm-usage"),
+        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):
+        options.add_argument(f"--{switch}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
+    yield chrome
+    chrome.quit()

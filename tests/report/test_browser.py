@@ -4,37 +4,27 @@ import json
 
 import pytest
 
-from nnunet_topomae.report.page import write_report
-
 WIDE, PHONE = 1280, 400
 
 
 @pytest.fixture
-def opened(results, tmp_path, new_browser):
-    """Opens a page about three kinds of runs; at its end nothing must have gone wrong or over the network."""
-    results.pretraining(epochs=(1, 2))
-    results.segmentation("TopoMAEFinetuner", shift=1)
-    results.segmentation("nnUNetTrainer", shift=2)
-    page = write_report([results.dataset], tmp_path / "a report [1].html", 5)
-    browsers = []
-
-    def open_page(width: int):
-        browser = new_browser(width)
-        browser.get(page.as_uri())
-        WebDriverWait(browser, 60).until(
-            lambda b: b.execute_script("return [...document.querySelectorAll('.viewer')].every(v => v.dataset.ready)")
-        )
-        browsers.append(browser)
-        return browser
-
+def opened(page_of_all_kinds, browser):
+    """Opens the page in a window of some width; meanwhile nothing may go wrong or over the network."""
     from selenium.webdriver.support.ui import WebDriverWait
 
+    def open_page(width: int):
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.get(page_of_all_kinds.as_uri())
+        drawn = "return [...document.querySelectorAll('.viewer')].every(viewer => viewer.dataset.ready)"
+        WebDriverWait(browser, 60).until(lambda b: b.execute_script(drawn))
+        return browser
+
     yield open_page
-    for browser in browsers:
-        assert browser.get_log("browser") == []
-        events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-        asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-        assert page.as_uri() in asked and not [url for url in asked if url.startswith("http")]
+    assert browser.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    assert page_of_all_kinds.as_uri() in asked and not [url for url in asked if url.startswith("http")]
 
 
 def pixels(browser, article: int) -> list[str]:
