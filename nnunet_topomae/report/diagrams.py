@@ -14,7 +14,7 @@ from nnunet_topomae.report.svg import inline_svg
 from nnunet_topomae.topology import persistence_diagrams, squared_wasserstein
 from nnunet_topomae.visualization.palette import NETWORKS
 
-DIMENSIONS = ("components", "tunnels", "cavities")
+DIMENSIONS = ("H₀ components", "H₁ tunnels", "H₂ cavities")
 MAX_SHOWN = 80  # pairs of the matching, those that cost most
 
 
@@ -35,11 +35,10 @@ def matched_diagrams(panel: Panel, network: str, name: str) -> list[MatchedDiagr
         for volume in (panel.image, panel.completed[network])
     )
     compared = []
-    for dimension, (a, b) in enumerate(zip(before, after, strict=True)):
+    for title, a, b in zip(DIMENSIONS, before, after, strict=True):
         ours, theirs = a.finite().points, b.finite().points
         result = squared_wasserstein(ours, theirs)
-        title = f"dimension {dimension}: {DIMENSIONS[dimension]}"
-        described = f"{name}, persistence diagram in {title}: W2² {result.cost:.3g}"
+        described = f"{name}, persistence diagram of {title}: W2² {result.cost:.3g}"
         figure = inline_svg(_draw(ours, theirs, result.matching, NETWORKS[network]), described)
         compared.append(MatchedDiagrams(title, result.cost, (len(ours), len(theirs)), figure))
     return compared
@@ -56,7 +55,7 @@ def _draw(a: np.ndarray, b: np.ndarray, matching: np.ndarray, colour: str) -> Fi
     for points, column, style, shade in ((a, 0, "o", "0.1"), (b, 1, "x", colour)):
         of_points = matching[shown, column]
         at = points[of_points[of_points >= 0]]
-        axes.plot(*at.T, style, color=shade, markersize=3.5, markerfacecolor="none", markeredgewidth=0.9)
+        axes.plot(*at.T, style, color=shade, markersize=3.8, markerfacecolor="none", markeredgewidth=1.1)
     if len(shown):
         low, high = ends[shown].min(), ends[shown].max()
         axes.plot([low, high], [low, high], color="0.3", linewidth=0.8)

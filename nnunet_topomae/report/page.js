@@ -124,4 +124,3 @@ document.querySelectorAll(".viewer").forEach(start);
 document.querySelectorAll("table.sortable").forEach((table) => {
   table.querySelectorAll("thead button").forEach((button, column) => button.addEventListener("click", () => sortBy(table, column)));
 });
-window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((details) => { details.open = true; }));

@@ -15,12 +15,11 @@ import numpy as np
 import torch
 
 from nnunet_topomae.evaluation.panels import FOLDER, Panel, read_panels
-from nnunet_topomae.visualization.palette import CLASSES
+from nnunet_topomae.visualization.palette import RUNS
 
 CHECKPOINTS = {"final": "finished", "latest": "unfinished", "best": "unfinished"}  # the first that is there is read
 NETWORKS = {"vit": "ViT", "unetrpp": "UNETR++"}
 MAX_RUNS = len(string.ascii_uppercase)
-LINE_COLOURS = (CLASSES[6], CLASSES[5], CLASSES[2], CLASSES[3], CLASSES[0], CLASSES[1])  # dark ones first
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Run:
 
     @property
     def colour(self) -> str:
-        return LINE_COLOURS[string.ascii_uppercase.index(self.letter) % len(LINE_COLOURS)]
+        return RUNS[string.ascii_uppercase.index(self.letter) % len(RUNS)]
 
     @property
     def is_pretraining(self) -> bool:

@@ -9,5 +9,6 @@ VERMILION = "#D55E00"
 YELLOW = "#F0E442"
 MUTED_BLUE = "#4C6A85"  # ours, for large areas
 
-NETWORKS = {"vit": BLUE, "unetrpp": VERMILION}
 CLASSES = (ORANGE, SKY, GREEN, PINK, YELLOW, VERMILION, BLUE)
+RUNS = (BLUE, VERMILION, GREEN, ORANGE, SKY, PINK)  # dark ones first: thin lines on white
+NETWORKS = {"vit": PINK, "unetrpp": SKY}  # apart from the first four runs
