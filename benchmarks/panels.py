@@ -45,7 +45,7 @@ def main() -> None:
 
     device = torch.device(options.device)
     trainer = get_trainer_from_args(
-        options.dataset, options.configuration, options.fold, "TopoMAEPretrainer", options.plans, device
+        options.dataset, options.configuration, options.fold, "TopoMAEPretrainer", options.plans, device=device
     )
     trainer.on_train_start()
     torch.set_num_threads(1)

@@ -20,7 +20,7 @@ from nnunet_topomae.report.knobs import knobs, nnunet_settings
 from nnunet_topomae.report.points import point_errors, points_figure
 from nnunet_topomae.report.reconstructions import ReconstructedCase, reconstructed_cases, reconstruction_viewer
 from nnunet_topomae.report.runs import NETWORKS, Run, read_runs
-from nnunet_topomae.report.segmentations import SegmentedCase, case_viewer, mean_dice, segmented_cases
+from nnunet_topomae.report.segmentations import SegmentedCase, case_viewer, segmented_cases
 from nnunet_topomae.report.tables import duration, metric_tables, number, timing_table
 from nnunet_topomae.report.viewer import Viewer
 from nnunet_topomae.visualization.palette import MUTED_BLUE, PINK, VERMILION, YELLOW
@@ -123,7 +123,7 @@ def _is_report(file: Path) -> bool:
 
 def _overview(run: Run, cases: Sequence[SegmentedCase]) -> dict[str, Any]:
     """What is to be seen of a run at a glance."""
-    dice = {case.name: mean_dice(case.dice[run.letter]) for case in cases if run in case.runs}
+    dice = {case.name: case.mean_dice[run.letter] for case in cases if run in case.runs}
     known = {name: value for name, value in dice.items() if not isnan(value)}
     worst = min(known, key=lambda name: known[name]) if known else None
     planned = run.setting("num_epochs")

@@ -73,16 +73,27 @@ class Run:
     @property
     def epochs(self) -> int:
         """Number of epochs that have passed."""
-        return len(self.logging.get("epoch_end_timestamps", ()))
+        return len(self.curve("epoch_end_timestamps"))
+
+    @property
+    def labels(self) -> Mapping[str, Any]:
+        """Of dataset.json, by name; empty where it is laid out otherwise."""
+        labels = self.dataset_json.get("labels")
+        return labels if isinstance(labels, dict) else {}
 
     def curve(self, name: str) -> np.ndarray:
-        """[epochs] float64; empty where that was not logged."""
-        return np.array(self.logging.get(name, ()), dtype=np.float64)
+        """[epochs] float64; empty where that was not logged, or is no curve."""
+        try:
+            values = np.array(self.logging.get(name, ()), dtype=np.float64)
+        except (TypeError, ValueError):  # another trainer may log what it likes
+            return np.empty(0)
+        return values if values.ndim == 1 else np.empty(0)
 
     @property
     def epoch_seconds(self) -> np.ndarray:
-        ends = self.curve("epoch_end_timestamps")
-        return ends - self.curve("epoch_start_timestamps")[: len(ends)]
+        starts, ends = self.curve("epoch_start_timestamps"), self.curve("epoch_end_timestamps")
+        epochs = min(len(starts), len(ends))
+        return ends[:epochs] - starts[:epochs]
 
     def setting(self, name: str) -> Any:
         """An attribute of the trainer, from debug.json; None where that has none."""
@@ -162,8 +173,7 @@ def _checkpoint(folder: Path, missing: list[str]) -> tuple[dict, dict, str]:
             continue
         try:
             content = read_curves(file)
-            epochs = len(content["logging"].get("epoch_end_timestamps", ()))
-            words = "finished" if state == "finished" else f"not finished; {file.name} holds {epochs} epochs"
+            words = state if state == "finished" else f"not finished; from {file.name}"
             return content["logging"], content["init_args"], words
         except (OSError, ValueError) as error:
             missing.append(f"No curves: {error}.")

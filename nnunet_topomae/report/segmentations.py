@@ -43,13 +43,17 @@ class SegmentedCase:
     runs: Sequence[Run]
 
     @property
+    def mean_dice(self) -> dict[str, float]:
+        """By the run's letter; NaN where no class is anywhere."""
+        return {letter: _mean_dice(dice) for letter, dice in self.dice.items()}
+
+    @property
     def worst(self) -> float:
-        """Smallest mean Dice of a run; NaN where no class is anywhere."""
-        means = [mean for mean in map(mean_dice, self.dice.values()) if not isnan(mean)]
-        return min(means, default=nan)
+        """Smallest mean Dice of a run."""
+        return min((mean for mean in self.mean_dice.values() if not isnan(mean)), default=nan)
 
 
-def mean_dice(dice: Dice) -> float:
+def _mean_dice(dice: Dice) -> float:
     """Over the classes that reference or prediction have."""
     defined = [value for value in dice.values() if not isnan(value)]
     return sum(defined) / len(defined) if defined else nan
@@ -60,7 +64,7 @@ def segmented_cases(runs: Sequence[Run]) -> list[SegmentedCase]:
     found: dict[tuple[str, str], dict[str, Dice]] = {}
     for run in runs:
         for case, metrics in case_metrics(run).items():
-            dice = {name: float(of_class.get("Dice", nan)) for name, of_class in metrics.items()}
+            dice = {name: of_class.get("Dice", nan) for name, of_class in metrics.items()}
             found.setdefault((run.dataset, case), {})[run.letter] = dice
     cases = [
         SegmentedCase(name, dataset, dice, [run for run in runs if run.letter in dice])
@@ -72,19 +76,21 @@ def segmented_cases(runs: Sequence[Run]) -> list[SegmentedCase]:
 def case_metrics(run: Run) -> dict[str, dict[str, dict[str, float]]]:
     """Of a segmentation run's summary: metrics by case and class; empty for what holds none."""
     names = class_names(run)
-    entries = run.summary.get("metric_per_case")
     return {
-        _case_name(entry, run): {names.get(key, key): values for key, values in entry["metrics"].items()}
-        for entry in (entries if isinstance(entries, list) else [])
-        if "prediction_file" in entry
+        _case_name(entry, run): {names.get(key, key): numbers(values) for key, values in entry["metrics"].items()}
+        for entry in run.summary.get("metric_per_case", ())
+        if isinstance(entry.get("prediction_file"), str)
     }
 
 
 def class_names(run: Run) -> dict[str, str]:
     """Names of labels and regions by their key in nnU-Net's summary.json, such as '1' or '(1, 2)'."""
-    if not isinstance(run.dataset_json.get("labels"), dict):
-        return {}
-    return {str(value): name for name, value in foreground_classes(run.dataset_json).items()}
+    return {str(value): name for name, value in foreground_classes({"labels": run.labels}).items()}
+
+
+def numbers(values: Mapping) -> dict[str, float]:
+    """Those of a summary's values that are numbers; another tool may have put there what it likes."""
+    return {name: float(value) for name, value in values.items() if isinstance(value, (int, float))}
 
 
 def _case_name(entry: Mapping, run: Run) -> str:
@@ -147,7 +153,7 @@ def _viewer(
     if any(labels.shape != image.shape for labels in maps):
         raise ValueError(f"image, reference and predictions differ in shape: {[image.shape, *[m.shape for m in maps]]}")
     run = case.runs[0]
-    ignore = run.dataset_json.get("labels", {}).get("ignore", -1)
+    ignore = run.labels.get("ignore", -1)
     foreground = np.any([(labels > 0) & (labels != ignore) for labels in maps], axis=0)
     step = _thinning(_box(foreground), spacing)
     box = tuple(slice(axis.start, axis.stop, s) for axis, s in zip(_box(foreground), step, strict=True))
@@ -204,8 +210,10 @@ def _thinning(box: Sequence[slice], spacing: Sequence[float]) -> list[int]:
 
 def _label_names(run: Run, labels: Sequence[int]) -> dict[int, str]:
     """A label of regions is named by those that hold it."""
-    named = run.dataset_json.get("labels", {}).items()
-    names = {label: [n for n, v in named if v == label or isinstance(v, list) and label in v] for label in labels}
+    names = {
+        label: [n for n, v in run.labels.items() if v == label or isinstance(v, list) and label in v]
+        for label in labels
+    }
     return {label: " + ".join(found) or f"label {label}" for label, found in names.items()}
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from nnunet_topomae.report.runs import NETWORKS, Run
-from nnunet_topomae.report.segmentations import case_metrics, class_names, mean_dice, segmented_cases
+from nnunet_topomae.report.segmentations import case_metrics, class_names, numbers, segmented_cases
 
 COUNTS = ("TP", "FP", "FN", "TN", "n_pred", "n_ref")
 MAX_ROWS = 1000
@@ -65,7 +65,7 @@ def timing_table(runs: Sequence[Run]) -> Table:
 
 def _class_means(runs: Sequence[Run]) -> Table:
     means = {
-        run.letter: {class_names(run).get(key, key): values for key, values in run.summary["mean"].items()}
+        run.letter: {class_names(run).get(key, key): numbers(values) for key, values in run.summary["mean"].items()}
         for run in runs
         if case_metrics(run)
     }
@@ -94,7 +94,7 @@ def _segmented_cases(runs: Sequence[Run]) -> Table:
                 [
                     Cell(case.name),
                     Cell(run.name),
-                    number(mean_dice(dice)),
+                    number(case.mean_dice[run.letter]),
                     *(number(dice.get(name)) for name in shown),
                     *map(number, means),
                 ]
@@ -109,7 +109,7 @@ def _segmented_cases(runs: Sequence[Run]) -> Table:
 
 def _reconstructed_cases(runs: Sequence[Run]) -> Table:
     entries = [
-        (run, str(entry["case"]), network, values)
+        (run, str(entry["case"]), network, numbers(values))
         for run in runs
         for entry in run.summary.get("metric_per_case", ())
         if "case" in entry
@@ -130,15 +130,9 @@ def _reconstructed_cases(runs: Sequence[Run]) -> Table:
     return Table("Reconstructed validation cases", head, rows[:MAX_ROWS], note)
 
 
-def _metrics(entries: Any) -> list[str]:
+def _metrics(entries: Iterable[dict[str, float]]) -> list[str]:
     """Names of the numbers that occur, counts of voxels left out."""
-    names = dict.fromkeys(
-        name
-        for values in entries
-        if isinstance(values, Mapping)
-        for name, value in values.items()
-        if isinstance(value, (int, float))
-    )
+    names = dict.fromkeys(name for values in entries for name in values)
     return [name for name in names if name not in COUNTS]
 
 

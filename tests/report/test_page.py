@@ -1,5 +1,6 @@
 """The page as text: what it says, and that it stands alone."""
 
+import json
 import re
 
 import pytest
@@ -67,7 +68,7 @@ def test_what_is_missing_is_said_in_the_page(results, write, monkeypatch):
     monkeypatch.delenv("nnUNet_raw")
     text = words(write())
     assert "no images of Dataset777_Report: set nnUNet_raw" in text
-    assert "not finished; checkpoint_latest.pth holds 2 epochs" in text
+    assert "not finished; from checkpoint_latest.pth" in text
     assert "No checkpoint, so no curves and no timing." in text
     assert "No validation/summary.json." in text
     assert "No folder progress, so no reconstructions" in text
@@ -91,3 +92,15 @@ def test_an_earlier_report_is_replaced_and_nothing_else(results, write, tmp_path
     with pytest.raises(FileExistsError, match="exists and is no report"):
         write()
     assert (tmp_path / "report.html").read_text() == "<h1>thesis</h1>"
+
+
+def test_a_folder_of_another_plugin_shows_what_it_has(results, write):
+    folder = results.segmentation("TheirTrainer", logging={"their_notes": ["a", "b"], "grad_norm": [1.0, 2.0]})
+    summary = json.loads((folder / "validation" / "summary.json").read_text())
+    summary["metric_per_case"][0]["metrics"]["1"] |= {"HD95": 3.5, "comment": "good", "Dice": None}
+    (folder / "validation" / "summary.json").write_text(json.dumps(summary))
+    (folder.parent / "plans.json").unlink()
+    page = write()
+    assert "grad norm" in page and "their notes" not in page
+    assert "mean HD95" in page and "comment" not in page
+    assert "No run here has knobs of nnunet-topomae." in page
