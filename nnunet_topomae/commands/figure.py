@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 HELP = "draw a crop and its reconstructions without and with the topological loss"
-EXAMPLE = "nnunet-topomae figure without/fold_0 with/fold_0 -o figure1.png"
+EXAMPLE = "nnunet-topomae figure without/fold_all with/fold_all -o figure1.png"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 HELP = "write a page about trainings: knobs, curves, reconstructions, worst cases"
-EXAMPLE = 'nnunet-topomae report "$nnUNet_results"/Dataset100_Phantom -o report.html'
+EXAMPLE = "nnunet-topomae report nnUNet_results/Dataset100_Phantom -o report.html"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
