@@ -43,7 +43,7 @@ def points_figure(panels: Sequence[Panel], description: str) -> Markup:
         for network, points in panel.predicted_points.items():
             parts += _prediction(place(points), truth, network)
         parts.append("</g>")
-    box = f"-14 -14 {width + 28:.0f} {height + 28:.0f}"
+    box = f"-14 -18 {width + 38:.0f} {height + 32:.0f}"  # room for the names of the axes
     return Markup(
         f'<svg class="points" role="img" aria-label="{escape(description)}" viewBox="{box}">{"".join(parts)}</svg>'
     )
