@@ -26,6 +26,8 @@ COMMANDS = (  # in the order in which a newcomer meets them
     "list-unlabelled",
     "remove-unlabelled",
     "evaluate",
+    "report",
+    "figure",
     "knobs",
     "export-encoder",
 )

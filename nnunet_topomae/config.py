@@ -165,6 +165,9 @@ class TopoMAEConfig:
         "numba", "persistent homology by our engine or by gudhi", valid=_one_of("numba", "gudhi")
     )
 
+    panel_every: int = _knob(
+        50, "epochs between panels of the same validation crops in progress/; 0: none", "epochs", _at_least(0)
+    )
     validation_crops: int = _knob(4, "crops a case in the pre-trainer's final validation", "crops", _at_least(1))
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +33,26 @@ def psnr(reconstruction: torch.Tensor, target: torch.Tensor, voxel_mask: torch.T
         return math.nan
     error = masked_mean((reconstruction - target) ** 2, voxel_mask)
     return (20 * torch.log10(target.max() - target.min()) - 10 * torch.log10(error)).item()
+
+
+class ReconstructedCrop(NamedTuple):
+    """A crop and what the networks made of it, on the networks' device.
+
+    Attributes:
+        image: [1, C, D, H, W].
+        voxel_mask: [1, 1, D, H, W] bool, True where the networks saw nothing.
+        completed: [1, C, D, H, W] by network, the image where it was visible, the reconstruction where it was masked.
+        points: [1, 9, 3], where the crop lies in its volume (`pretext/position.py`).
+        predicted_points: [1, 9, 3] by network.
+        volume_shape: [1, 3], voxels of the volume.
+    """
+
+    image: torch.Tensor
+    voxel_mask: torch.Tensor
+    completed: dict[str, torch.Tensor]
+    points: torch.Tensor
+    predicted_points: dict[str, torch.Tensor]
+    volume_shape: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -65,9 +86,7 @@ class PretrainingEvaluation:
         `masked_mse` is in squared z-scored intensities, `psnr` in dB, `topological_distance` is (Σ_k W2(D_k, D̂_k)²)^½
         of the completed crop in z-scored intensities, the point errors are mean distances of the nine points.
         """
-        seed = zlib.crc32(key.encode())
-        np.random.seed(seed)  # nnU-Net's loader draws from NumPy's global generator
-        generator = torch.Generator().manual_seed(seed)
+        generator = self.seed(key)
         crops = [self._crop(key, generator, picture if index == 0 else None) for index in range(self.crops_per_case)]
         means = {
             branch: {name: _mean([crop[branch][name] for crop in crops]) for name in crops[0][branch]}
@@ -75,42 +94,62 @@ class PretrainingEvaluation:
         }
         return {"case": key, "crops": self.crops_per_case, "metrics": means}
 
-    def _crop(self, key: str, generator: torch.Generator, picture: Path | None) -> dict[str, dict[str, float]]:
+    def seed(self, key: str) -> torch.Generator:
+        """Makes the next crops of a case the same ones as ever; the generator is for their masks."""
+        seed = zlib.crc32(key.encode())
+        np.random.seed(seed)  # nnU-Net's loader draws from NumPy's global generator
+        return torch.Generator().manual_seed(seed)
+
+    @torch.no_grad()
+    def reconstruct(self, key: str, generator: torch.Generator) -> ReconstructedCrop:
+        """The next crop of a case under the next mask."""
         sample = self.loader.draw_sample(key)
         image = sample["data"][None].to(self.device)
-        points = sample["points"][None].to(self.device)
-        shape = sample["volume_shape"][None].to(self.device)
         masks = draw_masks(1, 1, self.loss.geometry.num_tokens, self.mask_ratio, generator).to(self.device)
         output = self.network(image, masks)
         voxel_mask = self.loss.voxel_masks(masks)[:, 0]
         volumes = self.loss.reconstructed_intensities(output, image)
-        completed = completed_volumes({name: volume[:, 0] for name, volume in volumes.items()}, image, voxel_mask)
-        target_diagrams = self.topology.diagrams(image)
+        return ReconstructedCrop(
+            image,
+            voxel_mask,
+            completed_volumes({name: volume[:, 0] for name, volume in volumes.items()}, image, voxel_mask),
+            sample["points"][None].to(self.device),
+            {name: branch.points[:, 0].float() for name, branch in zip(BRANCHES, output, strict=True)},
+            sample["volume_shape"][None].to(self.device),
+        )
+
+    def draw(self, path: Path, title: str, crop: ReconstructedCrop) -> None:
+        """The crop's first channel, to the picture `path`."""
+        save_reconstruction_figure(
+            path,
+            crop.image[0, 0].cpu().numpy(),
+            crop.voxel_mask[0, 0].cpu().numpy(),
+            {name: volume[0, 0].cpu().numpy() for name, volume in crop.completed.items()},
+            title=title,
+            spacing=tuple(self.spacing),
+        )
+
+    def _crop(self, key: str, generator: torch.Generator, picture: Path | None) -> dict[str, dict[str, float]]:
+        crop = self.reconstruct(key, generator)
+        target_diagrams = self.topology.diagrams(crop.image)
         if picture is not None:
-            self._draw(picture, key, image, voxel_mask, completed)
+            self.draw(picture, key, crop)
         return {
             name: {
-                "masked_mse": masked_mean((completed[name] - image) ** 2, voxel_mask).item(),
-                "psnr": psnr(completed[name], image, voxel_mask),
-                "topological_distance": (2 * self.topology(completed[name], image, target_diagrams)).sqrt().item(),
-                "point_error_voxels": point_distance(branch.points[:, 0].float(), points, shape).item(),
-                "point_error_mm": point_distance(branch.points[:, 0].float(), points, shape * self._mm(shape)).item(),
+                "masked_mse": masked_mean((completed - crop.image) ** 2, crop.voxel_mask).item(),
+                "psnr": psnr(completed, crop.image, crop.voxel_mask),
+                "topological_distance": (2 * self.topology(completed, crop.image, target_diagrams)).sqrt().item(),
+                "point_error_voxels": self._point_error(crop, name, crop.volume_shape),
+                "point_error_mm": self._point_error(crop, name, crop.volume_shape * self._mm(crop.volume_shape)),
             }
-            for name, branch in zip(BRANCHES, output, strict=True)
+            for name, completed in crop.completed.items()
         }
+
+    def _point_error(self, crop: ReconstructedCrop, name: str, unit: torch.Tensor) -> float:
+        return point_distance(crop.predicted_points[name], crop.points, unit).item()
 
     def _mm(self, like: torch.Tensor) -> torch.Tensor:
         return torch.tensor(self.spacing, dtype=torch.float32, device=like.device)
-
-    def _draw(self, path: Path, key: str, image: torch.Tensor, voxel_mask: torch.Tensor, completed: dict) -> None:
-        save_reconstruction_figure(
-            path,
-            image[0, 0].cpu().numpy(),
-            voxel_mask[0, 0].cpu().numpy(),
-            {name: volume[0, 0].cpu().numpy() for name, volume in completed.items()},
-            title=key,
-            spacing=tuple(self.spacing),
-        )
 
 
 def mean_over_cases(cases: Sequence[dict]) -> dict[str, dict[str, float]]:

@@ -37,6 +37,7 @@ from nnunet_topomae.evaluation.instruments import (
     TOKEN_STD,
     PretrainingInstruments,
 )
+from nnunet_topomae.evaluation.panels import FOLDER, MAX_CASES, save_panels
 from nnunet_topomae.evaluation.pretraining import MAX_PICTURES, PretrainingEvaluation, mean_over_cases
 from nnunet_topomae.losses.position import point_distance
 from nnunet_topomae.losses.pretraining import BRANCHES, TERMS, PretrainingLoss, topological_loss
@@ -47,6 +48,7 @@ from nnunet_topomae.pretext.masking import draw_masks
 from nnunet_topomae.private_names import curves
 from nnunet_topomae.topology import warm_up
 from nnunet_topomae.training.base import TopoMAETrainer, vit_options
+from nnunet_topomae.training.pictures import log_picture
 from nnunet_topomae.training.precedence import KnobAttribute
 from nnunet_topomae.training.schedule import ParameterGroup, WarmupCosineSchedule, adamw, of_preset
 from nnunet_topomae.visualization.progress import save_progress_figure
@@ -214,6 +216,7 @@ class TopoMAEPretrainer(TopoMAETrainer):
             mirror_axes if self.config.mirror else (),
         )
         train, val = self.get_tr_and_val_datasets()
+        self.validation_dataset = val
         num_processes = get_allowed_n_proc_DA()
         train_loader = self._crop_loader(train, initial_patch_size, transforms, self.config.random_placement)
         val_loader = self._crop_loader(val, patch_size, None)
@@ -363,6 +366,17 @@ class TopoMAEPretrainer(TopoMAETrainer):
             save_progress_figure(Path(self.output_folder, "progress.png"), curves(log), (*TERMS, *POINT_ERRORS))
         self.current_epoch += 1
         self.save_latest()
+        if self.config.panel_every and (self.current_epoch == 1 or self.current_epoch % self.config.panel_every == 0):
+            self._save_panels(self.validation_dataset)
+
+    def _save_panels(self, validation: JoinedDataset) -> None:
+        """What the networks make of the same validation crops now, to the folder `progress` and to wandb."""
+        if self.local_rank == 0:
+            self.network.eval()
+            folder, cases = Path(self.output_folder, FOLDER), validation.identifiers[:MAX_CASES]
+            pictures = save_panels(folder, self.current_epoch, self._evaluation(validation), cases)
+            for case, picture in pictures.items():
+                log_picture(self.logger.loggers, f"{FOLDER}/{case}", picture, self.current_epoch - 1)
 
     def _log_end_of_epoch(self) -> None:
         epoch, log = self.current_epoch, self.logger
@@ -395,16 +409,10 @@ class TopoMAEPretrainer(TopoMAETrainer):
         _, val_keys = self.do_split()
         folder = Path(self.output_folder, "validation")
         folder.mkdir(exist_ok=True)
-        evaluation = PretrainingEvaluation(
-            self.plain_network,
-            self.loss,
-            topological_loss(self.config, normalisation="none"),
-            self._crop_loader(self.dataset_of(val_keys), self.configuration_manager.patch_size, None),
-            self.config.mask_ratio,
-            self.config.validation_crops,
-            self.configuration_manager.spacing,
-            self.device,
-        )
+        validation = self.dataset_of(val_keys)
+        if self.config.panel_every:
+            self._save_panels(validation)
+        evaluation = self._evaluation(validation)
         cases = []
         for index, key in list(enumerate(val_keys))[self.local_rank :: self._world_size]:
             self.print_to_log_file(f"reconstructing {key} ({index + 1} of {len(val_keys)})")
@@ -412,6 +420,18 @@ class TopoMAEPretrainer(TopoMAETrainer):
         cases = [case for of_rank in self._gather(cases) for case in of_rank]
         if self.local_rank == 0:
             self._report_validation(folder, sorted(cases, key=lambda case: case["case"]))
+
+    def _evaluation(self, validation: JoinedDataset) -> PretrainingEvaluation:
+        return PretrainingEvaluation(
+            self.plain_network,
+            self.loss,
+            topological_loss(self.config, normalisation="none"),
+            self._crop_loader(validation, self.configuration_manager.patch_size, None),
+            self.config.mask_ratio,
+            self.config.validation_crops,
+            self.configuration_manager.spacing,
+            self.device,
+        )
 
     def _report_validation(self, folder: Path, cases: list[dict]) -> None:
         mean = mean_over_cases(cases)

@@ -88,11 +88,27 @@ def prepare_evaluate(folder: Path) -> None:
 
 
 def prepare_export_encoder(folder: Path) -> None:
+    write_pretraining(folder)
+
+
+def write_pretraining(folder: Path, fold: int | str = 0) -> None:
     (preprocessed,) = Path(os.environ["nnUNet_preprocessed"]).iterdir()
-    plans = read_plans(preprocessed, "nnUNetPlans") | {"topomae": {"preset": "tiny"}}
+    plans = read_plans(preprocessed, "nnUNetPlans") | {"topomae": {"preset": "tiny", "topology_max_side": 12}}
     network = CoPretrainingNetwork(1, geometry_of(configuration_of(plans, "3d_fullres")), PRESETS["tiny"])
-    arguments = {"plans": plans, "configuration": "3d_fullres", "fold": 0}
+    arguments = {"plans": plans, "configuration": "3d_fullres", "fold": fold}
     torch.save({"network_weights": network.state_dict(), "init_args": arguments}, folder / "checkpoint_final.pth")
+
+
+def prepare_report(folder: Path) -> None:
+    fold = folder / "nnUNet_results" / "Dataset100_Phantom" / "TopoMAEPretrainer__nnUNetPlans__3d_fullres" / "fold_0"
+    fold.mkdir(parents=True)
+    write_pretraining(fold)
+
+
+def prepare_figure(folder: Path) -> None:
+    for which in ("without", "with"):
+        (folder / which / "fold_all").mkdir(parents=True)
+        write_pretraining(folder / which / "fold_all", "all")
 
 
 PREPARE: dict[str, Callable[[Path], None]] = {
@@ -104,6 +120,9 @@ PREPARE: dict[str, Callable[[Path], None]] = {
     "remove-unlabelled": prepare_with_unlabelled,
     "evaluate": prepare_evaluate,
     "export-encoder": prepare_export_encoder,
+    "export-encoder": prepare_export_encoder,
+    "report": prepare_report,
+    "figure": prepare_figure,
 }
 
 

@@ -1,0 +1,166 @@
+"""Panels of the same validation crops through a pre-training: a picture each, and small volumes for the report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from nnunet_topomae.evaluation.pretraining import PretrainingEvaluation, ReconstructedCrop
+from nnunet_topomae.losses.pretraining import BRANCHES
+from nnunet_topomae.topology.loss import average_pool
+from nnunet_topomae.visualization.slices import grey_window
+
+FOLDER = "progress"
+MAX_CASES = 2
+MAX_SIDE = 64  # voxels; larger crops are average-pooled, so that a crop takes at most 64³ bytes a volume
+
+
+class Panel(NamedTuple):
+    """One crop after some epochs; volumes are the first channel in 8 bits, average-pooled to at most MAX_SIDE.
+
+    Attributes:
+        case: identifier.
+        epoch: number of epochs that had passed.
+        image: [D, H, W] uint8, 0 to 255 over `window`.
+        mask: [D, H, W] bool, True where the networks saw nothing.
+        completed: [D, H, W] uint8 by network: as `image` where that was visible, the reconstruction elsewhere.
+        masked_mse: mean squared error on masked voxels of the whole crop by network, in squared z-scored intensities.
+        points: [9, 3], where the crop lies in its volume (`pretext/position.py`).
+        predicted_points: [9, 3] by network.
+        volume_shape: [3], voxels of the volume.
+        spacing: [3], mm of the preprocessed volume's voxels.
+        voxel_size: [3], mm of this panel's voxels.
+        window: [2], intensities shown as 0 and 255.
+    """
+
+    case: str
+    epoch: int
+    image: np.ndarray
+    mask: np.ndarray
+    completed: dict[str, np.ndarray]
+    masked_mse: dict[str, float]
+    points: np.ndarray
+    predicted_points: dict[str, np.ndarray]
+    volume_shape: np.ndarray
+    spacing: np.ndarray
+    voxel_size: np.ndarray
+    window: np.ndarray
+
+
+BY_NETWORK = ("completed", "masked_mse", "predicted_points")
+
+
+def save_panels(folder: Path, epoch: int, evaluation: PretrainingEvaluation, cases: Sequence[str]) -> dict[str, Path]:
+    """Reconstructs one crop of each case, the same one whenever it is called.
+
+    Writes `folder/epoch_NNNN_CASE.png` of each, and all as `folder/epoch_NNNN.npz` for `read_panels`. NumPy's global
+    generator is left as it was.
+
+    Returns:
+        The pictures by case.
+    """
+    folder.mkdir(exist_ok=True)
+    pictures, panels = {}, []
+    with _numpy_generator_kept():
+        for case in cases:
+            crop = evaluation.reconstruct(case, evaluation.seed(case))
+            pictures[case] = folder / f"{_stem(epoch)}_{case}.png"
+            evaluation.draw(pictures[case], f"{case}, epoch {epoch}", crop)
+            panels.append(_panel(case, epoch, crop, np.asarray(evaluation.spacing, dtype=np.float32)))
+    write_panels(folder / f"{_stem(epoch)}.npz", panels)
+    return pictures
+
+
+def read_panels(folder: Path) -> list[Panel]:
+    """All in the files epoch_*.npz of a folder, in the order of epochs; empty if there is none.
+
+    Raises:
+        ValueError: a file is damaged or no panel.
+    """
+    return sorted((panel for file in folder.glob("epoch_*.npz") for panel in _read(file)), key=lambda p: p.epoch)
+
+
+def _panel(case: str, epoch: int, crop: ReconstructedCrop, spacing: np.ndarray) -> Panel:
+    image = crop.image[:, :1]
+    pooled = _pooled(image)
+    window = np.array(list(grey_window(pooled).values()), dtype=np.float32)
+    error = {name: (volume - crop.image)[:, 0][crop.voxel_mask[:, 0]] for name, volume in crop.completed.items()}
+    return Panel(
+        case,
+        epoch,
+        _as_bytes(pooled, window),
+        _pooled(crop.voxel_mask.float()) > 0.5,
+        {name: _as_bytes(_pooled(volume[:, :1]), window) for name, volume in crop.completed.items()},
+        {name: difference.square().mean().item() for name, difference in error.items()},
+        crop.points[0].cpu().numpy(),
+        {name: points[0].cpu().numpy() for name, points in crop.predicted_points.items()},
+        crop.volume_shape[0].cpu().numpy(),
+        spacing,
+        spacing * np.divide(image.shape[2:], pooled.shape),
+        window,
+    )
+
+
+def _pooled(volume: torch.Tensor) -> np.ndarray:
+    return average_pool(volume, MAX_SIDE)[0, 0].cpu().numpy()
+
+
+def _as_bytes(volume: np.ndarray, window: np.ndarray) -> np.ndarray:
+    low, high = window
+    return np.clip(np.rint((volume - low) / max(high - low, 1e-6) * 255), 0, 255).astype(np.uint8)
+
+
+def _stem(epoch: int) -> str:
+    return f"epoch_{epoch:04d}"
+
+
+def write_panels(file: Path, panels: Sequence[Panel]) -> None:
+    """Whole or not at all: a training may be killed meanwhile."""
+    arrays = {}
+    for index, panel in enumerate(panels):
+        for name, value in panel._asdict().items():
+            if name in BY_NETWORK:
+                arrays |= {f"{index}/{name}/{branch}": of_branch for branch, of_branch in value.items()}
+            else:
+                arrays[f"{index}/{name}"] = np.array(value)
+    partial = file.with_suffix(".partial")
+    with partial.open("wb") as stream:
+        np.savez_compressed(stream, count=len(panels), **arrays)
+    os.replace(partial, file)
+
+
+def _read(file: Path) -> list[Panel]:
+    try:
+        with np.load(file) as arrays:
+            return [_panel_of(arrays, index) for index in range(int(arrays["count"]))]
+    except Exception as error:  # a damaged zip fails in many ways
+        raise ValueError(f"{file} cannot be read as panels of a pre-training: {error!r}") from error
+
+
+def _panel_of(arrays, index: int) -> Panel:
+    def value(name: str):
+        if name in BY_NETWORK:
+            return {branch: arrays[f"{index}/{name}/{branch}"] for branch in BRANCHES}
+        return arrays[f"{index}/{name}"]
+
+    panel = Panel(*map(value, Panel._fields))
+    return panel._replace(
+        case=str(panel.case),
+        epoch=int(panel.epoch),
+        masked_mse={branch: float(error) for branch, error in panel.masked_mse.items()},
+    )
+
+
+@contextmanager
+def _numpy_generator_kept() -> Iterator[None]:
+    state = np.random.get_state()
+    try:
+        yield
+    finally:
+        np.random.set_state(state)

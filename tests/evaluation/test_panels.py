@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+from nnunetv2.training.logging.nnunet_logger import WandbLogger
+
+from nnunet_topomae.evaluation.panels import MAX_CASES, read_panels
+from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
+
+
+def pretrain(workshop, **knobs) -> TopoMAEPretrainer:
+    trainer = workshop.build(TopoMAEPretrainer, pretrain_epochs=3, iterations_per_epoch=1, **knobs)
+    trainer.run_training()
+    return trainer
+
+
+def test_the_same_crops_after_the_first_epoch_every_nth_and_at_the_end(workshop):
+    trainer = pretrain(workshop, panel_every=2)
+    trainer.perform_actual_validation()
+    folder = Path(trainer.output_folder, "progress")
+    panels = read_panels(folder)
+    cases = trainer.do_split()[1][:MAX_CASES]
+    assert [(panel.epoch, panel.case) for panel in panels] == [(epoch, case) for epoch in (1, 2, 3) for case in cases]
+    first, *_, last = panels[0], panels[-len(cases)]
+    for name in ("image", "mask", "points", "volume_shape"):
+        assert np.array_equal(getattr(first, name), getattr(last, name))
+    assert any(not np.array_equal(first.completed[name], last.completed[name]) for name in first.completed)
+    assert imread(folder / f"epoch_0002_{cases[0]}.png").std() > 0
+
+
+def test_a_panel_says_what_the_networks_saw_and_made(workshop):
+    trainer = pretrain(workshop, panel_every=3)
+    (panel, *_) = read_panels(Path(trainer.output_folder, "progress"))
+    assert 0.6 < panel.mask.mean() < 0.9
+    low, high = panel.window
+    for name, completed in panel.completed.items():
+        assert np.array_equal(completed[~panel.mask], panel.image[~panel.mask])
+        shown = (completed.astype(float) - panel.image)[panel.mask] / 255 * (high - low)
+        assert np.mean(shown**2) == pytest.approx(panel.masked_mse[name], rel=0.2)  # 8 bits, the window's ends cut off
+        assert panel.predicted_points[name].shape == panel.points.shape == (9, 3)
+    assert np.allclose(panel.spacing, trainer.configuration_manager.spacing)
+    assert panel.image.shape == tuple(trainer.configuration_manager.patch_size)
+    assert np.allclose(panel.voxel_size, panel.spacing)
+
+
+def test_a_training_learns_the_same_with_and_without_panels(workshop):
+    states = []
+    for panel_every in (0, 1):
+        trainer = workshop.build(TopoMAEPretrainer, pretrain_epochs=2, panel_every=panel_every)
+        trainer._seed_epoch = lambda: None  # else each epoch would begin anew, whatever was drawn between
+        np.random.seed(0)
+        trainer.run_training()
+        states.append(trainer.network.state_dict())
+        assert Path(trainer.output_folder, "progress").exists() == bool(panel_every)
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_pictures_reach_wandb_and_no_checkpoint(workshop, monkeypatch):
+    logged: dict[str, list[int]] = {}
+    logger = WandbLogger.__new__(WandbLogger)  # without a run on wandb's side
+    monkeypatch.setattr(WandbLogger, "log", lambda self, key, value, step: logged.setdefault(key, []).append(step))
+    monkeypatch.setattr(WandbLogger, "update_config", lambda self, config: None)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(Image=lambda file: Path(file).read_bytes()))
+    trainer = workshop.build(TopoMAEPretrainer, pretrain_epochs=2, panel_every=2)
+    trainer.logger.loggers.append(logger)
+    trainer.run_training()
+    for case in trainer.do_split()[1][:MAX_CASES]:
+        assert logged[f"progress/{case}"] == [0, 1]
+    assert logged["train_topology_vit"] == logged["val_topology_unetrpp"] == [0, 1]
+    assert not [key for key in trainer.logger.get_checkpoint() if "progress" in key]
+
+
+def test_a_damaged_file_is_named(tmp_path: Path):
+    (tmp_path / "epoch_0001.npz").write_bytes(b"PK no zip")
+    with pytest.raises(ValueError, match="epoch_0001.npz cannot be read as panels of a pre-training"):
+        read_panels(tmp_path)
+    assert read_panels(tmp_path / "nowhere") == []

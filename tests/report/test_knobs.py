@@ -1,0 +1,35 @@
+from nnunet_topomae.report.knobs import NOT_USED, knobs, nnunet_settings
+from nnunet_topomae.report.runs import read_runs
+
+
+def test_knobs_that_differ_come_first(results):
+    results.fold("TopoMAEPretrainer", knobs={"weight_topology": 0.0, "mask_ratio": 0.5})
+    results.fold("TopoMAEFinetuner", knobs={"fusion": "stages", "mask_ratio": 0.6})
+    results.fold("nnUNetTrainer")
+    runs = read_runs([results.dataset])
+    assert [run.trainer for run in runs] == ["TopoMAEFinetuner", "TopoMAEPretrainer", "nnUNetTrainer"]
+    rows = {row.name: row for row in knobs(runs)}
+    assert set(list(rows)[:3]) == {"fusion", "mask_ratio", "weight_topology"}
+    assert rows["weight_topology"].values == [NOT_USED, "0", NOT_USED] and rows["weight_topology"].default == "100"
+    assert rows["weight_topology"].changed == [False, True, False]
+    assert rows["mask_ratio"].values[0] == NOT_USED  # fine-tuning masks nothing, whatever its plans say
+    assert rows["weight_decay"].values == ["0.05", "0.05", NOT_USED] and not rows["weight_decay"].is_telling
+
+
+def test_runs_that_differ_are_told_though_one_has_the_default(results):
+    first = results.fold("TopoMAEPretrainer")
+    other = results.fold("TopoMAEPretrainerOfMine", knobs={"seed": 7}, logging={"train_reconstruction_vit": [1.0, 1.0]})
+    rows = {row.name: row for row in knobs(read_runs([first, other]))}
+    assert rows["seed"].runs_differ and rows["seed"].values == ["-1", "7"]
+    assert [name for name, row in rows.items() if row.runs_differ] == ["seed"]
+    assert knobs(read_runs([other]))[0].changed == [True]
+
+
+def test_nnunet_settings_are_marked_for_its_own_trainers_only(results):
+    results.fold("TopoMAEFinetuner")
+    results.fold("nnUNetTrainer")
+    rows = {row.name: row for row in nnunet_settings(read_runs([results.dataset]))}
+    assert rows["num_epochs"].values == ["2", "2"] and rows["num_epochs"].changed == [False, True]
+    assert rows["patch_size, of the plans"].values == ["8 × 8 × 8"] * 2
+    assert rows["spacing, of the plans"].values == ["2 × 1 × 1"] * 2
+    assert knobs(read_runs([results.dataset / "nnUNetTrainer__nnUNetPlans__3d_fullres"])) == []

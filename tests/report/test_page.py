@@ -1,0 +1,106 @@
+"""The page as text: what it says, and that it stands alone."""
+
+import json
+import re
+
+import pytest
+
+from nnunet_topomae.report.page import write_report
+
+ELSEWHERE = re.compile(r"""\s(?:src|href)=["'](?!#|data:)|url\((?!#)|@import|https?://(?!www\.w3\.org/)""")
+
+
+def words(page: str) -> str:
+    """The text between tags, spaces reduced."""
+    body = re.sub(r"<(script|style|svg).*?</\1>", " ", page, flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]*>", " ", body).split())
+
+
+@pytest.fixture
+def write(results, tmp_path):
+    def write(*folders, cases: int = 5) -> str:
+        return write_report(folders or [results.dataset], tmp_path / "report.html", cases).read_text(encoding="utf-8")
+
+    return write
+
+
+def test_all_kinds_of_runs_on_one_page_that_stands_alone(results, write):
+    results.pretraining(knobs={"weight_topology": 0, "preset": "tiny"})
+    results.segmentation("TopoMAEFinetuner", shift=1)
+    results.segmentation("nnUNetTrainer", shift=2)
+    page = write()
+    assert not ELSEWHERE.findall(page)
+    assert len(page) < 1_000_000
+    for section in ("worst", "knobs", "curves", "reconstructions", "metrics", "timing", "missing"):
+        assert f'<section id="{section}">' in page
+    assert page.count('<div class="viewer">') == 4
+    text = words(page)
+    assert "A TopoMAEFinetuner" in text and "B TopoMAEPretrainer" in text and "C nnUNetTrainer" in text
+    assert "masked MSE 0.5 ViT, 0.5 UNETR++" in text
+
+
+def test_names_are_text_and_no_markup(results, write):
+    results.segmentation()
+    results.pretraining()
+    page = write()
+    assert "<script>alert" not in page
+    assert "case &#34;3&#34; [x] &lt;script&gt;alert(1)&lt;_script&gt;" in page
+    assert "tumour &lt;b&gt;&amp;" in page
+
+
+def test_the_worst_case_comes_first(results, write):
+    results.segmentation()
+    headings = re.findall(r"<h3>(\d)\. (.*?)</h3>", write())
+    assert [number for number, _ in headings] == ["1", "2", "3"]
+    assert headings[0][1].startswith("case &#34;3&#34;") and headings[2][1] == "case_1"
+
+
+def test_only_so_many_cases_as_asked_for(results, write):
+    results.segmentation()
+    assert write(cases=1).count('<div class="viewer">') == 1
+    assert "1 of 3 segmented validation cases" in words(write(cases=1))
+
+
+def test_what_is_missing_is_said_in_the_page(results, write, monkeypatch):
+    results.segmentation()
+    results.fold("TopoMAEPretrainer", checkpoint="latest")
+    results.fold("TopoMAEFinetuner", checkpoint=None)
+    monkeypatch.delenv("nnUNet_raw")
+    text = words(write())
+    assert "no images of Dataset777_Report: set nnUNet_raw" in text
+    assert "not finished; from checkpoint_latest.pth" in text
+    assert "No checkpoint, so no curves and no timing." in text
+    assert "No validation/summary.json." in text
+    assert "No folder progress, so no reconstructions" in text
+
+
+def test_a_missing_reference_or_prediction_is_named(results, write):
+    folder = results.segmentation()
+    (folder / "validation" / "case_2.nii.gz").unlink()
+    (results.base / "preprocessed" / results.dataset.name / "gt_segmentations" / "case_1.nii.gz").unlink()
+    (results.base / "raw" / results.dataset.name / "labelsTr" / "case_1.nii.gz").unlink()
+    text = words(write())
+    assert "A nnUNetTrainer has no validation/case_2.nii.gz" in text
+    assert "no reference case_1.nii.gz in /elsewhere/gt_segmentations" in text
+
+
+def test_an_earlier_report_is_replaced_and_nothing_else(results, write, tmp_path):
+    results.fold()
+    write()
+    write()
+    (tmp_path / "report.html").write_text("<h1>thesis</h1>")
+    with pytest.raises(FileExistsError, match="exists and is no report"):
+        write()
+    assert (tmp_path / "report.html").read_text() == "<h1>thesis</h1>"
+
+
+def test_a_folder_of_another_plugin_shows_what_it_has(results, write):
+    folder = results.segmentation("TheirTrainer", logging={"their_notes": ["a", "b"], "grad_norm": [1.0, 2.0]})
+    summary = json.loads((folder / "validation" / "summary.json").read_text())
+    summary["metric_per_case"][0]["metrics"]["1"] |= {"HD95": 3.5, "comment": "good", "Dice": None}
+    (folder / "validation" / "summary.json").write_text(json.dumps(summary))
+    (folder.parent / "plans.json").unlink()
+    page = write()
+    assert "grad norm" in page and "their notes" not in page
+    assert "mean HD95" in page and "comment" not in page
+    assert "No run here has knobs of nnunet-topomae." in page
