@@ -69,6 +69,12 @@ class TopoMAEConfig:
         -1, "seed of weights, crops and masks; -1 draws a new one each run", valid=_between(-1, 2**31 - 1)
     )
 
+    augment_on: str = _knob(
+        "auto",
+        "who augments training crops: the training device, or data workers as in nnU-Net; auto: the device on CUDA",
+        valid=_one_of("auto", "device", "workers"),
+    )
+
     pretrain_epochs: int = _knob(1000, "length of pre-training", "epochs", _at_least(1))
     finetune_epochs: int = _knob(1000, "length of fine-tuning", "epochs", _at_least(1))
     iterations_per_epoch: int = _knob(250, "optimiser steps in an epoch", "steps", _at_least(1))

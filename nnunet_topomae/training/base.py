@@ -21,12 +21,13 @@ from nnunet_topomae.data.checks import LabelRange, check_cases, check_none_missi
 from nnunet_topomae.networks.geometry import Geometry, geometry_from_plan
 from nnunet_topomae.planning.plans_file import configuration_of
 from nnunet_topomae.training.checkpoint import read_trusted_checkpoint
+from nnunet_topomae.training.device_augmentation import DeviceAugmentingTrainer
 from nnunet_topomae.training.resumable import ResumableTrainer
 
 NUM_FOLDS = 5  # of the split that nnU-Net makes where splits_final.json has none
 
 
-class TopoMAETrainer(ResumableTrainer):
+class TopoMAETrainer(DeviceAugmentingTrainer, ResumableTrainer):
     """Base of the pre-trainer and the fine-tuner.
 
     Attributes:
@@ -59,6 +60,8 @@ class TopoMAETrainer(ResumableTrainer):
         self.num_iterations_per_epoch = self.config.iterations_per_epoch
         self.num_val_iterations_per_epoch = self.config.val_iterations_per_epoch
         self.weight_decay = self.config.weight_decay
+        self.augment_on = self.config.augment_on
+        self.augmentation_seed = self.config.seed if self.config.seed >= 0 else None
         self.save_every = math.inf  # not nnU-Net's checkpoint_latest every 50 epochs, but `save_latest`
 
     def initialize(self) -> None:
@@ -148,6 +151,9 @@ class TopoMAETrainer(ResumableTrainer):
             seed = self.epoch_seeds(1)[0]
             torch.manual_seed(seed)
             np.random.seed(seed)  # nnU-Net's loader and the augmentation draw from NumPy's global generator
+
+    def worker_seeds(self, count: int) -> list[int] | None:
+        return self.epoch_seeds(count) if self.config.seed >= 0 else None
 
     def epoch_seeds(self, count: int) -> list[int]:
         """`count` 32-bit numbers made from (seed, epoch, rank)."""

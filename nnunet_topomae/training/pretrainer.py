@@ -9,20 +9,24 @@ from time import time
 
 import numpy as np
 import torch
-from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
-from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from batchgenerators.utilities.file_and_folder_operations import join, load_json, save_json
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.utilities.collate_outputs import collate_outputs
-from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.helpers import dummy_context
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import autocast, nn
 from torch import distributed as dist
 
+from nnunet_topomae.augmentation.pipeline import split_pipeline
 from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.data.augmentation import pretraining_transforms
-from nnunet_topomae.data.dataloading import CropPositionDataLoader
+from nnunet_topomae.data.dataloading import (
+    CropDataLoader,
+    CropPositionDataLoader,
+    CropSampleDataLoader,
+    collate_crops,
+    located,
+)
 from nnunet_topomae.data.unlabelled import JoinedDataset, unlabelled_dataset, unlabelled_folder
 from nnunet_topomae.evaluation.pretraining import MAX_PICTURES, PretrainingEvaluation, mean_over_cases
 from nnunet_topomae.losses.position import point_distance
@@ -146,14 +150,18 @@ class TopoMAEPretrainer(TopoMAETrainer):
             mirror_axes if self.config.mirror else (),
         )
         train, val = self.get_tr_and_val_datasets()
-        num_processes = get_allowed_n_proc_DA()
-        train_loader = self._crop_loader(train, initial_patch_size, transforms)
-        val_loader = self._crop_loader(val, patch_size, None)
-        num_processes_val = min(num_processes, max(1, num_processes // 2))
-        return self._in_background(train_loader, num_processes), self._in_background(val_loader, num_processes_val)
+        self.log_where_it_augments()
+        val_batches = self.in_background(self._crop_loader(val, patch_size, None), validation=True)
+        if self.augments_on_device:
+            in_worker, on_device = split_pipeline(transforms)
+            loader = self._crop_loader(train, initial_patch_size, in_worker, CropSampleDataLoader)
+            return self.prefetched(loader, on_device), val_batches
+        return self.in_background(self._crop_loader(train, initial_patch_size, transforms)), val_batches
 
-    def _crop_loader(self, dataset, crop_size: Sequence[int], transforms) -> CropPositionDataLoader:
-        return CropPositionDataLoader(
+    def _crop_loader(
+        self, dataset, crop_size: Sequence[int], transforms, loader_class: type[CropDataLoader] = CropPositionDataLoader
+    ) -> CropDataLoader:
+        return loader_class(
             dataset,
             self.batch_size,
             crop_size,
@@ -162,20 +170,15 @@ class TopoMAEPretrainer(TopoMAETrainer):
             transforms=transforms,
         )
 
-    def _in_background(self, loader: CropPositionDataLoader, num_processes: int):
-        if num_processes == 0:
-            return SingleThreadedAugmenter(loader, None)
-        augmenter = NonDetMultiThreadedAugmenter(
-            data_loader=loader,
-            transform=None,
-            num_processes=num_processes,
-            num_cached=max(3, num_processes // 2),
-            seeds=None if self.config.seed < 0 else self.epoch_seeds(num_processes),
-            pin_memory=self.device.type == "cuda",
-            wait_time=0.002,
-        )
-        next(augmenter)  # starts the workers, so that a fault in them shows before the first epoch
-        return augmenter
+    def collate(self, samples: list[dict]) -> dict:
+        """A batch as of a `CropPositionDataLoader`, and where it lies on the host: `data_on_host`."""
+        samples = [located(sample, self.configuration_manager.patch_size) for sample in samples]
+        batch = collate_crops(samples)
+        return batch | {"data_on_host": batch["data"].to("cpu", non_blocking=True)}
+
+    @property
+    def augments_previous_stage(self) -> bool:
+        return False
 
     # ------------------------------------------------------------------------------------------------ steps
 
@@ -217,7 +220,7 @@ class TopoMAEPretrainer(TopoMAETrainer):
 
     def _forward(self, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The total loss, and everything that is logged by name."""
-        target_diagrams = self.loss.submit_target(batch["data"])
+        target_diagrams = self.loss.submit_target(batch.get("data_on_host", batch["data"]))
         image = batch["data"].to(self.device, non_blocking=True)
         points = batch["points"].to(self.device, non_blocking=True)
         volume_shape = batch["volume_shape"].to(self.device, non_blocking=True)
