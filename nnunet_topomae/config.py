@@ -105,6 +105,9 @@ class TopoMAEConfig:
         0.1, "weight of the two networks' disagreement on masked voxels", valid=_at_least(0)
     )
 
+    topology_every: int = _knob(
+        1, "compute the topological loss every so many steps, with its weight times as many", "steps", _at_least(1)
+    )
     topology_dimensions: tuple[int, ...] = _knob((0, 1, 2), "homology dimensions compared", valid=_DIMENSIONS)
     topology_max_side: int = _knob(
         64, "average-pool volumes to this side before homology; 0: never", "voxels", _at_least(0)

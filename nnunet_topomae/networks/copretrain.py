@@ -109,14 +109,16 @@ class CoPretrainingNetwork(nn.Module):
         Args:
             image: [B, C, D, H, W].
             mask: [B, N] bool over tokens, True where masked; as many in every row. The ViT gets the visible tokens
-                alone; for UNETR++ masked voxels are zero, the mean of a z-scored image.
+                alone; for UNETR++ masked voxels are zero, the mean of a z-scored image. It may lie on the CPU, whatever
+                the network's device: its tokens are counted on the host, which then waits for nothing.
 
         Raises:
             ValueError: an image of another size; rows that mask different numbers of tokens, or all.
         """
+        ids_keep, mask = (ids.to(image.device, non_blocking=True) for ids in (visible_tokens(mask), mask))
         voxel_mask = expand_mask(mask, self.geometry.token_grid, self.geometry.token_size)
         return CoPretrainingOutput(
-            vit=self.vit(image, visible_tokens(mask)), unetrpp=self.unetrpp(image.masked_fill(voxel_mask, 0))
+            vit=self.vit(image, ids_keep), unetrpp=self.unetrpp(image.masked_fill(voxel_mask, 0))
         )
 
 

@@ -60,8 +60,6 @@ class TopoMAETrainer(DeviceAugmentingTrainer, ResumableTrainer):
         self.num_iterations_per_epoch = self.config.iterations_per_epoch
         self.num_val_iterations_per_epoch = self.config.val_iterations_per_epoch
         self.weight_decay = self.config.weight_decay
-        self.augment_on = self.config.augment_on
-        self.augmentation_seed = self.config.seed if self.config.seed >= 0 else None
         self.save_every = math.inf  # not nnU-Net's checkpoint_latest every 50 epochs, but `save_latest`
 
     def initialize(self) -> None:
@@ -151,6 +149,14 @@ class TopoMAETrainer(DeviceAugmentingTrainer, ResumableTrainer):
             seed = self.epoch_seeds(1)[0]
             torch.manual_seed(seed)
             np.random.seed(seed)  # nnU-Net's loader and the augmentation draw from NumPy's global generator
+
+    @property
+    def augment_on(self) -> str:
+        return self.config.augment_on
+
+    @property
+    def augmentation_seed(self) -> int | None:
+        return self.config.seed if self.config.seed >= 0 else None
 
     def worker_seeds(self, count: int) -> list[int] | None:
         return self.epoch_seeds(count) if self.config.seed >= 0 else None

@@ -123,12 +123,11 @@ class DeviceAugmentingTrainer(nnUNetTrainer):
 
     def prefetched(self, loader: nnUNetDataLoader, on_device: BasicTransform) -> Prefetcher:
         """Batches of a loader of samples, augmented by `on_device`."""
-        if self.augmentation_seed is None:
-            self.augmentation_seed = np.random.SeedSequence().entropy
-        return Prefetcher(self.in_background(loader), partial(self._augmented, on_device), self.device)
+        seed = np.random.SeedSequence().entropy if self.augmentation_seed is None else self.augmentation_seed
+        return Prefetcher(self.in_background(loader), partial(self._augmented, on_device, seed), self.device)
 
-    def _augmented(self, on_device: BasicTransform, batch: dict, number: int) -> dict:
-        origin = (self.augmentation_seed, self.current_epoch, number, self.local_rank)
+    def _augmented(self, on_device: BasicTransform, seed: int, batch: dict, number: int) -> dict:
+        origin = (seed, self.current_epoch, number, self.local_rank)
         with own_random_numbers(origin, self.device):
             samples = [on_device(**self.to_device(sample)) for sample in batch["samples"]]
         return {**self.collate(samples), "keys": batch["keys"]}

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import join, load_json, save_json
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
-from nnunetv2.utilities.collate_outputs import collate_outputs
 from nnunetv2.utilities.helpers import dummy_context
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import autocast, nn
@@ -36,6 +35,7 @@ from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.pretext.masking import draw_mask
 from nnunet_topomae.topology import warm_up
 from nnunet_topomae.training.base import TopoMAETrainer, geometry_of, vit_options
+from nnunet_topomae.training.early_topology import EarlyTopology
 from nnunet_topomae.training.schedule import WarmupCosineSchedule, adamw, peak_lr
 from nnunet_topomae.visualization.progress import save_progress_figure
 
@@ -56,6 +56,7 @@ class TopoMAEPretrainer(TopoMAETrainer):
         self.initial_lr = peak_lr(self.config.pretrain_lr, PRESETS[self.config.preset].pretrain_lr)
         self.folder_with_segs_from_previous_stage = None  # a cascade's second input is made from labels
         self.mask_generator = torch.Generator()
+        self.current_step = 0
         for name in (*TERMS, *POINT_ERRORS):
             for phase in ("train", "val"):
                 self.logger.local_logger.my_fantastic_logging[f"{phase}_{name}"] = []
@@ -182,8 +183,13 @@ class TopoMAEPretrainer(TopoMAETrainer):
 
     # ------------------------------------------------------------------------------------------------ steps
 
+    def initialize(self) -> None:
+        super().initialize()
+        self.early_topology = EarlyTopology(self.plain_network, self.loss)
+
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
+        self.current_step = self.current_epoch * self.num_iterations_per_epoch
         self._seed_masks(self.current_epoch)
 
     def on_validation_epoch_start(self) -> None:
@@ -194,7 +200,8 @@ class TopoMAEPretrainer(TopoMAETrainer):
         base = self.config.seed if self.config.seed >= 0 else torch.initial_seed()
         self.mask_generator.manual_seed(hash((base, epoch, self.local_rank)) & 0x7FFFFFFFFFFF)
 
-    def train_step(self, batch: dict) -> dict[str, float]:
+    def train_step(self, batch: dict) -> dict[str, torch.Tensor]:
+        """What is logged, left on the device: to read it would make the host wait for the step."""
         self.optimizer.zero_grad(set_to_none=True)
         loss, terms = self._forward(batch)
         if self.grad_scaler is None:
@@ -213,29 +220,33 @@ class TopoMAEPretrainer(TopoMAETrainer):
             nn.utils.clip_grad_norm_(self.network.parameters(), self.config.pretrain_gradient_clip)
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
-        return _as_floats(loss, terms)
+        self.current_step += 1
+        return _detached(loss, terms)
 
-    def validation_step(self, batch: dict) -> dict[str, float]:
-        return _as_floats(*self._forward(batch))
+    def validation_step(self, batch: dict) -> dict[str, torch.Tensor]:
+        return _detached(*self._forward(batch))
 
     def _forward(self, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The total loss, and everything that is logged by name."""
-        target_diagrams = self.loss.submit_target(batch.get("data_on_host", batch["data"]))
+        topology_every = self.config.topology_every if self.network.training else 1
+        target_diagrams = None
+        if self.current_step % topology_every == 0:
+            target_diagrams = self.loss.submit_target(batch.get("data_on_host", batch["data"]))
         image = batch["data"].to(self.device, non_blocking=True)
         points = batch["points"].to(self.device, non_blocking=True)
         volume_shape = batch["volume_shape"].to(self.device, non_blocking=True)
-        mask = self._draw_mask(len(image))
-        with self._autocast():
-            output: CoPretrainingOutput = self.network(image, mask)
-        terms = self.loss(output, image, points, mask, target_diagrams)
-        total = self.loss.total(terms)
+        mask_on_host = self._draw_mask(len(image))
+        mask = mask_on_host.to(self.device, non_blocking=True)
+        with self.early_topology.during(image, mask, target_diagrams) as pending, self._autocast():
+            output: CoPretrainingOutput = self.network(image, mask_on_host)
+        terms = self.loss(output, image, points, mask, target_diagrams, pending)
+        total = self.loss.total(terms, topology_every)
         for name, branch in zip(POINT_ERRORS, output, strict=True):
             terms[name] = point_distance(branch.points.detach().float(), points, volume_shape).mean()
         return total, terms
 
     def _draw_mask(self, batch_size: int) -> torch.Tensor:
-        mask = draw_mask(batch_size, self.geometry.num_tokens, self.config.mask_ratio, self.mask_generator)
-        return mask.to(self.device, non_blocking=True)
+        return draw_mask(batch_size, self.geometry.num_tokens, self.config.mask_ratio, self.mask_generator)
 
     def _autocast(self):
         return autocast("cuda") if self.device.type == "cuda" else dummy_context()
@@ -249,7 +260,7 @@ class TopoMAEPretrainer(TopoMAETrainer):
         self._log("val", val_outputs)
 
     def _log(self, phase: str, outputs: list[dict]) -> None:
-        of_ranks = self._gather({name: np.mean(values) for name, values in collate_outputs(outputs).items()})
+        of_ranks = self._gather(_means(outputs, ("loss", *TERMS, *POINT_ERRORS)))
         means = {name: float(np.mean([means[name] for means in of_ranks])) for name in of_ranks[0]}
         self.logger.log(f"{phase}_losses", means.pop("loss"), self.current_epoch)
         for name, value in means.items():
@@ -332,7 +343,13 @@ class TopoMAEPretrainer(TopoMAETrainer):
         return gathered
 
 
-def _as_floats(loss: torch.Tensor, terms: dict[str, torch.Tensor]) -> dict[str, float]:
-    """One transfer from the device for all of them."""
-    names, values = zip(*{"loss": loss, **terms}.items(), strict=True)
-    return dict(zip(names, torch.stack([value.detach().float() for value in values]).tolist(), strict=True))
+def _detached(loss: torch.Tensor, terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.detach().float() for name, value in {"loss": loss, **terms}.items()}
+
+
+def _means(outputs: list[dict[str, torch.Tensor]], names: Sequence[str]) -> dict[str, float]:
+    """Over the steps that have the value; NaN where none has. One transfer from the device for all of them."""
+    values = {name: [output[name] for output in outputs if name in output] for name in names}
+    there = [name for name in names if values[name]]
+    means = torch.stack([torch.stack(values[name]).mean() for name in there]).tolist()
+    return dict.fromkeys(names, math.nan) | dict(zip(there, means, strict=True))

@@ -69,7 +69,7 @@ def test_a_seed_decides_each_batch_and_ranks_differ(workshop, trainer_class):
     for epoch, number, rank in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)):
         trainer.current_epoch, trainer.local_rank = epoch, rank
         trainer.collate = lambda samples: {}
-        trainer._augmented(lambda **sample: origins.append((np.random.uniform(), torch.rand(1).item())), raw, number)
+        trainer._augmented(lambda **sample: origins.append((np.random.uniform(), torch.rand(1).item())), 3, raw, number)
     assert len(set(origins)) == 4
 
 
