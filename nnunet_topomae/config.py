@@ -61,6 +61,7 @@ class TopoMAEConfig:
     drop_path_rate: float = _knob(
         0.0, "stochastic depth: largest probability that a ViT block is skipped", valid=_between(0, 0.9)
     )
+    gradient_checkpointing: bool = _knob(False, "compute the blocks again in the backward pass: less memory, more time")
     layer_scale: float = _knob(0.0, "initial layer scale of the ViT's blocks; 0: none", valid=_at_least(0))
     pretrained: str = _knob(
         "", "pre-trained checkpoint to fine-tune; empty: the one of this dataset, plans, configuration and fold; 'none'"

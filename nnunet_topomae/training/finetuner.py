@@ -12,6 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunet_topomae.config import TopoMAEConfig
+from nnunet_topomae.networks.checkpointing import with_checkpoints
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.training.base import TopoMAETrainer, geometry_of, vit_options
@@ -49,7 +50,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
         config = TopoMAEConfig.from_plans(plans_manager.plans)
-        return HybridSegmentationNetwork(
+        network = HybridSegmentationNetwork(
             num_input_channels,
             num_output_channels,
             geometry_of(configuration_manager),
@@ -58,6 +59,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
             fusion=config.fusion,
             **vit_options(config),
         )
+        return with_checkpoints(network) if config.gradient_checkpointing else network
 
     def _get_deep_supervision_scales(self) -> list[list[float]] | None:
         return self.geometry.deep_supervision_scales if self.enable_deep_supervision else None

@@ -30,6 +30,7 @@ from nnunet_topomae.data.unlabelled import JoinedDataset, unlabelled_dataset, un
 from nnunet_topomae.evaluation.pretraining import MAX_PICTURES, PretrainingEvaluation, mean_over_cases
 from nnunet_topomae.losses.position import point_distance
 from nnunet_topomae.losses.pretraining import BRANCHES, TERMS, PretrainingLoss, topological_loss
+from nnunet_topomae.networks.checkpointing import with_checkpoints
 from nnunet_topomae.networks.copretrain import CoPretrainingNetwork, CoPretrainingOutput
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.pretext.masking import draw_mask
@@ -79,9 +80,10 @@ class TopoMAEPretrainer(TopoMAETrainer):
             )
         config = TopoMAEConfig.from_plans(plans_manager.plans)
         image_channels = len(configuration_manager.normalization_schemes)  # without a cascade's one-hot channels
-        return CoPretrainingNetwork(
+        network = CoPretrainingNetwork(
             image_channels, geometry_of(configuration_manager), PRESETS[config.preset], **vit_options(config)
         )
+        return with_checkpoints(network) if config.gradient_checkpointing else network
 
     def _build_loss(self) -> PretrainingLoss:
         return PretrainingLoss(self.config, self.geometry)
