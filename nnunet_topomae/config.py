@@ -79,6 +79,9 @@ class TopoMAEConfig:
     drop_path_rate: float = _knob(
         0.0, "stochastic depth: largest probability that a ViT block is skipped", valid=_between(0, 0.9), phase=BOTH
     )
+    gradient_checkpointing: bool = _knob(
+        False, "compute the blocks again in the backward pass: less memory, more time", phase=BOTH
+    )
     layer_scale: float = _knob(0.0, "initial layer scale of the ViT's blocks; 0: none", valid=_at_least(0), phase=BOTH)
     pretrained: str = _knob(
         "",
@@ -93,6 +96,13 @@ class TopoMAEConfig:
     )
     seed: int = _knob(
         -1, "seed of weights, crops and masks; -1 draws a new one each run", valid=_between(-1, 2**31 - 1), phase=BOTH
+    )
+
+    augment_on: str = _knob(
+        "auto",
+        "who augments training crops: the training device, or data workers as in nnU-Net; auto: the device on CUDA",
+        valid=_one_of("auto", "device", "workers"),
+        phase=BOTH,
     )
 
     pretrain_epochs: int = _knob(1000, "length of pre-training", "epochs", _at_least(1))
@@ -152,6 +162,9 @@ class TopoMAEConfig:
         0.1, "weight of the two networks' disagreement on masked voxels", valid=_at_least(0)
     )
 
+    topology_every: int = _knob(
+        1, "compute the topological loss every so many steps, with its weight times as many", "steps", _at_least(1)
+    )
     topology_dimensions: tuple[int, ...] = _knob((0, 1, 2), "homology dimensions compared", valid=_DIMENSIONS)
     topology_max_side: int = _knob(64, "average-pool volumes to this side before homology", "voxels", _SIDE)
     topology_tolerance: float = _knob(0.01, "certified relative error of each squared W2 distance", valid=_FRACTION)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
+from batchgeneratorsv2.transforms.utils.cropping import center_crop
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from threadpoolctl import threadpool_limits
 
@@ -14,14 +17,8 @@ from nnunet_topomae.pretext.position import crop_at, nine_points
 MAX_DRAWS = 20
 
 
-class CropPositionDataLoader(nnUNetDataLoader):
-    """nnU-Net's data loader for images alone. A batch holds
-
-    data: [B, C, *patch_size] float32, zero outside of the volume.
-    points: [B, 9, 3] float32, centre and corners of each crop in coordinates of its volume (`pretext/position.py`).
-    crop_to_volume: [B, 3, 4] float64, from the crop's voxel indices to the volume's.
-    volume_shape: [B, 3] int64.
-    keys: the B case identifiers.
+class CropDataLoader(nnUNetDataLoader):
+    """nnU-Net's data loader for images alone.
 
     A volume smaller than the patch lies anywhere in it where `random_placement`, else in the middle, as in prediction.
     Neither the segmentation nor the class locations of a case are looked at: crops are drawn uniformly. A crop without
@@ -32,13 +29,8 @@ class CropPositionDataLoader(nnUNetDataLoader):
         super().__init__(*args, **kwargs)
         self.random_placement = random_placement
 
-    def generate_train_batch(self) -> dict:
-        keys = self.get_indices()
-        with torch.no_grad(), threadpool_limits(limits=1, user_api=None):
-            samples = [self.draw_sample(key) for key in keys]
-        return {**{name: torch.stack([s[name] for s in samples]) for name in samples[0]}, "keys": keys}
-
-    def draw_sample(self, key: str) -> dict[str, torch.Tensor]:
+    def draw_crop(self, key: str) -> dict:
+        """`image` [C, *patch], `crop_to_volume` [3, 4], `volume_shape`, as the transforms leave them."""
         volume = self._data.load_case(key)[0]
         shape = volume.shape[1:]
         for _ in range(MAX_DRAWS):
@@ -48,14 +40,10 @@ class CropPositionDataLoader(nnUNetDataLoader):
                 raise ValueError(
                     f"case {key}: the image holds NaN or infinity. Repair it and preprocess the dataset again"
                 )
-            if image.min() < image.max():
+            patch = center_crop(image, self.final_patch_size[1 - image.ndim :])  # a larger crop may yet be turned
+            if patch.min() < patch.max():
                 break
-        return {
-            "data": image,
-            "points": nine_points(sample["crop_to_volume"], self.final_patch_size, shape),
-            "crop_to_volume": sample["crop_to_volume"],
-            "volume_shape": torch.tensor(shape),
-        }
+        return sample | {"volume_shape": torch.tensor(shape)}
 
     def _draw_corner(self, shape: tuple[int, ...]) -> list[int]:
         # The parent looks up annotated voxels where a dataset has an ignore label: labels, which must not matter here.
@@ -72,3 +60,46 @@ class CropPositionDataLoader(nnUNetDataLoader):
         image = torch.from_numpy(crop_and_pad_nd(volume, box, 0)).float()
         sample = {"image": image, "crop_to_volume": crop_at(lower)}
         return sample if self.transforms is None else self.transforms(**sample)
+
+
+class CropPositionDataLoader(CropDataLoader):
+    """A batch holds
+
+    data: [B, C, *patch_size] float32, zero outside of the volume.
+    points: [B, 9, 3] float32, centre and corners of each crop in coordinates of its volume (`pretext/position.py`).
+    crop_to_volume: [B, 3, 4] float64, from the crop's voxel indices to the volume's.
+    volume_shape: [B, 3] int64.
+    keys: the B case identifiers.
+    """
+
+    def generate_train_batch(self) -> dict:
+        keys = self.get_indices()
+        with torch.no_grad(), threadpool_limits(limits=1, user_api=None):
+            return collate_crops([self.draw_sample(key) for key in keys]) | {"keys": keys}
+
+    def draw_sample(self, key: str) -> dict[str, torch.Tensor]:
+        return located(self.draw_crop(key), self.final_patch_size)
+
+
+class CropSampleDataLoader(CropDataLoader):
+    """A batch holds `samples`, of different sizes, whose augmentation goes on elsewhere, and their `keys`."""
+
+    def generate_train_batch(self) -> dict:
+        keys = self.get_indices()
+        with torch.no_grad(), threadpool_limits(limits=1, user_api=None):
+            return {"samples": [self.draw_crop(key) for key in keys], "keys": keys}
+
+
+def located(sample: dict, patch_size: Sequence[int]) -> dict[str, torch.Tensor]:
+    """A crop that is augmented, with its nine points."""
+    crop_to_volume, shape = sample["crop_to_volume"], sample["volume_shape"]
+    return {
+        "data": sample["image"],
+        "points": nine_points(crop_to_volume, patch_size, shape),
+        "crop_to_volume": crop_to_volume,
+        "volume_shape": shape,
+    }
+
+
+def collate_crops(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future
 
 import torch
@@ -11,10 +12,11 @@ from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.losses.consistency import point_consistency, reconstruction_consistency
 from nnunet_topomae.losses.position import position_loss
 from nnunet_topomae.losses.reconstruction import reconstruction_loss, token_statistics
-from nnunet_topomae.networks.copretrain import CoPretrainingOutput
+from nnunet_topomae.networks.copretrain import BranchOutput, CoPretrainingOutput
 from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.networks.tokens import expand_mask
 from nnunet_topomae.topology import Diagrams, TopologicalLoss
+from nnunet_topomae.topology.loss import PendingLoss
 
 BRANCHES = CoPretrainingOutput._fields
 TERMS = (
@@ -55,9 +57,11 @@ class PretrainingLoss(nn.Module):
         points: torch.Tensor,
         masks: torch.Tensor,
         target_diagrams: list[Future[Diagrams]] | None,
+        pending: Mapping[str, PendingLoss] | None = None,
     ) -> dict[str, torch.Tensor]:
         """Terms of `TERMS`, each a scalar. Reconstruction and position are means over all views of a network; topology
-        and consistency look at the first, which both networks share.
+        and consistency look at the first, which both networks share. What topology is awaited comes last: the rest is
+        computed meanwhile.
 
         Args:
             output: of both networks.
@@ -65,27 +69,39 @@ class PretrainingLoss(nn.Module):
             points: [B, 9, 3], where the crops lie.
             masks: [B, V, N] bool, True where a token was hidden.
             target_diagrams: from `submit_target(image)`; without them the topological terms are left out.
+            pending: what `submit_topology` has begun already, by network.
         """
         voxel_masks = self.voxel_masks(masks)
         volumes = self.reconstructed_intensities(output, image)
-        first = {name: volume[:, 0] for name, volume in volumes.items()}
         token_std = token_statistics(image, self.geometry.token_size)[1][:, None] if self.normalise_targets else None
-        pending = {}
-        if target_diagrams is not None:
-            for name, completed in completed_volumes(first, image, voxel_masks[:, 0]).items():
-                pending[name] = self.topology.submit(completed, None, target_diagrams)
+        pending = dict(pending or {})
+        for name, branch in zip(BRANCHES, output, strict=True) if target_diagrams is not None else ():
+            if name not in pending:
+                pending[name] = self.submit_topology(name, branch, image, masks, target_diagrams)
         terms = {}
         for name, branch in zip(BRANCHES, output, strict=True):
             hidden = voxel_masks[:, : volumes[name].shape[1]]
             terms[f"reconstruction_{name}"] = reconstruction_loss(volumes[name], image[:, None], hidden, token_std)
             terms[f"position_{name}"] = position_loss(branch.points.float(), points[:, None])
+        terms["consistency_points"] = point_consistency(*(branch.points[:, 0].float() for branch in output), points)
+        first = (volume[:, 0] for volume in volumes.values())
+        terms["consistency_reconstruction"] = reconstruction_consistency(*first, image, voxel_masks[:, 0])
         for name, topology in pending.items():
             terms[f"topology_{name}"] = topology.result().loss
-        terms["consistency_points"] = point_consistency(
-            *(branch.points[:, 0].float() for branch in output), points
-        )
-        terms["consistency_reconstruction"] = reconstruction_consistency(*first.values(), image, voxel_masks[:, 0])
         return terms
+
+    def submit_topology(
+        self,
+        name: str,
+        branch: BranchOutput,
+        image: torch.Tensor,
+        masks: torch.Tensor,
+        target_diagrams: list[Future[Diagrams]],
+    ) -> PendingLoss:
+        """Start on the topological loss of one network, `target_diagrams` being those of `submit_target(image)`."""
+        volumes = {name: self.in_intensities(branch.reconstruction, image)[:, 0]}
+        completed = completed_volumes(volumes, image, self.voxel_masks(masks)[:, 0])[name]
+        return self.topology.submit(completed, None, target_diagrams)
 
     def voxel_masks(self, masks: torch.Tensor) -> torch.Tensor:
         """[B, V, N] tokens to [B, V, 1, D, H, W] voxels."""
@@ -94,15 +110,24 @@ class PretrainingLoss(nn.Module):
 
     def reconstructed_intensities(self, output: CoPretrainingOutput, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """Each network's reconstruction [B, V, C, D, H, W] in intensities, float32: un-normalised where that is due."""
-        volumes = {name: branch.reconstruction.float() for name, branch in zip(BRANCHES, output, strict=True)}
-        if not self.normalise_targets:
-            return volumes
-        mean, std = (value[:, None] for value in token_statistics(image, self.geometry.token_size))
-        return {name: volume * std + mean for name, volume in volumes.items()}
+        return {
+            name: self.in_intensities(branch.reconstruction, image)
+            for name, branch in zip(BRANCHES, output, strict=True)
+        }
 
-    def total(self, terms: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Σ weight · term."""
-        return sum(self._weight(name) * value for name, value in terms.items())
+    def in_intensities(self, reconstruction: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """One of them."""
+        if not self.normalise_targets:
+            return reconstruction.float()
+        mean, std = (value[:, None] for value in token_statistics(image, self.geometry.token_size))
+        return reconstruction.float() * std + mean
+
+    def total(self, terms: dict[str, torch.Tensor], topology_every: int = 1) -> torch.Tensor:
+        """Σ weight · term. Where topology is there in one of `topology_every` steps, it counts that many times."""
+        return sum(
+            self._weight(name) * (topology_every if name.startswith("topology") else 1) * value
+            for name, value in terms.items()
+        )
 
     def _weight(self, term: str) -> float:
         return self.weights[term if term in self.weights else term.rsplit("_", 1)[0]]

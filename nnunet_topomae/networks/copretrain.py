@@ -121,14 +121,17 @@ class CoPretrainingNetwork(nn.Module):
         Args:
             image: [B, C, D, H, W].
             masks: [B, V, N] bool over tokens, True where masked; as many in every mask. The ViT gets the visible tokens
-                alone; for UNETR++ masked voxels are zero, the mean of a z-scored image.
+                alone; for UNETR++ masked voxels are zero, the mean of a z-scored image. They may lie on the CPU,
+                whatever the network's device: tokens are counted on the host, which then waits for nothing.
 
         Raises:
             ValueError: an image of another size; masks that hide different numbers of tokens, or all.
         """
-        voxel_mask = expand_mask(masks[:, 0], self.geometry.token_grid, self.geometry.token_size)
+        ids_keep = visible_tokens(masks).to(image.device, non_blocking=True)
+        first = masks[:, 0].to(image.device, non_blocking=True)
+        voxel_mask = expand_mask(first, self.geometry.token_grid, self.geometry.token_size)
         return CoPretrainingOutput(
-            vit=self.vit(image, visible_tokens(masks)), unetrpp=self.unetrpp(image.masked_fill(voxel_mask, 0))
+            vit=self.vit(image, ids_keep), unetrpp=self.unetrpp(image.masked_fill(voxel_mask, 0))
         )
 
 

@@ -26,6 +26,7 @@ from nnunet_topomae.planning.card import CardFit, card_memory
 from nnunet_topomae.planning.plans_file import configuration_of, geometry_of
 from nnunet_topomae.private_names import curves, init_args, named_weights, untested_versions
 from nnunet_topomae.training.checkpoint import read_trusted_checkpoint
+from nnunet_topomae.training.device_augmentation import DeviceAugmentingTrainer
 from nnunet_topomae.training.divergence import StepCounter, all_finite, divergence, is_searching
 from nnunet_topomae.training.leakage import CaseRecordingTrainer, recorded_cases
 from nnunet_topomae.training.precedence import (
@@ -41,7 +42,7 @@ from nnunet_topomae.training.schedule import WarmupCosineSchedule
 NUM_FOLDS = 5  # of the split that nnU-Net makes where splits_final.json has none
 
 
-class TopoMAETrainer(CaseRecordingTrainer):
+class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer):
     """Base of the pre-trainer and the fine-tuner.
 
     Attributes:
@@ -259,6 +260,17 @@ class TopoMAETrainer(CaseRecordingTrainer):
             seed = self.epoch_seeds(1)[0]
             torch.manual_seed(seed)
             np.random.seed(seed)  # nnU-Net's loader and the augmentation draw from NumPy's global generator
+
+    @property
+    def augment_on(self) -> str:
+        return self.config.augment_on
+
+    @property
+    def augmentation_seed(self) -> int | None:
+        return self.config.seed if self.config.seed >= 0 else None
+
+    def worker_seeds(self, count: int) -> list[int] | None:
+        return self.epoch_seeds(count) if self.config.seed >= 0 else None
 
     def epoch_seeds(self, count: int) -> list[int]:
         """`count` 32-bit numbers made from (seed, epoch, rank)."""

@@ -24,6 +24,7 @@ from nnunet_topomae.evaluation.instruments import (
     token_std,
 )
 from nnunet_topomae.networks.axes import axes_order, reorder_axes
+from nnunet_topomae.networks.checkpointing import with_checkpoints
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.networks.pretrained import LoadReport
@@ -70,7 +71,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
         config = TopoMAEConfig.from_plans(plans_manager.plans)
-        return HybridSegmentationNetwork(
+        network = HybridSegmentationNetwork(
             num_input_channels,
             num_output_channels,
             geometry_of(configuration_manager),
@@ -80,6 +81,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
             ablation=config.ablation,
             **vit_options(config),
         )
+        return with_checkpoints(network) if config.gradient_checkpointing else network
 
     def _get_deep_supervision_scales(self) -> list[list[float]] | None:
         return self.geometry.deep_supervision_scales if self.enable_deep_supervision else None

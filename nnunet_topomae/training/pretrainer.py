@@ -10,19 +10,22 @@ from time import time
 
 import numpy as np
 import torch
-from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
-from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from batchgenerators.utilities.file_and_folder_operations import join, load_json, save_json
-from nnunetv2.utilities.collate_outputs import collate_outputs
-from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import distributed as dist
 from torch import nn
 
+from nnunet_topomae.augmentation.pipeline import split_pipeline
 from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.data.augmentation import pretraining_transforms
 from nnunet_topomae.data.case_facts import read_fingerprints
-from nnunet_topomae.data.dataloading import CropPositionDataLoader
+from nnunet_topomae.data.dataloading import (
+    CropDataLoader,
+    CropPositionDataLoader,
+    CropSampleDataLoader,
+    collate_crops,
+    located,
+)
 from nnunet_topomae.data.recipe import preprocessing_recipe
 from nnunet_topomae.data.unlabelled import (
     JoinedDataset,
@@ -41,6 +44,7 @@ from nnunet_topomae.evaluation.panels import FOLDER, MAX_CASES, save_panels
 from nnunet_topomae.evaluation.pretraining import MAX_PICTURES, PretrainingEvaluation, mean_over_cases
 from nnunet_topomae.losses.position import point_distance
 from nnunet_topomae.losses.pretraining import BRANCHES, TERMS, PretrainingLoss, topological_loss
+from nnunet_topomae.networks.checkpointing import with_checkpoints
 from nnunet_topomae.networks.copretrain import CoPretrainingNetwork, CoPretrainingOutput
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.planning.plans_file import geometry_of
@@ -48,6 +52,7 @@ from nnunet_topomae.pretext.masking import draw_masks
 from nnunet_topomae.private_names import curves
 from nnunet_topomae.topology import warm_up
 from nnunet_topomae.training.base import TopoMAETrainer, vit_options
+from nnunet_topomae.training.early_topology import EarlyTopology
 from nnunet_topomae.training.pictures import log_picture
 from nnunet_topomae.training.precedence import KnobAttribute
 from nnunet_topomae.training.schedule import ParameterGroup, WarmupCosineSchedule, adamw, of_preset
@@ -82,6 +87,7 @@ class TopoMAEPretrainer(TopoMAETrainer):
         self.folder_with_segs_from_previous_stage = None  # a cascade's second input is made from labels
         self.mask_generator = torch.Generator()
         self.instruments: PretrainingInstruments | None = None
+        self.current_step = 0
 
     @staticmethod
     def build_network_architecture(
@@ -101,9 +107,10 @@ class TopoMAEPretrainer(TopoMAETrainer):
             )
         config = TopoMAEConfig.from_plans(plans_manager.plans)
         image_channels = len(configuration_manager.normalization_schemes)  # without a cascade's one-hot channels
-        return CoPretrainingNetwork(
+        network = CoPretrainingNetwork(
             image_channels, geometry_of(configuration_manager), PRESETS[config.preset], **vit_options(config)
         )
+        return with_checkpoints(network) if config.gradient_checkpointing else network
 
     def _build_loss(self) -> PretrainingLoss:
         return PretrainingLoss(self.config, self.geometry)
@@ -217,16 +224,25 @@ class TopoMAEPretrainer(TopoMAETrainer):
         )
         train, val = self.get_tr_and_val_datasets()
         self.validation_dataset = val
-        num_processes = get_allowed_n_proc_DA()
-        train_loader = self._crop_loader(train, initial_patch_size, transforms, self.config.random_placement)
-        val_loader = self._crop_loader(val, patch_size, None)
-        num_processes_val = min(num_processes, max(1, num_processes // 2))
-        return self._in_background(train_loader, num_processes), self._in_background(val_loader, num_processes_val)
+        self.log_where_it_augments()
+        val_batches = self.in_background(self._crop_loader(val, patch_size, None), validation=True)
+        random_placement = self.config.random_placement
+        if self.augments_on_device:
+            in_worker, on_device = split_pipeline(transforms)
+            loader = self._crop_loader(train, initial_patch_size, in_worker, random_placement, CropSampleDataLoader)
+            return self.prefetched(loader, on_device), val_batches
+        loader = self._crop_loader(train, initial_patch_size, transforms, random_placement)
+        return self.in_background(loader), val_batches
 
     def _crop_loader(
-        self, dataset, crop_size: Sequence[int], transforms, random_placement: bool = False
-    ) -> CropPositionDataLoader:
-        return CropPositionDataLoader(
+        self,
+        dataset,
+        crop_size: Sequence[int],
+        transforms,
+        random_placement: bool = False,
+        loader_class: type[CropDataLoader] = CropPositionDataLoader,
+    ) -> CropDataLoader:
+        return loader_class(
             dataset,
             self.batch_size,
             crop_size,
@@ -236,20 +252,15 @@ class TopoMAEPretrainer(TopoMAETrainer):
             random_placement=random_placement,
         )
 
-    def _in_background(self, loader: CropPositionDataLoader, num_processes: int):
-        if num_processes == 0:
-            return SingleThreadedAugmenter(loader, None)
-        augmenter = NonDetMultiThreadedAugmenter(
-            data_loader=loader,
-            transform=None,
-            num_processes=num_processes,
-            num_cached=max(3, num_processes // 2),
-            seeds=None if self.config.seed < 0 else self.epoch_seeds(num_processes),
-            pin_memory=self.device.type == "cuda",
-            wait_time=0.002,
-        )
-        next(augmenter)  # starts the workers, so that a fault in them shows before the first epoch
-        return augmenter
+    def collate(self, samples: list[dict]) -> dict:
+        """A batch as of a `CropPositionDataLoader`, and where it lies on the host: `data_on_host`."""
+        samples = [located(sample, self.configuration_manager.patch_size) for sample in samples]
+        batch = collate_crops(samples)
+        return batch | {"data_on_host": batch["data"].to("cpu", non_blocking=True)}
+
+    @property
+    def augments_previous_stage(self) -> bool:
+        return False
 
     def on_train_start(self) -> None:
         super().on_train_start()
@@ -272,8 +283,13 @@ class TopoMAEPretrainer(TopoMAETrainer):
 
     # ------------------------------------------------------------------------------------------------ steps
 
+    def initialize(self) -> None:
+        super().initialize()
+        self.early_topology = EarlyTopology(self.plain_network, self.loss)
+
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
+        self.current_step = self.current_epoch * self.num_iterations_per_epoch
         self._seed_masks(self.current_epoch)
 
     def on_validation_epoch_start(self) -> None:
@@ -284,7 +300,8 @@ class TopoMAEPretrainer(TopoMAETrainer):
         base = self.config.seed if self.config.seed >= 0 else torch.initial_seed()
         self.mask_generator.manual_seed(hash((base, epoch, self.local_rank)) & 0x7FFFFFFFFFFF)
 
-    def train_step(self, batch: dict) -> dict[str, float]:
+    def train_step(self, batch: dict) -> dict[str, torch.Tensor]:
+        """What is logged, left on the device: to read it would make the host wait for the step."""
         self.optimizer.zero_grad(set_to_none=True)
         loss, terms = self._forward(batch)
         if self.grad_scaler is None:
@@ -303,7 +320,8 @@ class TopoMAEPretrainer(TopoMAETrainer):
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
         self.lr_scheduler.advance()
-        return _as_floats(loss, terms)
+        self.current_step += 1
+        return _detached(loss, terms)
 
     def _clip_gradients(self) -> dict[str, torch.Tensor]:
         """Each network by itself: in a common norm UNETR++'s gradient would decide how far the ViT may go.
@@ -316,28 +334,31 @@ class TopoMAEPretrainer(TopoMAETrainer):
             readings |= {f"gradient_norm_{branch}": norm, f"clipped_{branch}": norm > largest}
         return readings
 
-    def validation_step(self, batch: dict) -> dict[str, float]:
-        return _as_floats(*self._forward(batch))
+    def validation_step(self, batch: dict) -> dict[str, torch.Tensor]:
+        return _detached(*self._forward(batch))
 
     def _forward(self, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The total loss, and everything that is logged by name."""
-        target_diagrams = self.loss.submit_target(batch["data"])
+        topology_every = self.config.topology_every if self.network.training else 1
+        target_diagrams = None
+        if self.current_step % topology_every == 0:
+            target_diagrams = self.loss.submit_target(batch.get("data_on_host", batch["data"]))
         image = batch["data"].to(self.device, non_blocking=True)
         points = batch["points"].to(self.device, non_blocking=True)
         volume_shape = batch["volume_shape"].to(self.device, non_blocking=True)
-        masks = self._draw_masks(len(image))
-        with self.autocast():
-            output: CoPretrainingOutput = self.network(image, masks)
-        terms = self.loss(output, image, points, masks, target_diagrams)
-        total = self.loss.total(terms)
+        masks_on_host = self._draw_masks(len(image))
+        masks = masks_on_host.to(self.device, non_blocking=True)
+        with self.early_topology.during(image, masks, target_diagrams) as pending, self.autocast():
+            output: CoPretrainingOutput = self.network(image, masks_on_host)
+        terms = self.loss(output, image, points, masks, target_diagrams, pending)
+        total = self.loss.total(terms, topology_every)
         for name, branch in zip(POINT_ERRORS, output, strict=True):
             terms[name] = point_distance(branch.points[:, 0].detach().float(), points, volume_shape).mean()
         return total, terms
 
     def _draw_masks(self, batch_size: int) -> torch.Tensor:
         config, num_tokens = self.config, self.geometry.num_tokens
-        masks = draw_masks(batch_size, config.vit_views, num_tokens, config.mask_ratio, self.mask_generator)
-        return masks.to(self.device, non_blocking=True)
+        return draw_masks(batch_size, config.vit_views, num_tokens, config.mask_ratio, self.mask_generator)
 
     # ------------------------------------------------------------------------------------------------ curves
 
@@ -348,7 +369,8 @@ class TopoMAEPretrainer(TopoMAETrainer):
         self._log("val", val_outputs)
 
     def _log(self, phase: str, outputs: list[dict]) -> None:
-        of_ranks = self._gather({name: np.mean(values) for name, values in collate_outputs(outputs).items()})
+        names = ("loss", *TERMS, *POINT_ERRORS, *(GRADIENTS if phase == "train" else ()))
+        of_ranks = self._gather(_means(outputs, names))
         means = {name: float(np.mean([means[name] for means in of_ranks])) for name in of_ranks[0]}
         self.logger.log(f"{phase}_losses", means.pop("loss"), self.current_epoch)
         for name, value in means.items():
@@ -454,7 +476,13 @@ class TopoMAEPretrainer(TopoMAETrainer):
         return gathered
 
 
-def _as_floats(loss: torch.Tensor, terms: dict[str, torch.Tensor]) -> dict[str, float]:
-    """One transfer from the device for all of them."""
-    names, values = zip(*{"loss": loss, **terms}.items(), strict=True)
-    return dict(zip(names, torch.stack([value.detach().float() for value in values]).tolist(), strict=True))
+def _detached(loss: torch.Tensor, terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.detach().float() for name, value in {"loss": loss, **terms}.items()}
+
+
+def _means(outputs: list[dict[str, torch.Tensor]], names: Sequence[str]) -> dict[str, float]:
+    """Over the steps that have the value; NaN where none has. One transfer from the device for all of them."""
+    values = {name: [output[name] for output in outputs if name in output] for name in names}
+    there = [name for name in names if values[name]]
+    means = torch.stack([torch.stack(values[name]).mean() for name in there]).tolist()
+    return dict.fromkeys(names, math.nan) | dict(zip(there, means, strict=True))

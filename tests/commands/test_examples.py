@@ -120,7 +120,6 @@ PREPARE: dict[str, Callable[[Path], None]] = {
     "remove-unlabelled": prepare_with_unlabelled,
     "evaluate": prepare_evaluate,
     "export-encoder": prepare_export_encoder,
-    "export-encoder": prepare_export_encoder,
     "report": prepare_report,
     "figure": prepare_figure,
 }

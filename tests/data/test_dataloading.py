@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_topomae.augmentation.pipeline import split_pipeline
 from nnunet_topomae.data.augmentation import pretraining_transforms
-from nnunet_topomae.data.dataloading import CropPositionDataLoader
+from nnunet_topomae.data.dataloading import CropPositionDataLoader, CropSampleDataLoader, collate_crops, located
 
 LABELS = SimpleNamespace(all_labels=[0, 1], has_ignore_label=False)
 
@@ -56,9 +57,17 @@ def test_plain_crops_are_exact_also_where_they_reach_outside(shape):
     assert_every_voxel_is_where_it_says(batch, shape, tolerance=0)
 
 
+def batch_from_the_device(volume: np.ndarray, crop_size, patch_size, transforms) -> dict:
+    """The same by samples that a data worker only draws and crops."""
+    in_worker, on_device = split_pipeline(transforms)
+    samples = CropSampleDataLoader(Volumes(case=volume), 4, crop_size, patch_size, LABELS, transforms=in_worker)
+    return collate_crops([located(on_device(**sample), patch_size) for sample in next(samples)["samples"]])
+
+
+@pytest.mark.parametrize("place", ["workers", "device"])
 @pytest.mark.parametrize("patch_size", [(8, 12, 10), (9, 11, 10)], ids=["even", "odd"])
 @pytest.mark.parametrize("augmentation", ["crop", "mirror", "rotate", "scale", "all", "in plane"])
-def test_voxels_are_followed_through_every_augmentation(augmentation, patch_size):
+def test_voxels_are_followed_through_every_augmentation(augmentation, patch_size, place):
     np.random.seed(1)
     torch.manual_seed(1)
     some = float(augmentation in ("rotate", "all", "in plane")), float(augmentation in ("scale", "all", "in plane"))
@@ -67,9 +76,13 @@ def test_voxels_are_followed_through_every_augmentation(augmentation, patch_size
     transforms = pretraining_transforms(patch_size, (-0.5, 0.5), in_plane, *some, mirror_axes)
     crop_size = (patch_size[0], 17, 16) if in_plane else (15, 17, 16)
 
-    batch = next(loader(coordinate_volume(30, 25, 20), crop_size, patch_size, transforms))
+    volume = coordinate_volume(30, 25, 20)
+    if place == "workers":
+        batch = next(loader(volume, crop_size, patch_size, transforms))
+    else:
+        batch = batch_from_the_device(volume, crop_size, patch_size, transforms)
 
-    assert batch["data"].shape == (4, 3, *patch_size)
+    assert batch["data"].shape == (4, 3, *patch_size) and batch["points"].shape == (4, 9, 3)
     exact = augmentation in ("crop", "mirror")
     # Trilinear interpolation is exact on coordinates, but for rounding, and but for samples that mix in the padding
     # around the larger crop: those are where rotation and scaling reach over its border.
@@ -77,6 +90,27 @@ def test_voxels_are_followed_through_every_augmentation(augmentation, patch_size
         assert_every_voxel_is_where_it_says(batch, (30, 25, 20), tolerance=0)
     else:
         assert_centre_voxels_are_where_they_say(batch, tolerance=1e-4)
+
+
+def test_the_device_gives_the_crops_and_points_of_the_workers():
+    transforms = pretraining_transforms((8, 12, 10), (-0.5, 0.5), False, 0.5, 0.5, (0, 2))
+    volume = np.random.default_rng(0).normal(size=(2, 30, 25, 20)).astype(np.float32)
+
+    def seeded(batch_of) -> dict:
+        np.random.seed(3)
+        torch.manual_seed(3)
+        return batch_of()
+
+    # One sample a batch: a worker draws a mirroring right after the rotation, the device for all samples afterwards.
+    by_workers = CropPositionDataLoader(
+        Volumes(case=volume), 1, (15, 17, 16), (8, 12, 10), LABELS, transforms=transforms
+    )
+    in_worker, on_device = split_pipeline(transforms)
+    samples = CropSampleDataLoader(Volumes(case=volume), 1, (15, 17, 16), (8, 12, 10), LABELS, transforms=in_worker)
+    expected = seeded(lambda: next(by_workers))
+    found = seeded(lambda: collate_crops([located(on_device(**next(samples)["samples"][0]), (8, 12, 10))]))
+    for name in ("data", "points", "crop_to_volume", "volume_shape"):
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5)
 
 
 def assert_centre_voxels_are_where_they_say(batch: dict, tolerance: float) -> None:

@@ -1,0 +1,354 @@
+"""Where the time of a training step goes, by trainer and by who augments, into docs/benchmarks.md.
+
+    python benchmarks/training.py DATASET CONFIGURATION FOLD [-p PLANS] [--device cuda|cpu] [--minutes 10]
+    python benchmarks/training.py --phantom 160 [...]      # a synthetic data set of that width, planned by nnU-Net
+
+TopoMAEPretrainer, TopoMAEFinetuner (its network from random weights) and nnUNetTrainer, each with data workers and with
+the device, take turns, each turn in a process of its own. Parts are exclusive of each other; in a first pass nothing
+but the whole is timed. On a GPU elapsed time, waiting for the device before and after each part of the second pass; on
+a CPU the CPU time of one thread, with crops drawn in the same process (nnUNet_n_proc_DA=0), so that other programs do
+not matter; topology's threads are counted apart. Nothing is written to nnUNet_results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from machine import machine, memory_kilobytes, replace_section
+
+from nnunet_topomae.visualization.tables import markdown_table
+
+REPOSITORY = Path(__file__).parents[1]
+PACKAGES = ("torch", "nnunetv2", "batchgeneratorsv2", "numba")
+TRAINERS = ("TopoMAEPretrainer", "TopoMAEFinetuner", "nnUNetTrainer")
+PLACES = ("workers", "device")
+PARTS = (
+    "data",
+    "augmentation",
+    "forward, ViT",
+    "forward, others",
+    "losses",
+    "waiting for topology",
+    "backward",
+    "optimiser",
+    "rest",
+)
+ENGINE = ("homology", "matching")  # in threads of their own
+
+
+class Stopwatch:
+    """Seconds by part. A part within another is not counted for the other."""
+
+    def __init__(self, clock: Callable[[], float], synchronise: Callable[[], None]) -> None:
+        self.clock, self.synchronise = clock, synchronise
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._within: list[float] = []  # seconds of inner parts, by depth
+
+    def time(self, part: str, function: Callable, *args: Any, **kwargs: Any) -> Any:
+        self.synchronise()
+        begin = self.clock()
+        self._within.append(0.0)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            self.synchronise()
+            elapsed = self.clock() - begin
+            self.seconds[part] += elapsed - self._within.pop()
+            if self._within:
+                self._within[-1] += elapsed
+
+    def watch(self, owner: Any, name: str, part: str) -> None:
+        """From now on the calls of an attribute count for a part."""
+        function = getattr(owner, name)
+        setattr(owner, name, functools.wraps(function)(functools.partial(self.time, part, function)))
+
+
+def watch_engine(seconds: dict[str, float]) -> None:
+    """CPU time of topology's threads."""
+    from nnunet_topomae.topology import loss
+
+    def timed(part: str, function: Callable, *args: Any, **kwargs: Any) -> Any:
+        begin = time.thread_time()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            seconds[part] += time.thread_time() - begin
+
+    loss.persistence_diagrams = functools.partial(timed, "homology", loss.persistence_diagrams)
+    loss.squared_wasserstein = functools.partial(timed, "matching", loss.squared_wasserstein)
+
+
+def build(trainer: str, place: str, options: argparse.Namespace) -> Any:
+    """A trainer before its first step."""
+    import torch
+    from nnunetv2.paths import nnUNet_preprocessed
+    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+    from nnunet_topomae.training.device_augmentation import DeviceAugmentingTrainer
+    from nnunet_topomae.training.finetuner import TopoMAEFinetuner
+    from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
+
+    kind = {"TopoMAEPretrainer": TopoMAEPretrainer, "TopoMAEFinetuner": TopoMAEFinetuner}.get(
+        trainer, DeviceAugmentingTrainer
+    )
+    folder = Path(nnUNet_preprocessed, maybe_convert_to_dataset_name(options.dataset))
+    plans = json.loads((folder / f"{options.plans}.json").read_text())
+    plans["continue_training"] = False
+    plans["topomae"] = {"preset": options.preset, "pretrained": "none", "augment_on": place, "seed": 0}
+    plans["topomae"] |= {"iterations_per_epoch": 10**6}
+    if options.batch:
+        plans["configurations"][options.configuration]["batch_size"] = options.batch
+    dataset_json = json.loads((folder / "dataset.json").read_text())
+    built = kind(plans, options.configuration, options.fold, dataset_json, torch.device(options.device))
+    built.num_iterations_per_epoch = 10**6
+    if kind is DeviceAugmentingTrainer:
+        built.augment_on, built.augmentation_seed = place, 0
+    built.on_train_start()
+    built.on_epoch_start()
+    built.on_train_epoch_start()
+    return built
+
+
+def watch(trainer: Any, stopwatch: Stopwatch) -> None:
+    """Each part of a step of any of the trainers."""
+    import torch
+
+    from nnunet_topomae.topology.loss import PendingLoss
+    from nnunet_topomae.training.prefetch import Prefetcher
+
+    batches, network = trainer.dataloader_train, getattr(trainer, "plain_network", trainer.network)
+    if isinstance(batches, Prefetcher):
+        stopwatch.watch(batches, "_prepare", "augmentation")
+        batches = batches.source
+    loader = getattr(batches, "data_loader", None)
+    if loader is not None and not isinstance(trainer.dataloader_train, Prefetcher):  # augments in this process
+        stopwatch.watch(loader, "transforms", "augmentation")
+    stopwatch.watch(type(batches), "__next__", "data") if loader is None else stopwatch.watch(
+        loader, "generate_train_batch", "data"
+    )
+    stopwatch.watch(network, "forward", "forward, others")
+    if getattr(network, "vit", None) is not None:
+        stopwatch.watch(network.vit, "forward", "forward, ViT")
+    stopwatch.watch(trainer.loss, "forward", "losses")
+    if hasattr(trainer.loss, "submit_topology"):
+        for name in ("submit_topology", "submit_target"):
+            stopwatch.watch(trainer.loss, name, "losses")
+    result = PendingLoss.result
+    PendingLoss.result = lambda self: stopwatch.time("waiting for topology", result, self)
+    backward = torch.Tensor.backward
+    torch.Tensor.backward = lambda self, *a, **k: stopwatch.time("backward", backward, self, *a, **k)
+    stopwatch.watch(trainer.optimizer, "step", "optimiser")
+
+
+def measure(trainer_name: str, place: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds a step, undisturbed and by part, and memory, in this process."""
+    on_gpu = options.device == "cuda"
+    with tempfile.TemporaryDirectory() as results:
+        os.environ["nnUNet_results"] = results
+        os.environ["nnUNet_compile"] = "t" if options.compile else "f"
+        if not on_gpu:
+            os.environ["nnUNet_n_proc_DA"] = "0"
+        import torch
+
+        if not on_gpu:
+            torch.set_num_threads(1)
+        clock = time.perf_counter if on_gpu else time.thread_time
+        synchronise = torch.cuda.synchronize if on_gpu else lambda: None
+        engine: dict[str, float] = defaultdict(float)
+        watch_engine(engine)
+        trainer = build(trainer_name, place, options)
+
+        def step() -> None:
+            trainer.train_step(next(trainer.dataloader_train))
+
+        for _ in range(options.warm_up):
+            step()
+        synchronise()
+        engine.clear()
+        begin = clock()
+        for _ in range(options.steps):
+            step()
+        synchronise()
+        undisturbed = (clock() - begin) / options.steps
+        topology = {part: seconds / options.steps for part, seconds in engine.items()}
+        idle = idle_share(step, options.steps) if on_gpu else None
+
+        stopwatch = Stopwatch(clock, synchronise)
+        watch(trainer, stopwatch)
+        for _ in range(options.steps):
+            stopwatch.time("rest", step)
+        trainer.on_train_end()
+        return {
+            "step": undisturbed,
+            "parts": {part: stopwatch.seconds[part] / options.steps for part in PARTS},
+            "engine": topology,
+            "idle": idle,
+            "host": memory_kilobytes("VmHWM") / 2**20,
+            "device": torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None,
+            "volumes": trainer.batch_size,
+            "patch": list(trainer.configuration_manager.patch_size),
+        }
+
+
+def idle_share(step: Callable[[], None], steps: int) -> float:
+    """Part of the elapsed time in which no kernel ran and nothing was copied on the GPU."""
+    import torch
+    from torch.autograd import DeviceType
+
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(steps):
+            step()
+        torch.cuda.synchronize()
+    busy = [(e.time_range.start, e.time_range.end) for e in profile.events() if e.device_type == DeviceType.CUDA]
+    return idle_between(busy)
+
+
+def idle_between(busy: Sequence[tuple[float, float]]) -> float:
+    """Share of the time from the first begin to the last end that no interval covers."""
+    busy = sorted(busy)
+    covered, reached = 0.0, busy[0][0]
+    for begin, end in busy:
+        covered += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return 1 - covered / (reached - busy[0][0])
+
+
+def table(results: dict[tuple[str, str], list[dict[str, Any]]], device: str) -> str:
+    """A row a trainer and place, medians of the rounds. Seconds only of a GPU."""
+    on_gpu = device == "cuda"
+
+    def median(key: tuple[str, str], value: Callable[[dict], float]) -> float:
+        return statistics.median(value(result) for result in results[key])
+
+    def whole(result: dict) -> float:
+        return result["step"] if on_gpu else result["step"] + sum(result["engine"].values())
+
+    rows = []
+    for trainer, place in results:
+        key = trainer, place
+        row = [trainer, place]
+        if on_gpu:
+            seconds = median(key, whole)
+            row += [f"{1000 * seconds:.0f} ms", f"{results[key][0]['volumes'] / seconds:.1f}"]
+        row.append(f"{median((trainer, 'workers'), whole) / median(key, whole):.2f}")
+        for part in PARTS:
+            row.append(f"{100 * median(key, lambda r, part=part: r['parts'][part] / sum(r['parts'].values())):.0f} %")
+        for part in ENGINE:
+            row.append(f"{100 * median(key, lambda r, part=part: r['engine'].get(part, 0) / whole(r)):.0f} %")
+        row.append(f"{median(key, lambda r: r['host']):.1f} GiB")
+        if on_gpu:
+            row += [f"{median(key, lambda r: r['device']):.1f} GiB", f"{100 * median(key, lambda r: r['idle']):.0f} %"]
+        rows.append(row)
+    head = ["trainer", "augments", *(["step", "volumes/s"] if on_gpu else []), "speed / workers", *PARTS]
+    head += [*ENGINE, "host memory", *(["device memory", "GPU idle"] if on_gpu else [])]
+    return markdown_table(head, rows)
+
+
+def plan_phantom(width: int, folder: Path) -> int:
+    """A synthetic data set in nnU-Net's folders below `folder`, planned; returns its number."""
+    for kind in ("raw", "preprocessed"):
+        os.environ[f"nnUNet_{kind}"] = str(folder / kind)
+    from nnunet_topomae.data.phantom import write_phantom_dataset
+
+    write_phantom_dataset(folder / "raw" / "Dataset100_Phantom", num_training=6, num_test=1, seed=0, width=width)
+    command = ["nnUNetv2_plan_and_preprocess", "-d", "100", "-c", "3d_fullres", "-np", "2", "-npfp", "2"]
+    environment = os.environ | {"nnUNet_results": str(folder / "results")}
+    program = str(Path(sys.executable).parent / command[0])
+    subprocess.run([program, *command[1:]], check=True, env=environment, stdout=subprocess.DEVNULL)
+    return 100
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", nargs="?", help="number or name; or --phantom")
+    parser.add_argument("configuration", nargs="?", default="3d_fullres")
+    parser.add_argument("fold", nargs="?", type=int, default=0)
+    parser.add_argument("-p", "--plans", default="nnUNetPlans", help="default: %(default)s")
+    parser.add_argument("--phantom", type=int, metavar="WIDTH", help="make a data set about so many voxels wide")
+    parser.add_argument("--preset", default="small", help="default: %(default)s")
+    parser.add_argument("--batch", type=int, help="default: that of the plans")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--compile", action="store_true", help="with torch.compile; the parts are then less telling")
+    parser.add_argument("--warm-up", type=int, default=2, help="steps before (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of each pass (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=10, help="no turn begins after them (default: %(default)s)")
+    parser.add_argument("--docs", type=Path, default=REPOSITORY / "docs")
+    options = parser.parse_args()
+    if (options.dataset is None) == (options.phantom is None):
+        parser.error("name a data set, or give --phantom WIDTH")
+    end = time.monotonic() + 60 * options.minutes
+    with tempfile.TemporaryDirectory() as folder:
+        if options.phantom:
+            options.dataset = plan_phantom(options.phantom, Path(folder))
+        report(options, take_turns(options, end))
+
+
+def take_turns(options: argparse.Namespace, end: float) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """At least one round, whatever it takes; no half one is used."""
+    results: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    context = multiprocessing.get_context("spawn")
+    rounds = 0
+    while not rounds or time.monotonic() < end:
+        turn = {}
+        for key in product(TRAINERS, PLACES):
+            if rounds and time.monotonic() > end:
+                return results
+            worker = context.Process(target=_in_process, args=(queue := context.Queue(), *key, options))
+            worker.start()
+            turn[key] = queue.get()
+            worker.join()
+            if isinstance(turn[key], str):
+                raise SystemExit(f"{' with '.join(key)} failed:\n{turn[key]}")
+            print(f"round {rounds + 1}: {' with '.join(key)}: {turn[key]['step']:.3g} s a step", flush=True)
+        rounds += 1
+        for key, result in turn.items():
+            results[key].append(result)
+    return results
+
+
+def _in_process(queue: Any, trainer: str, place: str, options: argparse.Namespace) -> None:
+    try:
+        queue.put(measure(trainer, place, options))
+    except BaseException:
+        import traceback
+
+        queue.put(traceback.format_exc())
+
+
+def report(options: argparse.Namespace, results: dict[tuple[str, str], list[dict[str, Any]]]) -> None:
+    first = next(iter(results.values()))
+    patch = "×".join(map(str, first[0]["patch"]))
+    what = f"a phantom {options.phantom} voxels wide" if options.phantom else str(options.dataset)
+    where = "one core, CPU time; `data` and `augmentation` by the code of one worker"
+    if options.device == "cuda":
+        import torch
+
+        where = torch.cuda.get_device_name() + (", torch.compile" if options.compile else ", without torch.compile")
+    text = f"""### A training step, {what}, patch {patch}
+
+Written by `benchmarks/training.py` on {machine(PACKAGES)}, {where}.
+Preset `{options.preset}`, batch {first[0]["volumes"]}; median of {len(first)} rounds of {options.steps} steps in which
+the trainers took turns. Shares of a step; homology and matching run in threads of their own, beside it.
+
+{table(results, options.device)}
+"""
+    replace_section(options.docs / "benchmarks.md", f"training-{options.device}-{patch}", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

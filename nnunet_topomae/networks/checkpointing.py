@@ -1,0 +1,52 @@
+"""Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): memory for time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from nnunet_topomae.networks.unetrpp import EPABlock
+
+
+def with_checkpoints(network: nn.Module) -> nn.Module:
+    """`network`, whose transformer and EPA blocks keep only their input in training: the rest is computed again when
+    the gradient comes by. Values, gradients and batch statistics are the same."""
+    for block in network.modules():
+        if isinstance(block, Block | EPABlock):
+            block.forward = partial(_forward, block, block.forward)
+    return network
+
+
+@torch.compiler.disable  # torch.compile plans by itself what to compute again, and does not know our context
+def _forward(block: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    if not (block.training and torch.is_grad_enabled()):
+        return forward(x)
+    contexts = partial(_contexts, block)
+    return checkpoint(forward, x, use_reentrant=False, context_fn=contexts)
+
+
+def _contexts(block: nn.Module) -> tuple:
+    """Of the first computation and of the second."""
+    return nullcontext(), _batch_counted_already(block)
+
+
+@contextmanager
+def _batch_counted_already(block: nn.Module) -> Iterator[None]:
+    """The second time a batch does not enter the running statistics."""
+    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        norm.num_batches_tracked = norm.num_batches_tracked.clone()
+    try:
+        yield
+    finally:
+        for norm, momentum, count in before:
+            norm.momentum, norm.num_batches_tracked = momentum, count

@@ -1,0 +1,48 @@
+from itertools import count
+
+import torch
+
+from nnunet_topomae.training.prefetch import Prefetcher
+
+
+class Log(list):
+    """A source of numbered batches, and what was done with them, in order."""
+
+    def source(self):
+        for i in count():
+            self.append(f"read {i}")
+            yield {"data": torch.tensor([float(i)])}
+
+    def prepare(self, batch: dict, number: int) -> dict:
+        self.append(f"augment {int(batch['data'])} as number {number}")
+        return {"data": batch["data"] + 0.5}
+
+
+def test_one_batch_is_ready_before_it_is_asked_for():
+    log = Log()
+    batches = Prefetcher(log.source(), log.prepare, torch.device("cpu"))
+    batches.begin_epoch(3)
+    assert next(batches)["data"] == 0.5
+    assert log == ["read 0", "augment 0 as number 0", "read 1", "augment 1 as number 1"]
+    assert next(batches)["data"] == 1.5 and next(batches)["data"] == 2.5
+    assert len(log) == 6  # none is read in advance for the next epoch, which has other seeds
+
+
+def test_batches_are_numbered_anew_in_each_epoch():
+    log = Log()
+    batches = Prefetcher(log.source(), log.prepare, torch.device("cpu"))
+    for _ in range(2):
+        batches.begin_epoch(2)
+        next(batches), next(batches)
+    assert [entry for entry in log if "augment" in entry] == [
+        "augment 0 as number 0",
+        "augment 1 as number 1",
+        "augment 2 as number 0",
+        "augment 3 as number 1",
+    ]
+
+
+def test_without_an_epoch_nothing_is_read_in_advance():
+    log = Log()
+    next(Prefetcher(log.source(), log.prepare, torch.device("cpu")))
+    assert log == ["read 0", "augment 0 as number 0"]
