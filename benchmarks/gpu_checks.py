@@ -75,7 +75,8 @@ def precision(options: argparse.Namespace) -> None:
     for half in (False, True):
         torch.manual_seed(0)
         network = CoPretrainingNetwork(1, geometry, PRESETS[options.preset]).to(device)
-        criterion, optimizer = PretrainingLoss(config, geometry), adamw([ParameterGroup("all", network.parameters(), 3e-4)], 0.05)
+        criterion = PretrainingLoss(config, geometry)
+        optimizer = adamw([ParameterGroup("all", network.parameters(), 3e-4)], 0.05)
         scaler = torch.amp.GradScaler(device.type, enabled=half and device.type == "cuda")
         generator, losses = torch.Generator().manual_seed(1), []
         for _ in range(options.steps):
