@@ -23,7 +23,7 @@ NUM_CROPS = 16
 
 TOKEN_STD = "vit_token_std"
 LABEL_SHARE = "vit_label_share"
-RECONSTRUCTION_RATIOS = tuple(f"error_over_harmonic_{name}" for name in ("zero", *BRANCHES))
+RECONSTRUCTION_RATIOS = tuple(f"error_over_harmonic_{name}" for name in (*BRANCHES, "zero"))
 POINT_RATIOS = tuple(f"points_over_constant_{name}" for name in BRANCHES)
 PRETRAINING_INSTRUMENTS = (*RECONSTRUCTION_RATIOS, *POINT_RATIOS, TOKEN_STD)
 FINETUNING_INSTRUMENTS = ("cosine_vit", "cosine_unetrpp", TOKEN_STD, LABEL_SHARE)

@@ -385,7 +385,8 @@ class TopoMAEPretrainer(TopoMAETrainer):
             self.print_to_log_file(f"New best validation loss: {val_loss:.4f}")
             self.save_checkpoint(join(self.output_folder, "checkpoint_best.pth"))
         if self.local_rank == 0:
-            save_progress_figure(Path(self.output_folder, "progress.png"), curves(log), (*TERMS, *POINT_ERRORS))
+            terms = (*TERMS, *POINT_ERRORS, *GRADIENTS)
+            save_progress_figure(Path(self.output_folder, "progress.png"), curves(log), terms, PRETRAINING_INSTRUMENTS)
         self.current_epoch += 1
         self.save_latest()
         if self.config.panel_every and (self.current_epoch == 1 or self.current_epoch % self.config.panel_every == 0):

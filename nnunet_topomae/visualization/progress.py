@@ -17,24 +17,27 @@ PHASES = {"train": "--", "val": "-"}
 COLOURS = (BLUE, ORANGE, GREEN, PINK)
 
 
-def save_progress_figure(path: str | Path, logging: Mapping[str, Sequence[float]], terms: Sequence[str]) -> None:
-    """One panel for the total loss, one for each kind of term, one each for learning rate and epoch time.
+def save_progress_figure(
+    path: str | Path, logging: Mapping[str, Sequence[float]], terms: Sequence[str], instruments: Sequence[str] = ()
+) -> None:
+    """A panel for the total loss, one for each kind of term and instrument, one each for learning rate and epoch time.
 
     Args:
         path: of the picture to write.
         logging: a value an epoch under `train_losses`, `val_losses`, `lrs`, `epoch_start_timestamps`,
             `epoch_end_timestamps` (seconds), and `train_<term>`, `val_<term>` for each term that was computed.
         terms: names such as `reconstruction_vit`. Neighbours that differ in the last word alone share a panel.
+        instruments: the same, of what is read off validation crops alone, under its name as it is.
     """
     panels: dict[str, dict[str, Sequence[float]]] = {
         "total loss": {"train": logging["train_losses"], "val": logging["val_losses"]}
     }
-    for kind, members in groupby(terms, key=lambda term: term.rpartition("_")[0] or term):
+    for kind, members in groupby([*terms, *instruments], key=lambda term: term.rpartition("_")[0] or term):
         curves = {
-            f"{phase} {term.removeprefix(kind).removeprefix('_')}".strip(): logging[f"{phase}_{term}"]
+            f"{phase} {term.removeprefix(kind).removeprefix('_')}".strip(): logging[name]
             for term in members
-            for phase in PHASES
-            if logging.get(f"{phase}_{term}")
+            for phase, name in (("train", f"train_{term}"), ("val", term if term in instruments else f"val_{term}"))
+            if logging.get(name)
         }
         if curves:
             panels[kind.replace("_", " ")] = curves

@@ -73,11 +73,15 @@ def test_progress_has_a_panel_for_each_kind_of_term(tmp_path: Path, drawn: list)
         "val_topology_vit": [],
         "train_point_error_vit": [5.0, 4.0],
         "val_point_error_vit": [5.0, float("nan")],
+        "vit_token_std": [0.6, 0.5],
     }
     terms = ["reconstruction_vit", "reconstruction_unetrpp", "topology_vit", "point_error_vit"]
-    save_progress_figure(tmp_path / "progress.png", logging, terms)
+    save_progress_figure(tmp_path / "progress.png", logging, terms, ["vit_token_std"])
     panels = {axes.get_title(): axes for axes in drawn[0].axes}
-    assert list(panels) == ["total loss", "reconstruction", "point error", "learning rate", "seconds an epoch"]
+    assert list(panels) == [
+        "total loss", "reconstruction", "point error", "vit token", "learning rate", "seconds an epoch"
+    ]  # fmt: skip
+    assert list(panels["vit token"].lines[0].get_ydata()) == [0.6, 0.5]
     curves = {line.get_label(): list(line.get_ydata()) for line in panels["reconstruction"].lines}
     assert curves["train vit"] == [100.0, 1.0] and curves["val unetrpp"] == [1.0, 1.0] and len(curves) == 4
     assert panels["reconstruction"].get_yscale() == "log" and panels["total loss"].get_yscale() == "linear"
