@@ -7,7 +7,6 @@ import importlib
 import os
 import sys
 import textwrap
-import warnings
 from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
@@ -48,7 +47,6 @@ EPILOGUE = "nnunet-topomae COMMAND --help tells more, with an example."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    _silence_timm()
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
@@ -66,11 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _stop(message: str, status: int = 2) -> NoReturn:
     print(" ".join(line.strip() for line in message.splitlines()), file=sys.stderr)
     sys.exit(status)
-
-
-def _silence_timm() -> None:
-    """timm decorates a class by what PyTorch has deprecated, which says nothing to those who import it."""
-    warnings.filterwarnings("ignore", r"`torch\.jit\.interface` is deprecated", FutureWarning)
 
 
 def _command(name: str) -> ModuleType:

@@ -73,12 +73,12 @@ def add_unlabelled(
     if bad and not skip_bad:
         raise BadImageError(f"nothing is added yet: {_these(bad)}")
 
-    stale = target.faults(recipe)
+    present, stale = set(target.names), target.faults(recipe)
     strangers = {name: fault for name, fault in stale.items() if name not in files}
     if strangers:
         report(f"Added before, and not usable now: {grouped(strangers)}. {advice(plans, configuration_name)}")
     good = {case: channels for case, channels in files.items() if case and case not in bad}
-    done = [] if overwrite else [case for case in good if case in target.names and case not in stale]
+    done = [] if overwrite else [case for case in good if case in present and case not in stale]
     _refuse_other_files(target, {case: good[case] for case in done})
     to_do = {case: channels for case, channels in good.items() if case not in done}
     if to_do:
