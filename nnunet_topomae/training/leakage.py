@@ -83,7 +83,9 @@ class CaseRecordingTrainer(ResumableTrainer):
         new = [str(case) for case in cases if case not in recorded]  # nnU-Net's may be NumPy's
         fingerprints = read_fingerprints(self.dataset_of(new), new)
         init_args(self)["cases_seen"] = merged(
-            self.cases_seen, {dataset: {fingerprint: case for case, fingerprint in fingerprints.items()}}
+            self.cases_seen,
+            # nnU-Net's own splits hold NumPy's strings, which PyTorch's restricted reader does not take.
+            {dataset: {fingerprint: str(case) for case, fingerprint in fingerprints.items()}},
         )
 
     def refuse_seen_validation_cases(self) -> None:

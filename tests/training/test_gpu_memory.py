@@ -34,7 +34,7 @@ def test_a_small_card_is_warned_of_before_training_and_named_when_out_of_memory(
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(nnUNetTrainer, "run_training", out_of_memory)
-    small = on_gpu(trainer_class, 0.125)
+    small = on_gpu(trainer_class, 2**-10)
     with pytest.raises(
         torch.cuda.OutOfMemoryError, match="CUDA out of memory.\nBy estimate preset tiny needs(.|\n)*plan"
     ):

@@ -26,8 +26,8 @@ def all_at(value: str) -> dict[str, str]:
     return {name: value for name, value in taken.items() if name not in NOT_HERE}
 
 
-def one_step(workshop, trainer_class, **knobs) -> tuple[nn.Module, set[str], float]:
-    """The network after a training step, the names of the parameters that it moved, and the loss."""
+def train(workshop, trainer_class, num_steps: int = 1, **knobs) -> tuple[nn.Module, set[str], float]:
+    """The network after training steps, the names of the parameters that they moved, and the last loss."""
     torch.manual_seed(0)
     np.random.seed(0)
     trainer = workshop.build(trainer_class, **knobs)
@@ -35,7 +35,8 @@ def one_step(workshop, trainer_class, **knobs) -> tuple[nn.Module, set[str], flo
     before = {name: p.detach().clone() for name, p in trainer.network.named_parameters()}
     trainer.on_epoch_start()
     trainer.on_train_epoch_start()
-    loss = float(trainer.train_step(next(trainer.dataloader_train))["loss"])
+    for _ in range(num_steps):
+        loss = float(trainer.train_step(next(trainer.dataloader_train))["loss"])
     moved = {name for name, p in trainer.network.named_parameters() if not torch.equal(p, before[name])}
     return trainer.network, moved, loss
 
@@ -43,7 +44,7 @@ def one_step(workshop, trainer_class, **knobs) -> tuple[nn.Module, set[str], flo
 @pytest.mark.parametrize("trainer_class", [TopoMAEPretrainer, TopoMAEFinetunerFromScratch])
 @pytest.mark.parametrize("value", ["0", "1"])
 def test_all_knobs_at_their_least_or_at_one_train(workshop, trainer_class, value):
-    network, moved, loss = one_step(workshop, trainer_class, **all_at(value))
+    network, moved, loss = train(workshop, trainer_class, num_steps=2, **all_at(value))  # a fusion starts at zero
     assert np.isfinite(loss)
     assert all(torch.isfinite(p).all() for p in network.parameters())
     assert len(moved) > 0.9 * len(list(network.parameters()))
@@ -51,7 +52,7 @@ def test_all_knobs_at_their_least_or_at_one_train(workshop, trainer_class, value
 
 def test_a_gradient_clip_of_0_is_none(workshop):
     def norm(clip: float) -> float:
-        network, moved, _ = one_step(workshop, TopoMAEPretrainer, weight_topology=0, pretrain_gradient_clip=clip)
+        network, moved, _ = train(workshop, TopoMAEPretrainer, weight_topology=0, pretrain_gradient_clip=clip)
         assert moved
         return nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None]).item()
 
@@ -60,5 +61,5 @@ def test_a_gradient_clip_of_0_is_none(workshop):
 
 
 def test_a_learning_rate_of_0_moves_nothing_and_the_log_says_so(workshop, capsys):
-    assert not one_step(workshop, TopoMAEPretrainer, weight_topology=0, pretrain_lr=0)[1]
+    assert not train(workshop, TopoMAEPretrainer, weight_topology=0, pretrain_lr=0)[1]
     assert "The learning rate is 0" in capsys.readouterr().out

@@ -74,6 +74,12 @@ def test_the_checkpoint_records_names_and_voxels(workshop, cases, pretrained):
     assert finetuned.cases_seen == {"Dataset100_Phantom": names}
 
 
+def test_the_record_of_a_split_that_nnunet_has_drawn_is_read_without_running_code(workshop):
+    trainer = started(workshop.build(TopoMAEPretrainer, weight_topology=0))
+    content = torch.load(Path(trainer.output_folder, "checkpoint_final.pth"), weights_only=True)
+    assert recorded_cases(content) == trainer.cases_seen
+
+
 def test_a_split_that_was_changed_after_pretraining_is_refused(workshop, cases, pretrained):
     split(workshop, cases[1:4], cases[:1])
     message = f"1 of 1 validation cases of fold 0 are among those.*: {cases[0]}. .*SEEN_VALIDATION_CASES=warn"
