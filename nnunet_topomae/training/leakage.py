@@ -80,7 +80,7 @@ class CaseRecordingTrainer(ResumableTrainer):
         """Adds cases of this dataset; those that a resumed training has recorded at its start are not read again."""
         dataset = self.plans_manager.dataset_name
         recorded = set(self.cases_seen.get(dataset, {}).values()) if self.current_epoch > 0 else set()
-        new = [str(case) for case in cases if case not in recorded]  # nnU-Net's may be NumPy's
+        new = [case for case in cases if case not in recorded]
         fingerprints = read_fingerprints(self.dataset_of(new), new)
         init_args(self)["cases_seen"] = merged(
             self.cases_seen,
