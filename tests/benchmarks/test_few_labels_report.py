@@ -91,9 +91,8 @@ def test_a_run_is_measured_as_the_package_measures(tmp_path):
         image.SetSpacing(spacing)
         sitk.WriteImage(image, str(tmp_path / folder / "a.nii.gz"))
     sitk.WriteImage(image, str(tmp_path / "gt_segmentations" / "of_training.nii.gz"))
-    (tmp_path / "dataset.json").write_text(
-        json.dumps({"labels": {"background": 0, "organ": 1}, "file_ending": ".nii.gz"})
-    )
+    description = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "organ": 1}, "numTraining": 1}
+    (tmp_path / "dataset.json").write_text(json.dumps({**description, "file_ending": ".nii.gz"}))
     measured = few_labels._measure(tmp_path / "validation", tmp_path)
     assert list(measured) == ["a"]
     assert measured["a"]["organ"]["HD95"] == 3 and measured["a"]["organ"]["Dice"] == pytest.approx(2 / 3)
