@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numba
@@ -25,6 +26,28 @@ def jit(function: Callable) -> Callable:
 def inline(function: Callable) -> Callable:
     """Compile for use inside other compiled functions, and always merge into them: for the small parts of hot loops."""
     return numba.njit(function, forceinline=True)
+
+
+def interruptible(function: Callable) -> Callable:
+    """Let what a signal's handler raises in the midst of compiled code come out as it is: above all KeyboardInterrupt.
+
+    Compiled code calls Python to unpack its arguments, and Python may run the handler there. The compiled code does not
+    look for its exception, and CPython makes it the cause of a SystemError, which `except KeyboardInterrupt` misses.
+    """
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except SystemError as error:
+            cause: BaseException = error
+            while isinstance(cause, SystemError) and cause.__cause__ is not None:
+                cause = cause.__cause__
+            if cause is error:
+                raise
+            raise cause from None
+
+    return call
 
 
 @intrinsic

@@ -58,6 +58,22 @@ def set_weight(tree, slot, weight):
     tree.points[slot >> 3, 2, slot & 7] = weight
 
 
+def weights_of(tree):
+    """[n] weights in the order of the caller's arrays."""
+    weights = np.empty(np.count_nonzero(tree.row >= 0))
+    weights[tree.row[tree.row >= 0]] = tree.points[:, 2][tree.row >= 0]
+    return weights
+
+
+@jit
+def set_weights(tree, weights):
+    """Give all points weights, in the order of the caller's arrays."""
+    for slot in range(tree.row.size):
+        if row_of(tree, slot) >= 0:
+            set_weight(tree, slot, weights[row_of(tree, slot)])
+    refresh_all(tree)
+
+
 @jit
 def row_of(tree, slot):
     return tree.row[slot >> 3, slot & 7]
