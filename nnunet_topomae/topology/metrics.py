@@ -122,6 +122,8 @@ def bottleneck_distance(a: PersistenceDiagram, b: PersistenceDiagram, tolerance:
     """
     if not is_number(tolerance) or tolerance < 0:
         raise ValueError(f"tolerance must be 0 or more, got {tolerance!r}")
+    if not isinstance(a, PersistenceDiagram) or not isinstance(b, PersistenceDiagram):
+        raise TypeError(f"give two diagrams, as from persistence_diagrams; got {type(a).__name__}, {type(b).__name__}")
     if a.superlevel != b.superlevel:
         raise ValueError("a diagram of sublevel sets cannot be compared with one of superlevel sets")
     sign = -1 if a.superlevel else 1

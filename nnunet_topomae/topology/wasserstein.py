@@ -100,6 +100,15 @@ def lower_bound(a: np.ndarray, b: np.ndarray, potentials_a: np.ndarray) -> float
     return float(np.ldexp(_lower_bound(tree_a, tree_b, *nobody, _lifted(a, b)), 2 * exponent))
 
 
+def dropped_bound(diagram: PersistenceDiagram, min_persistence: float) -> float:
+    """Upper bound of W2 between a diagram and what is left without the classes below `min_persistence`.
+
+    It is the cost of sending them to the diagonal: √(Σ (death − birth)²/2).
+    """
+    persistence = diagram.persistence
+    return float(np.sqrt(0.5 * np.square(persistence[persistence < min_persistence]).sum()))
+
+
 @once
 def warm_up() -> None:
     """Compile, or load from the cache, so that the first call in a training step is as fast as the others."""
