@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 from numba.core.event import Event, Listener, install_listener
 
+from ._jit import interruptible
+
 _lock = threading.RLock()
 
 
@@ -33,16 +35,20 @@ def once(warm_up: Callable[[], None]) -> Callable[[], None]:
     """A function that runs what compiles an engine at its first call in a process, and at later calls does nothing."""
     done = False
 
-    def run() -> None:
+    @interruptible
+    def compile_unless_done() -> None:
         nonlocal done
-        if done:
-            return
         with _lock, install_listener("numba:compile", _Announcement()):
             if not done:
                 warm_up()
                 done = True
 
-    return functools.wraps(warm_up)(run)
+    @functools.wraps(warm_up)
+    def run() -> None:
+        if not done:
+            compile_unless_done()
+
+    return run
 
 
 class _Announcement(Listener):

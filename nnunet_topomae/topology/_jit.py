@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import functools
+import threading
 from collections.abc import Callable
 
 import numba
@@ -29,23 +31,34 @@ def inline(function: Callable) -> Callable:
 
 
 def interruptible(function: Callable) -> Callable:
-    """Let what a signal's handler raises in the midst of compiled code come out as it is: above all KeyboardInterrupt.
+    """Keep the handlers of signals, above all Ctrl-C's, out of compiled code: in the main thread, compute in another.
 
-    Compiled code calls Python to unpack its arguments, and Python may run the handler there. The compiled code does not
-    look for its exception, and CPython makes it the cause of a SystemError, which `except KeyboardInterrupt` misses.
+    Python runs handlers in the main thread, and compiled code calls Python to pack and unpack tuples and arrays. It does
+    not expect an exception there: KeyboardInterrupt came out as SystemError, or ended the process by a segmentation
+    fault. So the main thread only waits, which Ctrl-C ends at once; what runs is left to run out.
     """
 
     @functools.wraps(function)
     def call(*args, **kwargs):
-        try:
+        if threading.current_thread() is not threading.main_thread():
             return function(*args, **kwargs)
-        except SystemError as error:
-            cause: BaseException = error
-            while isinstance(cause, SystemError) and cause.__cause__ is not None:
-                cause = cause.__cause__
-            if cause is error:
-                raise
-            raise cause from None
+        outcome = []
+        finished = _thread.allocate_lock()  # simpler than a Future, which an exception at a bad moment can break
+        finished.acquire()
+
+        def compute() -> None:
+            try:
+                outcome.append((function(*args, **kwargs), None))
+            except BaseException as error:
+                outcome.append((None, error))
+            finished.release()
+
+        _thread.start_new_thread(compute, ())
+        finished.acquire()
+        result, error = outcome.pop()
+        if error is not None:
+            raise error
+        return result
 
     return call
 
