@@ -9,6 +9,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from numpy import ma  # `np.ma` would be imported at its first use, on which a forked child can wait for ever
 
 
 def as_array(values: Any, name: str) -> np.ndarray:
@@ -16,7 +17,7 @@ def as_array(values: Any, name: str) -> np.ndarray:
 
     Raises ValueError for masked values: no function here can leave voxels or points out.
     """
-    if np.ma.is_masked(values):
+    if ma.is_masked(values):
         raise ValueError(f"{name} is an array with masked values: fill them first, as in `{name}.filled(0)`")
     torch = sys.modules.get("torch")  # who has a tensor has imported it
     if torch is not None and isinstance(values, torch.Tensor):
