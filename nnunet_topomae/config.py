@@ -104,7 +104,7 @@ class TopoMAEConfig:
         64, "average-pool volumes to this side before homology; 0: never", "voxels", _at_least(0)
     )
     topology_windows: int = _knob(
-        0, "compare boxes of at most this side in full resolution, not the pooled volume; 0: never", "voxels", _at_least(0)
+        0, "compare boxes of at most this side in full resolution, not pooled volumes; 0: never", "voxels", _at_least(0)
     )
     topology_tolerance: float = _knob(0.01, "certified relative error of each squared W2 distance", valid=_FRACTION)
     topology_min_persistence: float = _knob(0.0, "leave out pairs that live shorter", "intensity", _at_least(0))

@@ -20,6 +20,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -124,8 +125,7 @@ class _Workers:
         """Queue the task, now or as soon as the first of those that it needs and that is not done yet has ended."""
         for needed in task.needs:
             if not needed.done():
-                waiting = weakref.ref(task)
-                needed.add_done_callback(lambda _: (task := waiting()) and self.put_when_ready(task))
+                needed.add_done_callback(partial(self._needed_is_done, weakref.ref(task)))
                 return
         try:
             task.args = tuple(arg.result() if isinstance(arg, Future) else arg for arg in task.args)
@@ -137,6 +137,10 @@ class _Workers:
         with self.changed:
             heapq.heappush(self.queue, (not task.urgent, -size, next(self.numbers), weakref.ref(task)))
             self.changed.notify()
+
+    def _needed_is_done(self, waiting: weakref.ref[_Task], _: Future) -> None:
+        if (task := waiting()) is not None:
+            self.put_when_ready(task)
 
     def hurry(self, futures: Sequence[Future]) -> None:
         """Put these tasks, and those that they need, before all others."""

@@ -15,8 +15,7 @@ def run(script: str, **environment: object) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-c", script],
         cwd=REPOSITORY,
         env=os.environ | {"NUMBA_NUM_THREADS": "1"} | {name: str(value) for name, value in environment.items()},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=500,
     )
