@@ -61,7 +61,7 @@ def conjugate(a, b, partner, lifted):
     The search for j starts at i's partner, where there is one.
 
     Returns Σ f in two parts, the sum and what its rounding left behind (Kahan, Neumaier), and a bound of the rounding
-    error of the terms. With unit roundoff ε, |a_i − b_j|² − h_j is computed to within 5 ε (|f_i| + |h_j|): four roundings
+    error of the terms. With unit roundoff ε, |a_i − b_j|² − h_j is computed to within 5 ε (|f_i| + |h_j|): four errors
     of the squared distance, itself at most |f_i| + |h_j|, and one of each difference. Where h_j is negative, |h_j| ≤
     |f_i|. Boxes prune by the same operations, which round monotonically, or with a margin, so that they lose nothing.
     """

@@ -33,7 +33,7 @@ def inline(function: Callable) -> Callable:
 def interruptible(function: Callable) -> Callable:
     """Keep the handlers of signals, above all Ctrl-C's, out of compiled code: in the main thread, compute in another.
 
-    Python runs handlers in the main thread, and compiled code calls Python to pack and unpack tuples and arrays. It does
+    Python runs handlers in the main thread, and compiled code calls Python to pack and unpack tuples, arrays. It does
     not expect an exception there: KeyboardInterrupt came out as SystemError, or ended the process by a segmentation
     fault. So the main thread only waits, which Ctrl-C ends at once; what runs is left to run out.
     """

@@ -2,7 +2,7 @@
 
 Weights may change between questions. A node keeps the largest weight below it, so that `top − distance(box, p)²`
 bounds what it can offer. Where weights go with v², a large weight stands for far away points only, and this bound says
-little. A node therefore keeps its largest `weight − v²` too, its lift: `weight − (v − v_p)²` is `(weight − v²) + 2·v·v_p
+little. A node therefore keeps its largest `weight − v²` too, its lift: `weight − (v − v_p)²` = `(weight − v²) + 2·v·v_p
 − v_p²`, at most `lift + 2·(largest v)·v_p − v_p²`. A search starts at a leaf that is likely near the answer and climbs:
 the better the guess, the less there is to look at.
 
