@@ -167,6 +167,9 @@ class TopoMAEConfig:
     )
     topology_dimensions: tuple[int, ...] = _knob((0, 1, 2), "homology dimensions compared", valid=_DIMENSIONS)
     topology_max_side: int = _knob(64, "average-pool volumes to this side before homology", "voxels", _SIDE)
+    topology_windows: int = _knob(
+        0, "compare boxes of at most this side in full resolution, not pooled volumes; 0: never", "voxels", _SIDE
+    )
     topology_tolerance: float = _knob(0.01, "certified relative error of each squared W2 distance", valid=_FRACTION)
     topology_min_persistence: float = _knob(0.0, "leave out pairs that live shorter", "intensity", _at_least(0))
     topology_normalisation: str = _knob(

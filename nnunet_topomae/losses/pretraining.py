@@ -145,7 +145,8 @@ def topological_loss(config: TopoMAEConfig, normalisation: str) -> TopologicalLo
     return TopologicalLoss(
         dimensions=config.topology_dimensions,
         rel_tol=config.topology_tolerance,
-        max_side=config.topology_max_side or None,
+        max_side=None if config.topology_windows else config.topology_max_side or None,
+        window=config.topology_windows or None,
         min_persistence=config.topology_min_persistence,
         normalisation=normalisation,
         backend=config.topology_backend,

@@ -1,9 +1,23 @@
-"""Persistent homology of 3D images: diagrams, distances between them, a loss and measures. See docs/topology.md."""
+"""Persistent homology of images: diagrams, distances between them, a loss and measures. See docs/topology.md.
 
-from .loss import Diagrams, LossTerms, PendingLoss, TopologicalLoss, dropped_bound, warm_up
-from .metrics import betti_error, betti_numbers, bottleneck_distance
-from .persistence import PersistenceDiagram, persistence_diagrams
-from .wasserstein import WassersteinResult, squared_wasserstein
+What needs PyTorch or Matplotlib is imported when it is asked for: diagrams, distances and measures do without.
+"""
+
+from importlib import import_module
+
+from ._engines import warm_up
+from .metrics import betti_curve, betti_error, betti_numbers, bottleneck_distance
+from .persistence import PersistenceDiagram, batched_persistence_diagrams, persistence_diagrams
+from .wasserstein import WassersteinResult, dropped_bound, squared_wasserstein
+
+_IMPORTED_LATER = {
+    "Diagrams": "loss",
+    "LossTerms": "loss",
+    "PendingLoss": "loss",
+    "TopologicalLoss": "loss",
+    "differentiable_points": "differentiable",
+    "plot_diagrams": "plot",
+}
 
 __all__ = [
     "Diagrams",
@@ -12,11 +26,21 @@ __all__ = [
     "PersistenceDiagram",
     "TopologicalLoss",
     "WassersteinResult",
+    "batched_persistence_diagrams",
+    "betti_curve",
     "betti_error",
     "betti_numbers",
     "bottleneck_distance",
+    "differentiable_points",
     "dropped_bound",
     "persistence_diagrams",
+    "plot_diagrams",
     "squared_wasserstein",
     "warm_up",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name in _IMPORTED_LATER:
+        return getattr(import_module(f"{__name__}.{_IMPORTED_LATER[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -31,6 +31,7 @@ from ._kdtree import (
     largest_weight,
     refresh,
     refresh_all,
+    refresh_lifts,
     row_of,
     set_weight,
     u_of,
@@ -54,28 +55,36 @@ def to_diagonal(tree, slot):
 
 
 @jit
-def conjugate(a, b):
+def conjugate(a, b, partner, lifted):
     """Raise a's potentials as far as b's allow: f_i = min(v_i², min_j |a_i − b_j|² − h_j), which makes both feasible.
 
-    Returns Σ f and a bound of its rounding error. A term is computed from |a_i − b_j|² and h_j, whose magnitudes add up
-    to |f_i| where h_j is negative, else to at most |f_i| + 2 h_j. Boxes prune by the same operations, which round
-    monotonically, so that they lose nothing.
+    The search for j starts at i's partner, where there is one.
+
+    Returns Σ f in two parts, the sum and what its rounding left behind (Kahan, Neumaier), and a bound of the rounding
+    error of the terms. With unit roundoff ε, |a_i − b_j|² − h_j is computed to within 5 ε (|f_i| + |h_j|): four errors
+    of the squared distance, itself at most |f_i| + |h_j|, and one of each difference. Where h_j is negative, |h_j| ≤
+    |f_i|. Boxes prune by the same operations, which round monotonically, or with a margin, so that they lose nothing.
     """
     waiting = waiting_room()
-    guess, total, magnitude = 0, 0.0, 0.0
+    guess, total, rest, magnitude = 0, 0.0, 0.0, 0.0
     count = 0
     for i in range(a.row.size):
         if row_of(a, i) < 0:
             continue
-        best, _, j = best_two(b, guess, u_of(a, i), v_of(a, i), -to_diagonal(a, i), waiting)
+        if partner[i] >= 0:
+            guess = partner[i]
+        best, _, j = best_two(b, guess, u_of(a, i), v_of(a, i), -to_diagonal(a, i), lifted, waiting)
         if j >= 0:
             guess = j
         set_weight(a, i, -best)
-        total -= best
+        new = total - best
+        rest += (total - new) - best if abs(total) >= abs(best) else (-best - new) + total
+        total = new
         magnitude += abs(best)
         count += 1
     refresh_all(a)
-    return total, ULP * ((count + 4) * magnitude + 8 * count * max(largest_weight(b), 0.0))
+    rounding = 5 * ULP * (magnitude + count * max(largest_weight(b), 0.0))
+    return total, rest, rounding + (count * ULP) ** 2 * magnitude
 
 
 @jit
@@ -116,7 +125,7 @@ def forward(a, b, partner, owner, rate, budget):
         else:
             guess = last[i]
         epsilon = rate * v_of(a, i)
-        best, second, j = best_two(b, guess, u_of(a, i), v_of(a, i), epsilon - to_diagonal(a, i), waiting)
+        best, second, j = best_two(b, guess, u_of(a, i), v_of(a, i), epsilon - to_diagonal(a, i), None, waiting)
         if j < 0:
             continue
         last[i] = guess = j
@@ -139,7 +148,7 @@ def forward(a, b, partner, owner, rate, budget):
 
 
 @jit
-def reverse(a, b, partner, owner, rate, budget):
+def reverse(a, b, partner, owner, rate, budget, lifted):
     """Points of b that are alone at a price above 0 bid for points of a, or give it up. Returns the number of bids.
 
     Without it the bound stays loose: the gap holds the price of every point alone.
@@ -156,7 +165,7 @@ def reverse(a, b, partner, owner, rate, budget):
         height -= 1
         j = stack[height]
         epsilon = rate * v_of(b, j)
-        best, second, i = best_two(a, guess, u_of(b, j), v_of(b, j), epsilon - to_diagonal(b, j), waiting)
+        best, second, i = best_two(a, guess, u_of(b, j), v_of(b, j), epsilon - to_diagonal(b, j), lifted, waiting)
         bids += 1
         if i < 0:
             set_weight(b, j, to_diagonal(b, j))
@@ -165,6 +174,8 @@ def reverse(a, b, partner, owner, rate, budget):
         set_weight(b, j, min(epsilon - second, to_diagonal(b, j)))
         set_weight(a, i, _below(weight_of(a, i), squared_distance(a, i, b, j) - weight_of(b, j)))
         refresh(a, i)
+        if lifted is not None:
+            refresh_lifts(a, i)
         loser = partner[i]
         partner[i], owner[j] = j, i
         if loser >= 0:

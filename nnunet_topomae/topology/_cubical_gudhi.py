@@ -6,10 +6,10 @@ import gudhi
 import numpy as np
 
 
-def persistence_pairs(volume: np.ndarray) -> tuple[list[np.ndarray], int]:
+def persistence_pairs(volume: np.ndarray, dimensions: tuple[int, ...]) -> tuple[dict[int, np.ndarray], int]:
     """Pairs (birth voxel, death voxel) of a [D, H, W] volume, without those of zero persistence.
 
-    Returns three [n, 2] int64 arrays of flat C-order indices, one a dimension, and the voxel of the essential class.
+    Returns [n, 2] int64 arrays of flat C-order indices, by dimension, and the voxel of the essential class.
     """
     complex_ = gudhi.CubicalComplex(vertices=volume.astype(np.float64))
     # Not gudhi's default, 11. The field matters: when the edge of a Moebius strip enters before its middle line, the
@@ -18,6 +18,6 @@ def persistence_pairs(volume: np.ndarray) -> tuple[list[np.ndarray], int]:
     regular, essential = complex_.vertices_of_persistence_pairs()
     # GUDHI numbers voxels in Fortran order, and leaves off the highest dimensions that have no pair.
     to_c_order = np.arange(volume.size).reshape(volume.shape).ravel(order="F")
-    pairs = [to_c_order[np.asarray(regular[k], dtype=np.int64)] if k < len(regular) else None for k in range(3)]
     empty = np.empty((0, 2), dtype=np.int64)
-    return [empty if p is None else p.reshape(-1, 2) for p in pairs], int(to_c_order[essential[0][0]])
+    pairs = {k: np.asarray(regular[k], dtype=np.int64) if k < len(regular) else empty for k in dimensions}
+    return {k: to_c_order[p].reshape(-1, 2) for k, p in pairs.items()}, int(to_c_order[essential[0][0]])

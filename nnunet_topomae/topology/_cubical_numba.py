@@ -11,23 +11,28 @@ from ._cubical_ranks import sort_keys, voxels_by_rank
 from ._jit import jit
 
 
-def persistence_pairs(volume: np.ndarray) -> tuple[list[np.ndarray], int]:
+def persistence_pairs(volume: np.ndarray, dimensions: tuple[int, ...]) -> tuple[dict[int, np.ndarray], int]:
     """Pairs (birth voxel, death voxel) of a float32 or float64 volume [D, H, W], without those of zero persistence.
 
-    Returns three [n, 2] int64 arrays of flat C-order indices, one a dimension, and the voxel of the essential class.
+    Returns [n, 2] int64 arrays of flat C-order indices, by dimension, and the voxel of the essential class.
     """
     grid, table = grid_of(volume.shape), tables()
     order = voxels_by_rank(sort_keys(volume), *volume.shape)
     records = voxel_records(order, grid, table.squares_between, table.cubes_between)
-    components = component_pairs(order, records, grid.direction, table.first_edges)
-    cavities, loop_squares = cavity_pairs(
-        order, records, grid.cube_index, table.critical, table.way_out, CUBES_OF_SQUARE
-    )
-    loops = loop_pairs(order, records, loop_squares, grid, table)
+    pairs = {}
+    if 0 in dimensions:
+        pairs[0] = component_pairs(order, records, grid.direction, table.first_edges)
+    if 1 in dimensions or 2 in dimensions:
+        pairs[2], loop_squares = cavity_pairs(
+            order, records, grid.cube_index, table.critical, table.way_out, CUBES_OF_SQUARE
+        )
+    if 1 in dimensions:
+        pairs[1] = loop_pairs(order, records, loop_squares, grid, table)
     values = volume.ravel()
-    diagrams = [_in_volume(pairs, *volume.shape) for pairs in (components, loops, cavities)]
-    diagrams = [pairs[values[pairs[:, 0]] != values[pairs[:, 1]]] for pairs in diagrams]
-    return diagrams, int(_voxel(order[0], *volume.shape))
+    for k in dimensions:
+        pairs[k] = _in_volume(pairs[k], *volume.shape)
+        pairs[k] = pairs[k][values[pairs[k][:, 0]] != values[pairs[k][:, 1]]]
+    return pairs, int(_voxel(order[0], *volume.shape))
 
 
 @jit

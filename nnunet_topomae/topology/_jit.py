@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
+import functools
+import threading
 from collections.abc import Callable
 
 import numba
@@ -25,6 +28,39 @@ def jit(function: Callable) -> Callable:
 def inline(function: Callable) -> Callable:
     """Compile for use inside other compiled functions, and always merge into them: for the small parts of hot loops."""
     return numba.njit(function, forceinline=True)
+
+
+def interruptible(function: Callable) -> Callable:
+    """Keep the handlers of signals, above all Ctrl-C's, out of compiled code: in the main thread, compute in another.
+
+    Python runs handlers in the main thread, and compiled code calls Python to pack and unpack tuples, arrays. It does
+    not expect an exception there: KeyboardInterrupt came out as SystemError, or ended the process by a segmentation
+    fault. So the main thread only waits, which Ctrl-C ends at once; what runs is left to run out.
+    """
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        if threading.current_thread() is not threading.main_thread():
+            return function(*args, **kwargs)
+        outcome = []
+        finished = _thread.allocate_lock()  # simpler than a Future, which an exception at a bad moment can break
+        finished.acquire()
+
+        def compute() -> None:
+            try:
+                outcome.append((function(*args, **kwargs), None))
+            except BaseException as error:
+                outcome.append((None, error))
+            finished.release()
+
+        _thread.start_new_thread(compute, ())
+        finished.acquire()
+        result, error = outcome.pop()
+        if error is not None:
+            raise error
+        return result
+
+    return call
 
 
 @intrinsic

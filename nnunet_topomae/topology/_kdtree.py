@@ -1,8 +1,10 @@
 """A kd-tree over weighted points of the plane: which points q have the largest `weight(q) − |q − p|²`?
 
 Weights may change between questions. A node keeps the largest weight below it, so that `top − distance(box, p)²`
-bounds what it can offer. A search starts at a leaf that is likely near the answer and climbs: the better the guess, the
-less there is to look at.
+bounds what it can offer. Where weights go with v², a large weight stands for far away points only, and this bound says
+little. A node therefore keeps its largest `weight − v²` too, its lift: `weight − (v − v_p)²` = `(weight − v²) + 2·v·v_p
+− v_p²`, at most `lift + 2·(largest v)·v_p − v_p²`. A search starts at a leaf that is likely near the answer and climbs:
+the better the guess, the less there is to look at.
 
 Nodes are numbered as in a binary heap, x above 2x and 2x + 1, but only every third level is used, counted from the
 leaves: x has the eight children 8x … 8x + 7. They are one block of memory, whose bounds the compiler computes several
@@ -18,7 +20,8 @@ import numpy as np
 
 from ._jit import jit, trailing_zeros
 
-LEAST_U, LARGEST_U, LEAST_V, LARGEST_V, TOP = range(5)  # rows of a block
+LEAST_U, LARGEST_U, LEAST_V, LARGEST_V, TOP, LIFT = range(6)  # rows of a block
+MARGIN = 8 * 2.0**-52
 WAITING = 512  # nodes: at most eight a level, and a tree of 8^20 leaves has 21
 
 
@@ -27,7 +30,7 @@ class Tree(NamedTuple):
 
     points: np.ndarray  # [leaves, 3, 8]: u, v, weight
     row: np.ndarray  # [leaves, 8] int64: where the point stands in the caller's arrays
-    blocks: np.ndarray  # [blocks, 5, 8]: the children's boxes and largest weights
+    blocks: np.ndarray  # [blocks, 6, 8]: the children's boxes, largest weights and lifts
 
 
 class Waiting(NamedTuple):
@@ -56,6 +59,22 @@ def weight_of(tree, slot):
 def set_weight(tree, slot, weight):
     """Whoever sets weights calls `refresh` or `refresh_all` before the next search."""
     tree.points[slot >> 3, 2, slot & 7] = weight
+
+
+def weights_of(tree):
+    """[n] weights in the order of the caller's arrays."""
+    weights = np.empty(np.count_nonzero(tree.row >= 0))
+    weights[tree.row[tree.row >= 0]] = tree.points[:, 2][tree.row >= 0]
+    return weights
+
+
+@jit
+def set_weights(tree, weights):
+    """Give all points weights, in the order of the caller's arrays, but none above v²."""
+    for slot in range(tree.row.size):
+        if row_of(tree, slot) >= 0:
+            set_weight(tree, slot, min(weights[row_of(tree, slot)], v_of(tree, slot) ** 2))
+    refresh_all(tree)
 
 
 @jit
@@ -124,7 +143,7 @@ def build(u, v):
     leaves = 1 << depth
     points = np.zeros((leaves, 3, 8))
     points[:, 2] = -np.inf
-    blocks = np.full((max(1, leaves >> 2), 5, 8), -np.inf)
+    blocks = np.full((max(1, leaves >> 2), 6, 8), -np.inf)
     blocks[:, LEAST_U] = np.inf
     blocks[:, LEAST_V] = np.inf
     tree = Tree(points, np.full((leaves, 8), -1), blocks)
@@ -164,34 +183,44 @@ def _top_of_leaf(tree, leaf):
 
 
 @jit
-def _top_of_block(tree, x):
-    top = -np.inf
+def _lift_of_leaf(tree, leaf):
+    lift = -np.inf
     for k in range(8):
-        top = max(top, tree.blocks[x, TOP, k])
-    return top
+        lift = max(lift, tree.points[leaf, 2, k] - tree.points[leaf, 1, k] * tree.points[leaf, 1, k])
+    return lift
+
+
+@jit
+def _largest_of_block(tree, row, x):
+    largest = -np.inf
+    for k in range(8):
+        largest = max(largest, tree.blocks[x, row, k])
+    return largest
 
 
 @jit
 def largest_weight(tree):
-    return _top_of_block(tree, 0)
+    return _largest_of_block(tree, TOP, 0)
 
 
 @jit
 def refresh_all(tree):
-    """Make every node's largest weight agree with the points'."""
+    """Make every node's largest weight and lift agree with the points'."""
     first = len(tree.points)
     for leaf in range(first):
         x = first + leaf
         tree.blocks[x >> 3, TOP, x & 7] = _top_of_leaf(tree, leaf)
+        tree.blocks[x >> 3, LIFT, x & 7] = _lift_of_leaf(tree, leaf)
     while first >= 8:
         first >>= 3
         for x in range(first, 2 * first):
-            tree.blocks[x >> 3, TOP, x & 7] = _top_of_block(tree, x)
+            for row in (TOP, LIFT):
+                tree.blocks[x >> 3, row, x & 7] = _largest_of_block(tree, row, x)
 
 
 @jit
 def refresh(tree, slot):
-    """Make the nodes above one slot agree with its weight."""
+    """Make the largest weights of the nodes above one slot agree with its weight; not their lifts."""
     leaf = slot >> 3
     x = len(tree.points) + leaf
     top = _top_of_leaf(tree, leaf)
@@ -200,7 +229,21 @@ def refresh(tree, slot):
         x >>= 3
         if x == 0:
             return
-        top = _top_of_block(tree, x)
+        top = _largest_of_block(tree, TOP, x)
+
+
+@jit
+def refresh_lifts(tree, slot):
+    """Make the lifts of the nodes above one slot agree with its weight."""
+    leaf = slot >> 3
+    x = len(tree.points) + leaf
+    lift = _lift_of_leaf(tree, leaf)
+    while tree.blocks[x >> 3, LIFT, x & 7] != lift:
+        tree.blocks[x >> 3, LIFT, x & 7] = lift
+        x >>= 3
+        if x == 0:
+            return
+        lift = _largest_of_block(tree, LIFT, x)
 
 
 @jit
@@ -217,6 +260,22 @@ def _bound(blocks, x, k, u, v):
 
 
 @jit
+def _lifted_bound(blocks, x, k, u, v):
+    """The smaller of both bounds, for v ≥ 0 and weights of at most v².
+
+    The second is computed by other operations than the values that it bounds, so it gets a margin. With t = 2·v·v_p at
+    the largest v: a value above −v_p² has a weight between −t and t + v² in size, and is computed to within 5 ulps of
+    the weight and 3 of v_p²; the bound itself, to within 4 ulps of t, 2 of v² and 2 of v_p².
+    """
+    du = max(blocks[x, LEAST_U, k] - u, u - blocks[x, LARGEST_U, k], 0.0)
+    dv = max(blocks[x, LEAST_V, k] - v, v - blocks[x, LARGEST_V, k], 0.0)
+    v_max = blocks[x, LARGEST_V, k]
+    t, v_squared = 2 * v * v_max, v * v
+    lifted = (blocks[x, LIFT, k] + t - v_squared) + MARGIN * (2 * t + v_max * v_max + v_squared)
+    return min(blocks[x, TOP, k] - du * du - dv * dv, lifted - du * du)
+
+
+@jit
 def _points_above(points, leaf, u, v, threshold):
     """Bit k says that the leaf's point k has a value above the threshold."""
     mask = 0
@@ -226,20 +285,25 @@ def _points_above(points, leaf, u, v, threshold):
 
 
 @jit
-def _children_above(blocks, x, u, v, threshold):
+def _children_above(blocks, x, u, v, threshold, lifted):
     """Bit k says that the block's child k may hold a value above the threshold."""
     mask = 0
-    for k in range(blocks.shape[2]):
-        mask |= (1 << k) if _bound(blocks, x, k, u, v) > threshold else 0
+    if lifted is None:
+        for k in range(blocks.shape[2]):
+            mask |= (1 << k) if _bound(blocks, x, k, u, v) > threshold else 0
+    else:
+        for k in range(blocks.shape[2]):
+            mask |= (1 << k) if _lifted_bound(blocks, x, k, u, v) > threshold else 0
     return mask
 
 
 @jit
-def best_two(tree, guess, u, v, floor, waiting):
+def best_two(tree, guess, u, v, floor, lifted, waiting):
     """(best value, second best, slot of the best) of `weight(q) − |q − (u, v)|²` over the points q.
 
     Only values above `floor` count: where there is none, the answer is (floor, floor, −1). The search starts in the
-    leaf of the slot `guess`.
+    leaf of the slot `guess`. `lifted`: True to use the lifts too, which must be fresh; None
+    (not False) to leave them out, of the compiled code too, which is faster where they do not help.
     """
     points, blocks = tree.points, tree.blocks
     node, bound = waiting.node, waiting.bound
@@ -255,7 +319,8 @@ def best_two(tree, guess, u, v, floor, waiting):
             if bound[count] <= second:
                 continue
             if x < first:
-                count = _wait(blocks, x, _children_above(blocks, x, u, v, second), u, v, node, bound, count)
+                mask = _children_above(blocks, x, u, v, second, lifted)
+                count = _wait(blocks, x, mask, u, v, lifted, node, bound, count)
                 continue
             leaf = x - first
             mask = _points_above(points, leaf, u, v, second)
@@ -269,17 +334,21 @@ def best_two(tree, guess, u, v, floor, waiting):
                     second = value
         if climb == 0:
             return best, second, slot
-        siblings = _children_above(blocks, climb >> 3, u, v, second) & ~(1 << (climb & 7))
+        siblings = _children_above(blocks, climb >> 3, u, v, second, lifted) & ~(1 << (climb & 7))
         climb >>= 3
-        count = _wait(blocks, climb, siblings, u, v, node, bound, 0)
+        count = _wait(blocks, climb, siblings, u, v, lifted, node, bound, 0)
 
 
 @jit
-def _wait(blocks, x, mask, u, v, node, bound, count):
+def _wait(blocks, x, mask, u, v, lifted, node, bound, count):
     """Let the block's children in the mask wait for their visit. Returns how many nodes wait."""
     while mask:
         k = trailing_zeros(mask)
         mask &= mask - 1
-        node[count], bound[count] = 8 * x + k, _bound(blocks, x, k, u, v)
+        node[count] = 8 * x + k
+        if lifted is None:
+            bound[count] = _bound(blocks, x, k, u, v)
+        else:
+            bound[count] = _lifted_bound(blocks, x, k, u, v)
         count += 1
     return count

@@ -13,9 +13,12 @@ Diagrams and matchings are computed on the CPU, by the threads of `pool`; value 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -24,19 +27,15 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from . import persistence, pool, wasserstein
+from . import pool
+from ._arrays import checked_dimensions, checked_tolerance, is_integer, is_number
+from ._engines import warm_up
 from .persistence import Backend, PersistenceDiagram, persistence_diagrams
-from .wasserstein import squared_wasserstein
+from .wasserstein import WassersteinResult, dropped_bound, lower_bound, squared_wasserstein
 
-Diagrams = tuple[PersistenceDiagram, PersistenceDiagram, PersistenceDiagram]
+Diagrams = tuple[PersistenceDiagram, ...]
 Essential = Literal["match", "ignore"]
 Normalisation = Literal["none", "voxels"]
-
-
-def warm_up() -> None:
-    """Compile the engines, or load them from Numba's cache, so that the first step is as fast as the next."""
-    persistence.warm_up()
-    wasserstein.warm_up()
 
 
 class LossTerms(NamedTuple):
@@ -59,21 +58,23 @@ class TopologicalLoss(nn.Module):
     The gradient flows into the reconstruction only. Value and gradient depend on nothing but the input: they are summed
     in a fixed order, and no operation is used that PyTorch lists as non-deterministic. Inputs of any floating type are
     compared in float32, also under autocast. A reconstruction with NaN or infinity gives a NaN loss and NaN gradients,
-    which a GradScaler skips.
+    which a GradScaler skips; so does one whose loss float32 cannot hold, with infinity.
 
     Args:
         dimensions: the homology dimensions k that count.
         rel_tol: tolerance of the matchings: of each W2² at most this fraction is in excess of the exact one
             (`LossTerms.bounds` tells, should a matching ever give up before; see `squared_wasserstein`).
         max_side: volumes are averaged down until no side is longer, each axis by the smallest integer factor, if given.
+        window: volumes are cut, in full resolution, into boxes with sides of at most this many voxels, if given. Each
+            box is then a volume of its own, and the loss the mean over them too. All are independent tasks.
         min_persistence: classes with death − birth below this (in units of intensity) are left out of both diagrams;
             `LossTerms.bounds` says what that may cost.
         essential: each volume has one class that never dies, the component of its global minimum. It cannot go to the
             diagonal at finite cost, so "match" pairs the two and adds the squared difference of their births to
             dimension 0; without it nothing would hold the reconstruction's minimum to the target's. "ignore" leaves
             the two out.
-        normalisation: "none", as in the paper; "voxels" divides by the number of (averaged) voxels of a volume, so that
-            the weight of this loss compares with that of a mean squared error, whatever the size of the patch.
+        normalisation: "none", as in the paper; "voxels" divides by the number of (averaged) voxels of a volume or box,
+            so that the weight of this loss compares with that of a mean squared error, whatever the size of the patch.
         backend: see `persistence_diagrams`.
     """
 
@@ -86,18 +87,17 @@ class TopologicalLoss(nn.Module):
         essential: Essential = "match",
         normalisation: Normalisation = "none",
         backend: Backend = "numba",
+        window: int | None = None,
     ) -> None:
         super().__init__()
-        self.dimensions = tuple(dimensions)
-        distinct = set(self.dimensions)
-        if not distinct or not distinct <= {0, 1, 2} or len(distinct) < len(self.dimensions):
-            raise ValueError(f"dimensions must be some of 0, 1, 2, each once; got {self.dimensions}")
-        if not rel_tol > 0:
-            raise ValueError(f"rel_tol must be positive, got {rel_tol}")
-        if max_side is not None and max_side < 1:
-            raise ValueError(f"max_side must be at least 1 voxel, or None for no limit; got {max_side}")
-        if not min_persistence >= 0:
-            raise ValueError(f"min_persistence must be 0 or more, got {min_persistence}")
+        self.dimensions = checked_dimensions(dimensions)
+        for name, side in (("max_side", max_side), ("window", window)):
+            if side is not None and (not is_integer(side) or side < 1):
+                raise ValueError(f"{name} must be at least 1 voxel, an integer, or None for no limit; got {side!r}")
+        if max_side is not None and window is not None:
+            raise ValueError("windows are of full resolution: give window or max_side, not both")
+        if not is_number(min_persistence) or min_persistence < 0:
+            raise ValueError(f"min_persistence must be 0 or more, got {min_persistence!r}")
         for name, value, choices in (
             ("essential", essential, Essential),
             ("normalisation", normalisation, Normalisation),
@@ -105,8 +105,9 @@ class TopologicalLoss(nn.Module):
         ):
             if value not in get_args(choices):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}; got {value!r}")
-        self.rel_tol = rel_tol
+        self.rel_tol = checked_tolerance(rel_tol)
         self.max_side = max_side
+        self.window = window
         self.min_persistence = min_persistence
         self.match_essential = essential == "match"
         self.normalisation = normalisation
@@ -142,34 +143,84 @@ class TopologicalLoss(nn.Module):
                 target_diagrams = self._submit_diagrams(_finite_target(target_values))
             else:
                 (values,) = _to_numpy(pooled)
+        boxes = self._boxes(values)
+        if len(target_diagrams) != len(boxes):
+            each = "sample and channel" if self.window is None else "sample, channel and window"
+            raise ValueError(
+                f"target_diagrams must hold one entry a {each}, {len(boxes)}; got {len(target_diagrams)}"
+            )
+        for box, theirs in zip(boxes, target_diagrams, strict=True):
+            if not isinstance(theirs, Future):
+                self._check_diagrams(theirs, box.shape)
         if not np.isfinite(values).all():
             return PendingLoss(self, pooled, None)
-        reconstruction_diagrams = self._submit_diagrams(values)
+        ours = self._submit_diagrams(values)
         comparisons = [
-            pool.submit(self._compare, k, ours, theirs)
-            for ours, theirs in zip(reconstruction_diagrams, target_diagrams, strict=True)
+            pool.submit(partial(self._compare, k, box.shape), mine, theirs, size=partial(_number_of_points, k))
+            for box, mine, theirs in zip(boxes, ours, target_diagrams, strict=True)
             for k in self.dimensions
         ]
         return PendingLoss(self, pooled, comparisons)
 
     def diagrams(self, volumes: Tensor) -> list[Diagrams]:
-        """The diagrams of [B, C, D, H, W] volumes, averaged down as by this loss: B·C entries, channels in a row."""
+        """The diagrams of [B, C, D, H, W] volumes, averaged down or cut as by this loss.
+
+        B·C entries, channels in a row, or with windows as many for each, in C order.
+        """
         return pool.collect(self.submit_diagrams(volumes))
 
     def submit_diagrams(self, volumes: Tensor) -> list[Future[Diagrams]]:
         """`diagrams` in the background: futures, which `forward` and `submit` take as `target_diagrams`."""
+        return self._submit_diagrams(self._target_values(volumes))
+
+    def diagrams_in_worker(self, volumes: Tensor) -> list[Diagrams]:
+        """`diagrams`, computed by the calling thread alone: for the workers of a data loader, which are many already.
+
+        What it returns can be pickled. It needs no network, and the loss that takes it as `target_diagrams` may be
+        another one of the same settings.
+        """
+        boxes = self._boxes(self._target_values(volumes))
+        return [persistence_diagrams(box, self.backend, dimensions=self.dimensions) for box in boxes]
+
+    def _target_values(self, volumes: Tensor) -> np.ndarray:
         _check_volumes(volumes, "volumes")
-        (values,) = _to_numpy(self._pooled(volumes))
-        return self._submit_diagrams(_finite_target(values))
+        with torch.autocast(volumes.device.type, enabled=False):
+            (values,) = _to_numpy(self._pooled(volumes))
+        return _finite_target(values)
 
     def _submit_diagrams(self, values: np.ndarray) -> list[Future[Diagrams]]:
-        return [pool.submit(persistence_diagrams, v, self.backend) for v in values.reshape(-1, *values.shape[2:])]
+        warm_up()  # here, not in the workers: they would do it all at once
+        run = partial(persistence_diagrams, backend=self.backend, dimensions=self.dimensions)
+        return [pool.submit(run, box, size=box.size) for box in self._boxes(values)]
 
-    def _compare(self, k: int, ours: Diagrams | Future[Diagrams], theirs: Diagrams | Future[Diagrams]) -> _Comparison:
-        # Both were submitted before this task, so waiting for them here cannot block the pool (see pool.submit).
-        ours, theirs = (d.result() if isinstance(d, Future) else d for d in (ours, theirs))
-        finite = _compare_finite(ours[k].finite(), theirs[k].finite(), self.rel_tol, self.min_persistence)
-        return finite.plus(_compare_essential(ours[0], theirs[0])) if k == 0 and self.match_essential else finite
+    def _boxes(self, values: np.ndarray) -> list[np.ndarray]:
+        """Views of [B, C, d, h, w]: for each sample and channel the whole volume, or its windows in C order."""
+        cuts = window_slices(values.shape[2:], self.window)
+        return [volume[cut] for volume in values.reshape(-1, *values.shape[2:]) for cut in cuts]
+
+    def _compare(self, k: int, shape: tuple[int, ...], ours: Diagrams, theirs: Diagrams) -> _Comparison:
+        self._check_diagrams(theirs, shape)
+        a, b = _of_dimension(ours, k), _of_dimension(theirs, k)
+        finite = _compare_finite(a.finite(), b.finite(), self.rel_tol, self.min_persistence)
+        return finite.plus(_compare_essential(a, b)) if k == 0 and self.match_essential else finite
+
+    def _check_diagrams(self, diagrams: Diagrams, shape: tuple[int, ...]) -> None:
+        """Raise ValueError where these are not the diagrams of a volume or window of this shape."""
+        if not isinstance(diagrams, Sequence) or not all(isinstance(d, PersistenceDiagram) for d in diagrams):
+            raise ValueError(
+                "target_diagrams must hold one tuple of diagrams for each sample and channel, as `diagrams` returns "
+                f"them; got {type(diagrams).__name__}"
+            )
+        for k in self.dimensions:
+            diagram = _of_dimension(diagrams, k)
+            if diagram.superlevel:
+                raise ValueError("target_diagrams are of superlevel sets, and this loss compares sublevel sets")
+            if diagram.shape not in (None, shape):
+                raise ValueError(
+                    f"target_diagrams are of a volume of shape {list(diagram.shape)}, and the reconstruction's is "
+                    f"{list(shape)}: make them with this loss, whose max_side is {self.max_side} and window "
+                    f"{self.window}"
+                )
 
     def _pooled(self, volumes: Tensor) -> Tensor:
         volumes = volumes.float()
@@ -179,17 +230,41 @@ class TopologicalLoss(nn.Module):
         _check_volumes(reconstruction, "reconstruction")
         if target is None and diagrams is None:
             raise ValueError("give a target or its diagrams")
-        if target is not None and target.shape != reconstruction.shape:
-            shapes = list(reconstruction.shape), list(target.shape)
-            raise ValueError(f"reconstruction and target differ in shape: {shapes[0]} and {shapes[1]}")
-        count = reconstruction.shape[0] * reconstruction.shape[1]
-        if diagrams is not None and len(diagrams) != count:
-            raise ValueError(f"target_diagrams must hold one entry a sample and channel, {count}; got {len(diagrams)}")
+        if target is not None:
+            _check_volumes(target, "target")
+            if target.shape != reconstruction.shape:
+                shapes = list(reconstruction.shape), list(target.shape)
+                raise ValueError(f"reconstruction and target differ in shape: {shapes[0]} and {shapes[1]}")
 
 
-@dataclass(frozen=True)
+def window_slices(shape: Sequence[int], side: int | None) -> list[tuple[slice, ...]]:
+    """Cut a volume into boxes as equal as can be, with sides of at most `side` voxels; None leaves it whole."""
+    axes = []
+    for length in shape:
+        count = 1 if side is None else -(-length // side)
+        ends = [length * i // count for i in range(count + 1)]
+        axes.append([slice(*pair) for pair in zip(ends[:-1], ends[1:], strict=True)])
+    return list(product(*axes))
+
+
+def _of_dimension(diagrams: Diagrams, k: int) -> PersistenceDiagram:
+    for i, diagram in enumerate(diagrams):
+        if k == (i if diagram.dimension is None else diagram.dimension):
+            return diagram
+    raise ValueError(f"target_diagrams hold no diagram of dimension {k}: make them with the dimensions of this loss")
+
+
+def _number_of_points(k: int, ours: Diagrams, theirs: Diagrams) -> int:
+    """How long a comparison takes. Diagrams, on which three of them wait, come first: a volume has more voxels."""
+    return len(_of_dimension(ours, k)) + len(_of_dimension(theirs, k))
+
+
+@dataclass(frozen=True, eq=False)
 class PendingLoss:
-    """A loss that is being computed. `comparisons` is None where the reconstruction is not finite."""
+    """A loss that is being computed. `comparisons` is None where the reconstruction is not finite.
+
+    Work that has not begun is given up when nobody holds this object any more.
+    """
 
     settings: TopologicalLoss
     pooled: Tensor  # [B, C, d, h, w], on its device and in the graph
@@ -201,19 +276,25 @@ class PendingLoss:
         if self.comparisons is None:
             return LossTerms((self.pooled * torch.nan).sum(), dict.fromkeys(dimensions, np.nan), (np.nan, np.nan))
         comparisons = pool.collect(self.comparisons)
-        count, voxels = self.pooled[:, :, 0, 0, 0].numel(), self.pooled[0, 0].numel()
-        factor = 0.5 / count / (voxels if self.settings.normalisation == "voxels" else 1)
-        gradient = np.zeros((count, voxels))
-        for i, comparison in enumerate(comparisons):
-            row = gradient[i // len(dimensions)]
-            row += np.bincount(comparison.voxels, comparison.slopes, minlength=voxels)
-        gradient = torch.from_numpy((factor * gradient).astype(np.float32)).view(self.pooled.shape)
+        gradient = np.zeros(self.pooled.shape)
+        boxes = self.settings._boxes(gradient)  # views: what is written there is written to the whole
+        scale = [0.5 / len(boxes) / (b.size if self.settings.normalisation == "voxels" else 1) for b in boxes]
+        weighted = list(zip(np.repeat(scale, len(dimensions)), comparisons, strict=True))
+        for i, (weight, comparison) in enumerate(weighted):
+            box = boxes[i // len(dimensions)]
+            slopes = np.bincount(comparison.voxels, weight * comparison.slopes, minlength=box.size)
+            box += slopes.reshape(box.shape)
         per_dimension = {
-            k: factor * sum(c.cost for c in comparisons[i :: len(dimensions)]) for i, k in enumerate(dimensions)
+            k: float(sum(w * c.cost for w, c in weighted[i :: len(dimensions)])) for i, k in enumerate(dimensions)
         }
-        loss = _KnownGradient.apply(self.pooled, sum(per_dimension.values()), gradient.to(self.pooled.device))
-        bounds = factor * sum(c.lower for c in comparisons), factor * sum(c.upper for c in comparisons)
-        return LossTerms(loss, per_dimension, bounds)
+        bounds = float(sum(w * c.lower for w, c in weighted)), float(sum(w * c.upper for w, c in weighted))
+        return LossTerms(self._differentiable(sum(per_dimension.values()), gradient), per_dimension, bounds)
+
+    def _differentiable(self, value: float, gradient: np.ndarray) -> Tensor:
+        if value > torch.finfo(torch.float32).max:
+            value, gradient = math.inf, np.full_like(gradient, math.inf)
+        gradient = torch.from_numpy(gradient.astype(np.float32)).to(self.pooled.device)
+        return _KnownGradient.apply(self.pooled, value, gradient)
 
 
 class _KnownGradient(torch.autograd.Function):
@@ -253,32 +334,50 @@ class _Comparison(NamedTuple):
 def _compare_finite(
     ours: PersistenceDiagram, theirs: PersistenceDiagram, rel_tol: float, min_persistence: float
 ) -> _Comparison:
-    """W2² of the classes that die, by a matching within `rel_tol`, and its gradient in the voxels of `ours`.
-
-    With A', B' what is left of A, B after dropping, and W2(A, A') ≤ δ_A, W2(B, B') ≤ δ_B (`dropped_bound`):
-    W2(A, B) ≥ W2(A', B') − δ_A − δ_B by the triangle inequality, and W2(A, B)² ≤ W2(A', B')² + δ_A² + δ_B², as what was
-    dropped can go to the diagonal.
-    """
-    dropped = [dropped_bound(diagram, min_persistence) for diagram in (ours, theirs)]
-    ours, theirs = _at_least(ours, min_persistence), _at_least(theirs, min_persistence)
-    result = squared_wasserstein(ours.points, theirs.points, rel_tol)
+    """W2² of the classes that die, by a matching within `rel_tol`, and its gradient in the voxels of `ours`."""
+    kept, kept_theirs = (d.where(d.persistence >= min_persistence) for d in (ours, theirs))
+    result = squared_wasserstein(kept.points, kept_theirs.points, rel_tol)
     i, j = result.matching.T
     pairs = (i >= 0) & (j >= 0)
     to_diagonal = i[j < 0]
     i, j = i[pairs], j[pairs]
     # A pair costs (birth − birth')² + (death − death')²; a point alone (death − birth)²/2.
-    persistence = ours.death[to_diagonal] - ours.birth[to_diagonal]
+    persistence = kept.death[to_diagonal] - kept.birth[to_diagonal]
+    lower, upper = result.lower_bound, result.cost
+    if len(kept) < len(ours) or len(kept_theirs) < len(theirs):
+        lower, upper = _bounds_with_dropped(ours, theirs, result, min_persistence)
     return _Comparison(
         cost=result.cost,
-        lower=float(max(0.0, np.sqrt(result.lower_bound) - sum(dropped)) ** 2),
-        upper=result.cost + sum(d**2 for d in dropped),
+        lower=lower,
+        upper=upper,
         voxels=np.concatenate(
-            [ours.birth_voxel[i], ours.death_voxel[i], ours.birth_voxel[to_diagonal], ours.death_voxel[to_diagonal]]
+            [kept.birth_voxel[i], kept.death_voxel[i], kept.birth_voxel[to_diagonal], kept.death_voxel[to_diagonal]]
         ),
         slopes=np.concatenate(
-            [2 * (ours.birth[i] - theirs.birth[j]), 2 * (ours.death[i] - theirs.death[j]), -persistence, persistence]
+            [
+                2 * (kept.birth[i] - kept_theirs.birth[j]),
+                2 * (kept.death[i] - kept_theirs.death[j]),
+                -persistence,
+                persistence,
+            ]
         ),
     )
+
+
+def _bounds_with_dropped(
+    ours: PersistenceDiagram, theirs: PersistenceDiagram, result: WassersteinResult, min_persistence: float
+) -> tuple[float, float]:
+    """Bounds of W2(A, B)² for whole diagrams from a result for what is left of them, A' and B', after dropping.
+
+    Above: what was dropped can go to the diagonal. Below: the potentials of A', raised over all points; or, with
+    W2(A, A') ≤ δ_A and W2(B, B') ≤ δ_B (`dropped_bound`), the triangle inequality, W2(A, B) ≥ W2(A', B') − δ_A − δ_B.
+    """
+    dropped = [dropped_bound(diagram, min_persistence) for diagram in (ours, theirs)]
+    potentials = np.full(len(ours), -np.inf)
+    potentials[ours.persistence >= min_persistence] = result.potentials[0]
+    by_triangle = max(0.0, np.sqrt(result.lower_bound) - sum(dropped)) ** 2
+    lower = max(lower_bound(ours.points, theirs.points, potentials), float(by_triangle))
+    return lower, result.cost + sum(d**2 for d in dropped)
 
 
 def _compare_essential(ours: PersistenceDiagram, theirs: PersistenceDiagram) -> _Comparison:
@@ -286,22 +385,6 @@ def _compare_essential(ours: PersistenceDiagram, theirs: PersistenceDiagram) -> 
     difference = ours.birth[-1] - theirs.birth[-1]
     cost = float(difference**2)
     return _Comparison(cost, cost, cost, ours.birth_voxel[-1:], np.array([2 * difference]))
-
-
-def dropped_bound(diagram: PersistenceDiagram, min_persistence: float) -> float:
-    """Upper bound of W2 between a diagram and what is left without the classes below `min_persistence`.
-
-    It is the cost of sending them to the diagonal: √(Σ (death − birth)²/2).
-    """
-    persistence = diagram.death - diagram.birth
-    return float(np.sqrt(0.5 * np.square(persistence[persistence < min_persistence]).sum()))
-
-
-def _at_least(diagram: PersistenceDiagram, min_persistence: float) -> PersistenceDiagram:
-    keep = diagram.death - diagram.birth >= min_persistence
-    return PersistenceDiagram(
-        diagram.birth[keep], diagram.death[keep], diagram.birth_voxel[keep], diagram.death_voxel[keep]
-    )
 
 
 def average_pool(volumes: Tensor, max_side: int) -> Tensor:
@@ -325,6 +408,9 @@ def average_pool(volumes: Tensor, max_side: int) -> Tensor:
 
 
 def _check_volumes(volumes: Tensor, name: str) -> None:
+    if not isinstance(volumes, Tensor) or volumes.is_complex():
+        kind = volumes.dtype if isinstance(volumes, Tensor) else type(volumes).__name__
+        raise TypeError(f"{name} must be a tensor of real numbers; got {kind}")
     if volumes.ndim != 5 or volumes.numel() == 0:
         raise ValueError(f"{name} must be [B, C, D, H, W] and not empty; got shape {list(volumes.shape)}")
 

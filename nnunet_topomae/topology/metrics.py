@@ -8,15 +8,18 @@ follows from the first by Alexander duality.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
+from ._arrays import as_array, is_integer, is_number
+from ._first_use import hold_forks
 from .persistence import PersistenceDiagram, persistence_diagrams
 
 Connectivity = Literal[6, 26]
 BettiNumbers = tuple[int, int, int]
+Label = int | tuple[int, ...]
 
 
 def betti_numbers(mask: np.ndarray, connectivity: Connectivity = 6) -> BettiNumbers:
@@ -26,16 +29,18 @@ def betti_numbers(mask: np.ndarray, connectivity: Connectivity = 6) -> BettiNumb
         mask: [D, H, W], boolean or 0 and 1. What lies outside the array is background.
         connectivity: 6 or 26, of the foreground; the background has the other one.
     """
-    mask = np.asarray(mask)
+    mask = as_array(mask, "mask")
     if mask.ndim != 3:
         raise ValueError(f"a mask has three axes, [D, H, W]; got shape {list(mask.shape)}")
+    if connectivity not in (6, 26):
+        raise ValueError(f"connectivity must be 6 or 26, got {connectivity}")
     if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
         raise ValueError("a mask holds 0 and 1 only; for a label map compare with a label first, as in `labels == 2`")
     mask = mask.astype(bool)
+    if not mask.any():  # also an array without voxels
+        return 0, 0, 0
     if connectivity == 6:
         return _betti_numbers_6(mask)
-    if connectivity != 26:
-        raise ValueError(f"connectivity must be 6 or 26, got {connectivity}")
     # Alexander duality: a cavity of the surrounding background is a component of the mask, a component of the
     # background other than the outer one is a cavity of the mask, and tunnels go through each other.
     components, tunnels, cavities = _betti_numbers_6(~np.pad(mask, 1))
@@ -51,24 +56,62 @@ def _betti_numbers_6(mask: np.ndarray) -> BettiNumbers:
 def betti_error(
     prediction: np.ndarray,
     reference: np.ndarray,
-    labels: Iterable[int | tuple[int, ...]],
+    labels: Iterable[int | Sequence[int]],
     connectivity: Connectivity = 6,
-) -> dict[int | tuple[int, ...], BettiNumbers]:
+) -> dict[Label, BettiNumbers]:
     """For each label |Betti numbers of the prediction − those of the reference|, in dimensions 0, 1, 2.
 
     Args:
         prediction, reference: [D, H, W] label maps of one shape.
-        labels: integers, or tuples of integers for a region of several labels, as in nnU-Net's dataset.json.
+        labels: integers, or sequences of integers for a region of several labels, as in nnU-Net's dataset.json; the
+            answer has regions as tuples.
         connectivity: see `betti_numbers`.
     """
-    prediction, reference = np.asarray(prediction), np.asarray(reference)
+    prediction, reference = _label_map(prediction, "prediction"), _label_map(reference, "reference")
     if prediction.shape != reference.shape:
         raise ValueError(f"prediction {list(prediction.shape)} and reference {list(reference.shape)} differ in shape")
     errors = {}
-    for label in labels:
+    for label in checked_labels(labels):
         pairs = zip(*(betti_numbers(np.isin(m, label), connectivity) for m in (prediction, reference)), strict=True)
         errors[label] = tuple(abs(ours - theirs) for ours, theirs in pairs)
     return errors
+
+
+def checked_labels(labels: Any) -> list[Label]:
+    """Labels as integers, regions as tuples of them. Raises TypeError for what could stand for no voxel's value."""
+    if isinstance(labels, str) or not isinstance(labels, Iterable):
+        raise TypeError(f"labels must be several, as in [1, 2]; got {labels!r}")
+    return [_checked_label(label) for label in labels]
+
+
+def _checked_label(label: Any) -> Label:
+    if is_integer(label):
+        return int(label)
+    if isinstance(label, (list, tuple, np.ndarray)) and len(label) > 0 and all(map(is_integer, label)):
+        return tuple(map(int, label))
+    raise TypeError(
+        f"a label is an integer, as in dataset.json, or a list or tuple of integers for a region; got {label!r}"
+    )
+
+
+def _label_map(values: Any, name: str) -> np.ndarray:
+    values = as_array(values, name)
+    if values.dtype.kind not in "biuf" or (values.dtype.kind == "f" and not (values == np.rint(values)).all()):
+        raise ValueError(f"{name} must be a map of integer labels; it holds other values (type {values.dtype})")
+    return values
+
+
+def betti_curve(diagram: PersistenceDiagram, levels: np.ndarray) -> np.ndarray:
+    """[n] int64: how many classes live at each of n levels, the Betti number of the sublevel or superlevel set there.
+
+    A class lives from its birth on, and no more at its death.
+    """
+    levels = as_array(levels, "levels")
+    if levels.ndim != 1 or levels.dtype.kind not in "biuf" or np.isnan(levels).any():
+        raise ValueError(f"levels must be a row of numbers; got {levels}")
+    sign = -1.0 if diagram.superlevel else 1.0
+    born, dead = np.sort(sign * diagram.birth), np.sort(sign * diagram.death)
+    return np.searchsorted(born, sign * levels, "right") - np.searchsorted(dead, sign * levels, "right")
 
 
 def bottleneck_distance(a: PersistenceDiagram, b: PersistenceDiagram, tolerance: float = 0.0) -> float:
@@ -77,6 +120,18 @@ def bottleneck_distance(a: PersistenceDiagram, b: PersistenceDiagram, tolerance:
     Args:
         tolerance: absolute error allowed, 0 for the exact distance.
     """
-    import gudhi
+    if not is_number(tolerance) or tolerance < 0:
+        raise ValueError(f"tolerance must be 0 or more, got {tolerance!r}")
+    if not isinstance(a, PersistenceDiagram) or not isinstance(b, PersistenceDiagram):
+        raise TypeError(f"give two diagrams, as from persistence_diagrams; got {type(a).__name__}, {type(b).__name__}")
+    if a.superlevel != b.superlevel:
+        raise ValueError("a diagram of sublevel sets cannot be compared with one of superlevel sets")
+    sign = -1 if a.superlevel else 1
+    return float(_import_gudhi().bottleneck_distance(sign * a.points, sign * b.points, tolerance))
 
-    return float(gudhi.bottleneck_distance(a.points, b.points, tolerance))
+
+@hold_forks
+def _import_gudhi():
+    import gudhi  # takes long to import
+
+    return gudhi

@@ -1,101 +1,167 @@
-"""Persistence diagrams of 3D images.
+"""Persistence diagrams of 3D and 2D images.
 
-Conventions. A volume is a cubical complex whose vertices are the voxels; neighbouring vertices span edges, squares
+Conventions. An image is a cubical complex whose vertices are the voxels; neighbouring vertices span edges, squares
 and cubes (the V-construction). A cell enters with its highest voxel (sublevel-set filtration), so every birth and
-every death is the value of one voxel, the critical voxel, through which a loss can be differentiated.
-Homology is taken with coefficients mod 2.
+every death is the value of one voxel, the critical voxel, through which a loss can be differentiated. Superlevel sets
+are the sublevel sets of the negative image. Homology is taken with coefficients mod 2.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Literal, get_args
 
 import numpy as np
 
-from . import _cubical_numba
+from . import _cubical_numba, pool
+from ._arrays import as_array, checked_dimensions
+from ._first_use import hold_forks, once
+from ._jit import interruptible
 
 Backend = Literal["numba", "gudhi"]
 _LARGEST_EXACT_INTEGER = 2**53  # float64 holds every integer up to here
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PersistenceDiagram:
     """The classes of one homology dimension: when each appears and disappears, and at which voxel.
 
+    Diagrams are equal where all their arrays are.
+
     Attributes:
         birth: [n] float64.
-        death: [n] float64, +inf for an essential class (which never dies).
+        death: [n] float64, +inf for an essential class, which never dies (−inf with `superlevel`).
         birth_voxel: [n] int64, flat C-order index of the voxel whose value is the birth.
         death_voxel: [n] int64, the same for the death; -1 for an essential class.
+        dimension: of homology; None for a diagram from elsewhere.
+        shape: of the image, likewise.
+        superlevel: whether the level falls, so that classes die at lower values than they are born at.
     """
 
     birth: np.ndarray
     death: np.ndarray
     birth_voxel: np.ndarray
     death_voxel: np.ndarray
+    dimension: int | None = None
+    shape: tuple[int, ...] | None = None
+    superlevel: bool = False
 
     def __len__(self) -> int:
         return len(self.birth)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PersistenceDiagram):
+            return NotImplemented
+        return all(np.array_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+
+    def __hash__(self) -> int:
+        return hash((self.birth_voxel.tobytes(), self.death_voxel.tobytes()))
 
     @property
     def points(self) -> np.ndarray:
         """[n, 2] float64, (birth, death)."""
         return np.stack([self.birth, self.death], axis=1)
 
+    @property
+    def persistence(self) -> np.ndarray:
+        """[n] float64, |death − birth|: how long each class lives."""
+        return np.abs(self.death - self.birth)
+
     def finite(self) -> PersistenceDiagram:
         """The diagram without its essential class."""
-        keep = self.death_voxel >= 0
-        return PersistenceDiagram(self.birth[keep], self.death[keep], self.birth_voxel[keep], self.death_voxel[keep])
+        return self.where(self.death_voxel >= 0)
+
+    def where(self, keep: np.ndarray) -> PersistenceDiagram:
+        """The diagram of the classes for which `keep` [n] is true."""
+        names = ("birth", "death", "birth_voxel", "death_voxel")
+        return replace(self, **{name: getattr(self, name)[keep] for name in names})
 
 
 def persistence_diagrams(
-    volume: np.ndarray, backend: Backend = "numba"
-) -> tuple[PersistenceDiagram, PersistenceDiagram, PersistenceDiagram]:
-    """Persistence diagrams of a volume in homology dimensions 0, 1 and 2.
+    volume: np.ndarray,
+    backend: Backend = "numba",
+    *,
+    dimensions: Sequence[int] | None = None,
+    superlevel: bool = False,
+) -> tuple[PersistenceDiagram, ...]:
+    """Persistence diagrams of an image, one for each homology dimension: 0, 1 and 2, or 0 and 1 in 2D.
 
     Classes of zero persistence are left out. The one essential class, the component of the global minimum, is the last
     entry of dimension 0. Threads can run at once: the GIL is released. Memory at the peak: about 40 bytes a voxel for a
     float32 CT, 80 for white noise, more where loops are long (250 for walls of noise around corridors that fill 64³).
 
     Args:
-        volume: [D, H, W], any strides; floating-point up to float64, integer or boolean. Values must be finite.
+        volume: [D, H, W] or [H, W], array or tensor, any strides; floating-point up to float64, integer or boolean.
+            Values must be finite.
         backend: "numba", our own algorithm, or "gudhi", the slow reference. They give the same points; where several
             voxels have a point's birth or death value, they may name different ones.
+        dimensions: those wanted, in the order of the answer. Dimension 0 alone takes about half the time, 1 needs 2.
+        superlevel: let the level fall instead of rise: components are born at maxima, and births lie above deaths.
 
     Raises:
-        ValueError: not three axes, an empty axis, NaN or infinity, integers too large for float64, unknown backend.
+        ValueError: neither two nor three axes, an empty axis, NaN or infinity, masked values, integers too large for
+            float64, unknown backend or dimension.
         TypeError: an array of another kind (complex, object, long double, ...).
     """
     values = _checked(volume)
-    if backend == "numba":
-        pairs, essential = _cubical_numba.persistence_pairs(values)
-    elif backend == "gudhi":
-        from . import _cubical_gudhi  # takes long to import
-
-        pairs, essential = _cubical_gudhi.persistence_pairs(values)
-    else:
-        raise ValueError(f"unknown backend {backend!r}: choose 'numba' or 'gudhi'")
-    flat = values.ravel().astype(np.float64)
-    diagrams = [PersistenceDiagram(flat[p[:, 0]], flat[p[:, 1]], p[:, 0], p[:, 1]) for p in pairs]
-    diagrams[0] = _with_essential(diagrams[0], flat[essential], essential)
+    wanted = checked_dimensions(range(values.ndim) if dimensions is None else dimensions, values.ndim)
+    grid = values if values.ndim == 3 else values[None]
+    pairs, essential = _engine(backend)(-grid if superlevel else grid, wanted)
+    flat = values.ravel()
+    diagrams = []
+    for k in wanted:
+        birth_voxel, death_voxel = pairs[k].T
+        birth, death = flat[birth_voxel].astype(np.float64), flat[death_voxel].astype(np.float64)
+        if k == 0:
+            birth, death = np.append(birth, flat[essential]), np.append(death, -np.inf if superlevel else np.inf)
+            birth_voxel, death_voxel = np.append(birth_voxel, essential), np.append(death_voxel, -1)
+        diagrams.append(PersistenceDiagram(birth, death, birth_voxel, death_voxel, k, values.shape, superlevel))
     return tuple(diagrams)
 
 
-def _with_essential(diagram: PersistenceDiagram, birth: float, voxel: int) -> PersistenceDiagram:
-    return PersistenceDiagram(
-        np.append(diagram.birth, birth),
-        np.append(diagram.death, np.inf),
-        np.append(diagram.birth_voxel, voxel),
-        np.append(diagram.death_voxel, -1),
-    )
+def batched_persistence_diagrams(
+    volumes: Iterable[np.ndarray],
+    backend: Backend = "numba",
+    *,
+    dimensions: Sequence[int] | None = None,
+    superlevel: bool = False,
+) -> list[tuple[PersistenceDiagram, ...]]:
+    """`persistence_diagrams` of each volume of an [N, D, H, W] array or other iterable, on all cores."""
+    run = partial(persistence_diagrams, backend=backend, dimensions=dimensions, superlevel=superlevel)
+    return pool.collect([pool.submit(run, volume, size=np.size(volume)) for volume in volumes])
+
+
+@once
+def warm_up() -> None:
+    """Compile the algorithm for both types that it works on, or load what an earlier process has compiled."""
+    plateau = np.pad(np.ones((1, 12, 12)), ((0, 0), (1, 1), (1, 1)))  # its one loop is long enough to use all functions
+    for dtype in (np.float32, np.float64):
+        _cubical_numba.persistence_pairs(plateau.astype(dtype), (0, 1, 2))
+
+
+def _engine(backend: Backend):
+    if backend == "numba":
+        warm_up()
+        return interruptible(_cubical_numba.persistence_pairs)
+    if backend == "gudhi":
+        return _import_gudhi().persistence_pairs
+    raise ValueError(f"unknown backend {backend!r}: choose {' or '.join(map(repr, get_args(Backend)))}")
+
+
+@hold_forks
+def _import_gudhi():
+    from . import _cubical_gudhi  # takes long to import
+
+    return _cubical_gudhi
 
 
 def _checked(volume: np.ndarray) -> np.ndarray:
     """The volume as float32 or float64, whichever holds its values, or an error that says why it cannot be used."""
-    volume = np.asarray(volume)
-    if volume.ndim != 3:
-        raise ValueError(f"a volume has three axes, [D, H, W]; got shape {volume.shape}")
+    volume = as_array(volume, "volume")
+    if volume.ndim not in (2, 3):
+        raise ValueError(f"a volume has three axes, [D, H, W], an image two; got shape {volume.shape}")
     if volume.size == 0:
         raise ValueError(f"the volume is empty: shape {volume.shape}")
     if volume.dtype.kind not in "fiub" or volume.dtype.itemsize > 8:
@@ -105,13 +171,6 @@ def _checked(volume: np.ndarray) -> np.ndarray:
     elif volume.dtype.itemsize == 8 and max(int(volume.max()), -int(volume.min())) > _LARGEST_EXACT_INTEGER:
         raise ValueError("the volume holds integers beyond 2**53, which float64 cannot tell apart: shift them first")
     return volume.astype(np.result_type(volume.dtype, np.float32), copy=False)
-
-
-def warm_up() -> None:
-    """Compile the algorithm for both types that it works on, or load what an earlier process has compiled."""
-    plateau = np.pad(np.ones((1, 12, 12)), ((0, 0), (1, 1), (1, 1)))  # its one loop is long enough to use all functions
-    for dtype in (np.float32, np.float64):
-        persistence_diagrams(plateau.astype(dtype))
 
 
 def _refuse_non_finite(volume: np.ndarray) -> None:

@@ -4,21 +4,24 @@ Threads, not processes: the engines are compiled code that releases the GIL, so 
 memory. Nothing is pickled, nothing is forked or spawned inside nnU-Net's own workers (which may not have children),
 and no process can be left behind. A forked child (a data-loading worker) does not inherit threads: it starts its own.
 
-Why not `concurrent.futures.ThreadPoolExecutor`: when the interpreter exits, after Ctrl-C for example, it first works
-through all that was submitted. This pool drops what waits and ends with the tasks that run.
+Why not `concurrent.futures.ThreadPoolExecutor`: it works through all that was submitted, in that order, even when the
+interpreter exits or nobody can ask for a result any more, after Ctrl-C for example. This pool starts with what somebody
+waits for, the longest task first, and drops what nobody holds.
 """
 
 from __future__ import annotations
 
 import atexit
+import heapq
+import itertools
 import os
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from queue import Empty, SimpleQueue
+from functools import partial
 from typing import Any, TypeVar
-
-import torch.distributed
 
 T = TypeVar("T")
 
@@ -38,21 +41,33 @@ def usable_cores() -> int:
     return max(1, cores // _local_ranks())
 
 
-def submit(function: Callable[..., T], /, *args: Any) -> Future[T]:
-    """Run `function(*args)` on a worker. Tasks start in the order of submission; the first one starts the pool.
+def submit(function: Callable[..., T], /, *args: Any, size: float | Callable[..., float] = 0) -> Future[T]:
+    """Run `function(*args)` on a worker. The first task starts the pool.
 
-    A task may wait for another that was submitted *before* it: that one has started by then, so the wait ends.
+    Arguments that are futures stand for their results: the task waits its turn when they are there, and fails as they
+    fail. It is not started once nobody holds the future that is returned, nor a task that needs it.
+
+    Args:
+        size: how long the task takes, in any unit, or a function of the arguments that says so.
     """
     global _workers
+    task = _Task(function, args, size)
     with _lock:
         if _workers is None:
             _workers = _Workers(usable_cores())
-        return _workers.submit(function, args)
+        workers = _workers
+    workers.put_when_ready(task)
+    return task
 
 
 def collect(futures: Sequence[Future[T]]) -> list[T]:
-    """The results, in order. After an error, or Ctrl-C while waiting, the tasks that have not started are cancelled."""
+    """The results, in order; these tasks and what they need come before all that nobody waits for.
+
+    After an error, or Ctrl-C while waiting, the tasks that have not started are cancelled.
+    """
     try:
+        if _workers is not None:
+            _workers.hurry(futures)
         return [future.result() for future in futures]
     except BaseException:
         for future in futures:
@@ -69,40 +84,96 @@ def shutdown() -> None:
         workers.close()
 
 
+class _Task(Future):
+    """A future that knows its work. Whoever waits for it holds it; the queue does not."""
+
+    def __init__(self, function: Callable, args: tuple, size: float | Callable[..., float]) -> None:
+        super().__init__()
+        self.function = function
+        self.args = args
+        self.size = size
+        self.urgent = False
+
+    @property
+    def needs(self) -> list[Future]:
+        return [arg for arg in self.args if isinstance(arg, Future)]
+
+    def run(self) -> None:
+        if not self.set_running_or_notify_cancel():
+            return
+        function, args = self.function, self.args
+        self.function, self.args = None, ()  # whoever keeps the result need not keep the volume
+        try:
+            self.set_result(function(*args))
+        except BaseException as error:  # whoever asks for the result gets it; the worker lives on
+            self.set_exception(error)
+
+
 class _Workers:
     """Threads that take tasks from one queue. Daemons, so that the interpreter's exit does not wait for the queue."""
 
     def __init__(self, count: int) -> None:
-        self.tasks: SimpleQueue[tuple[Future, Callable, tuple] | None] = SimpleQueue()
+        self.queue: list[tuple[bool, float, int, weakref.ref[_Task]]] = []  # a heap: urgent, long, old tasks first
+        self.numbers = itertools.count()
+        self.changed = threading.Condition()
+        self.closed = False
         self.threads = [threading.Thread(target=self._work, name=f"topology-{i}", daemon=True) for i in range(count)]
         for thread in self.threads:
             thread.start()
 
-    def submit(self, function: Callable, args: tuple) -> Future:
-        future: Future = Future()
-        self.tasks.put((future, function, args))
-        return future
+    def put_when_ready(self, task: _Task) -> None:
+        """Queue the task, now or as soon as the first of those that it needs and that is not done yet has ended."""
+        for needed in task.needs:
+            if not needed.done():
+                needed.add_done_callback(partial(self._needed_is_done, weakref.ref(task)))
+                return
+        try:
+            task.args = tuple(arg.result() if isinstance(arg, Future) else arg for arg in task.args)
+            size = task.size(*task.args) if callable(task.size) else task.size
+        except BaseException as error:
+            if task.set_running_or_notify_cancel():
+                task.set_exception(error)
+            return
+        with self.changed:
+            heapq.heappush(self.queue, (not task.urgent, -size, next(self.numbers), weakref.ref(task)))
+            self.changed.notify()
+
+    def _needed_is_done(self, waiting: weakref.ref[_Task], _: Future) -> None:
+        if (task := waiting()) is not None:
+            self.put_when_ready(task)
+
+    def hurry(self, futures: Sequence[Future]) -> None:
+        """Put these tasks, and those that they need, before all others."""
+        for task in (f for f in futures if isinstance(f, _Task) and not f.done()):
+            task.urgent = True
+            self.hurry(task.needs)
+        with self.changed:
+            tasks = [(entry, entry[3]()) for entry in self.queue]
+            self.queue = [(not task.urgent, *entry[1:]) for entry, task in tasks if task is not None]
+            heapq.heapify(self.queue)
 
     def close(self) -> None:
-        try:
-            while True:
-                self.tasks.get_nowait()[0].cancel()
-        except Empty:
-            pass
-        for _ in self.threads:
-            self.tasks.put(None)
+        with self.changed:
+            self.closed = True
+            waiting, self.queue = self.queue, []
+            self.changed.notify_all()
+        for *_, reference in waiting:
+            if (task := reference()) is not None:
+                task.cancel()
         for thread in self.threads:
             thread.join()
 
     def _work(self) -> None:
-        while (task := self.tasks.get()) is not None:
-            future, function, args = task
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(function(*args))
-                except BaseException as error:  # whoever asks for the result gets it; the worker lives on
-                    future.set_exception(error)
-            del task, future, function, args  # an idle worker keeps no volume alive
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: self.queue or self.closed)
+                if self.closed:
+                    return
+                *_, reference = heapq.heappop(self.queue)
+            task = reference()
+            if task is not None:
+                task.run()
+            del task  # an idle worker keeps no volume alive
 
 
 _workers: _Workers | None = None
@@ -112,8 +183,9 @@ _lock = threading.Lock()
 def _local_ranks() -> int:
     if "LOCAL_WORLD_SIZE" in os.environ:
         return max(1, int(os.environ["LOCAL_WORLD_SIZE"]))
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_world_size()
+    distributed = sys.modules.get("torch.distributed")  # a process group has been made by whoever imported it
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return distributed.get_world_size()
     return 1
 
 

@@ -11,12 +11,13 @@ from torch import Tensor
 from nnunet_topomae.topology import (
     TopologicalLoss,
     betti_numbers,
+    differentiable_points,
     dropped_bound,
     persistence_diagrams,
     pool,
     squared_wasserstein,
 )
-from nnunet_topomae.topology.loss import average_pool
+from nnunet_topomae.topology.loss import average_pool, window_slices
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
@@ -198,6 +199,17 @@ def test_grad_scaler_skips_a_step_whose_reconstruction_is_not_finite(bad: float)
     assert weight.item() == 1 and scaler.get_scale() == 512
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 4, 5)])
+def test_a_loss_that_float32_cannot_hold_is_infinite_and_its_step_skipped(shape: tuple[int, ...]) -> None:
+    weight = torch.ones(1, requires_grad=True)
+    scaler, optimizer = torch.amp.GradScaler("cpu", init_scale=2.0), torch.optim.SGD([weight], lr=0.1)
+    loss = TopologicalLoss()(weight * torch.full((1, 1, *shape), 3e19), torch.zeros(1, 1, *shape))
+    assert loss == torch.inf
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    assert weight.item() == 1
+
+
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_a_target_that_is_not_finite_is_an_error_that_says_where(bad: float) -> None:
     x, y = volumes(2, 3, 4, 4, 4), volumes(2, 3, 4, 4, 4, seed=1)
@@ -257,6 +269,69 @@ def test_dropping_small_classes_costs_no_more_than_the_bounds_say() -> None:
         widths.append(terms.bounds[1] - terms.bounds[0])
     assert widths[0] <= 0.01 * exact < widths[2]
     assert TopologicalLoss((1,), min_persistence=100.0)(x, y).item() == 0
+
+
+def test_bounds_are_close_where_little_is_dropped() -> None:
+    """The triangle inequality alone says less than half of the loss here."""
+    x, y = volumes(1, 1, 12, 12, 12), volumes(1, 1, 12, 12, 12, seed=1)
+    exact = TopologicalLoss(rel_tol=EXACT)(x, y).item()
+    lower, upper = TopologicalLoss(rel_tol=1e-3, min_persistence=0.1).submit(x, y).result().bounds
+    assert 0.97 * exact <= lower <= exact <= upper <= 1.05 * exact
+
+
+@pytest.mark.parametrize("side", [3, 4, 7])
+def test_windows_are_volumes_of_their_own(side: int) -> None:
+    x, y = volumes(2, 1, 7, 6, 5), volumes(2, 1, 7, 6, 5, seed=1)
+    boxes = window_slices(x.shape[2:], side)
+    counted = torch.zeros(x.shape[2:])
+    for box in boxes:
+        counted[box] += 1
+        assert max(counted[box].shape) <= side
+    assert (counted == 1).all()
+    loss, whole = TopologicalLoss(rel_tol=EXACT, window=side), TopologicalLoss(rel_tol=EXACT)
+    parts = [(slice(b, b + 1), slice(None), *box) for b in range(2) for box in boxes]
+    assert loss(x, y).item() == pytest.approx(np.mean([whole(x[part], y[part]).item() for part in parts]), rel=1e-6)
+    gradient = gradient_of(loss, x, y)
+    for part in parts:
+        alone = gradient_of(whole, x[part], y[part]) / len(parts)
+        assert torch.allclose(gradient[part], alone, rtol=1e-5, atol=1e-7)
+    assert loss(x, None, loss.diagrams_in_worker(y)) == loss(x, y)
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_side": 4}, {"window": 4}, {"dimensions": (0, 2)}])
+def test_diagrams_of_a_data_worker_serve_as_the_target(settings: dict) -> None:
+    x, y = volumes(2, 1, 6, 6, 6), volumes(2, 1, 6, 6, 6, seed=1)
+    loss = TopologicalLoss(**settings)
+    diagrams = pickle.loads(pickle.dumps(loss.diagrams_in_worker(y)))
+    assert diagrams == loss.diagrams(y) and loss(x, None, diagrams) == loss(x, y)
+
+
+def test_target_diagrams_of_another_kind_are_refused() -> None:
+    x, y = volumes(1, 1, 8, 8, 8), volumes(1, 1, 8, 8, 8, seed=1)
+    loss = TopologicalLoss(max_side=4)
+    for wrong in (TopologicalLoss().diagrams(y), TopologicalLoss(max_side=4).diagrams(y[..., :3])):
+        with pytest.raises(ValueError, match=r"of a volume of shape .*max_side is 4"):
+            loss(x, None, wrong)
+    with pytest.raises(ValueError, match=r"of a volume of shape \[8, 8, 8\]"):
+        loss(x, None, TopologicalLoss().submit_diagrams(y))
+    with pytest.raises(ValueError, match="no diagram of dimension 1"):
+        loss(x, None, TopologicalLoss((0, 2), max_side=4).diagrams(y))
+    with pytest.raises(ValueError, match="one tuple of diagrams"):
+        loss(x, None, persistence_diagrams(y[0, 0, :4, :4, :4].numpy())[:1])
+    with pytest.raises(ValueError, match="superlevel"):
+        TopologicalLoss()(x, None, [persistence_diagrams(y[0, 0].numpy(), superlevel=True)])
+
+
+def test_differentiable_points_are_the_points_and_reach_their_voxels() -> None:
+    x = volumes(6, 5, 4).double().requires_grad_()
+    for diagram in persistence_diagrams(x):
+        points = differentiable_points(diagram, x)
+        np.testing.assert_array_equal(points.detach().numpy(), diagram.points)
+        (gradient,) = torch.autograd.grad(points[torch.isfinite(points)].sum(), x)
+        voxels = np.concatenate([diagram.birth_voxel, diagram.finite().death_voxel])
+        np.testing.assert_array_equal(gradient.ravel().numpy(), np.bincount(voxels, minlength=x.numel()))
+    with pytest.raises(ValueError, match=r"of shape \[6, 5, 4\], not \[4, 5, 6\]"):
+        differentiable_points(diagram, x.permute(2, 1, 0))
 
 
 def test_dropped_bound_holds_for_the_distance_to_what_is_left() -> None:
@@ -325,8 +400,17 @@ def test_settings_survive_a_copy_and_a_pickle() -> None:
         ({"dimensions": (0, 3)}, "some of 0, 1, 2"),
         ({"dimensions": ()}, "some of 0, 1, 2"),
         ({"dimensions": (1, 1)}, "each once"),
+        ({"dimensions": 1}, "some of 0, 1, 2"),
+        ({"dimensions": (1.0,)}, "some of 0, 1, 2"),
+        ({"dimensions": "01"}, "some of 0, 1, 2"),
         ({"rel_tol": 0}, "rel_tol must be positive"),
+        ({"rel_tol": None}, "rel_tol must be positive"),
+        ({"rel_tol": float("inf")}, "rel_tol must be positive"),
         ({"max_side": 0}, "at least 1 voxel"),
+        ({"max_side": 4.0}, "at least 1 voxel"),
+        ({"window": 2.5}, "at least 1 voxel"),
+        ({"window": 4, "max_side": 4}, "not both"),
+        ({"min_persistence": "0"}, "0 or more"),
         ({"min_persistence": -1}, "0 or more"),
         ({"min_persistence": float("nan")}, "0 or more"),
         ({"essential": "drop"}, "match, ignore"),
@@ -349,3 +433,6 @@ def test_bad_inputs_are_refused() -> None:
         loss(x, x, loss.diagrams(x[:1]))
     with pytest.raises(ValueError, match="a target or its diagrams"):
         loss(x, None)
+    for wrong in (x.numpy(), x.cfloat(), None):
+        with pytest.raises(TypeError, match="reconstruction must be a tensor of real numbers"):
+            loss(wrong, x)

@@ -3,7 +3,13 @@ import pytest
 from scipy import ndimage
 from skimage.measure import euler_number
 
-from nnunet_topomae.topology import betti_error, betti_numbers, bottleneck_distance, persistence_diagrams
+from nnunet_topomae.topology import (
+    betti_curve,
+    betti_error,
+    betti_numbers,
+    bottleneck_distance,
+    persistence_diagrams,
+)
 
 FACES = ndimage.generate_binary_structure(3, 1)
 CORNERS = ndimage.generate_binary_structure(3, 3)
@@ -85,6 +91,73 @@ def test_bottleneck_distance_obeys_the_stability_theorem() -> None:
     other = volume + rng.uniform(-0.3, 0.3, size=volume.shape)
     for a, b in zip(persistence_diagrams(volume), persistence_diagrams(other), strict=True):
         assert 0 < bottleneck_distance(a, b) <= np.abs(volume - other).max()
+
+
+@pytest.mark.parametrize("connectivity", [6, 26])
+@pytest.mark.parametrize("shape", [(0, 4, 5), (4, 0, 0), (0, 0, 0)])
+def test_a_mask_without_voxels_has_nothing(shape: tuple[int, ...], connectivity: int) -> None:
+    assert betti_numbers(np.zeros(shape, bool), connectivity) == (0, 0, 0)
+    assert betti_error(np.zeros(shape, int), np.zeros(shape, int), [1], connectivity) == {1: (0, 0, 0)}
+
+
+def test_regions_may_be_lists_as_in_dataset_json() -> None:
+    reference = np.where(torus(), 1, np.where(ball(11), 2, 0))
+    nothing = np.zeros_like(reference)
+    expected = betti_error(nothing, reference, [(1, 2), 1])
+    assert betti_error(nothing, reference, [[1, 2], np.int64(1)]) == expected
+    assert betti_error(nothing, reference, [np.array([1, 2]), 1]) == expected
+
+
+@pytest.mark.parametrize(
+    "label", ["1", frozenset({1}), {1}, 1.0, None, True, (), [], ("1",), [1, "2"], (1, 2.0), {1: 2}, slice(1, 2)]
+)
+def test_a_label_that_no_voxel_can_have_is_refused(label: object) -> None:
+    with pytest.raises(TypeError, match="a label is an integer"):
+        betti_error(np.ones((2, 2, 2), int), np.ones((2, 2, 2), int), [1, label])
+
+
+@pytest.mark.parametrize("labels", ["12", 1, None])
+def test_labels_must_be_several(labels: object) -> None:
+    with pytest.raises(TypeError, match="labels must be several"):
+        betti_error(np.ones((2, 2, 2), int), np.ones((2, 2, 2), int), labels)
+
+
+def test_maps_without_integer_labels_are_refused() -> None:
+    labels = np.ones((2, 2, 2), int)
+    assert betti_error(labels.astype(float), labels, [1]) == {1: (0, 0, 0)}
+    for wrong in (0.5 * labels, np.nan * labels, labels.astype(str), labels.astype(object)):
+        with pytest.raises(ValueError, match="prediction must be a map of integer labels"):
+            betti_error(wrong, labels, [1])
+    with pytest.raises(ValueError, match="reference is an array with masked values"):
+        betti_error(labels, np.ma.masked_equal(labels, 1), [1])
+    with pytest.raises(ValueError, match="mask is an array with masked values"):
+        betti_numbers(np.ma.masked_equal(labels, 1))
+
+
+@pytest.mark.parametrize("superlevel", [False, True])
+def test_betti_curve_counts_as_betti_numbers_do(superlevel: bool) -> None:
+    volume = np.random.default_rng(0).integers(0, 6, (7, 8, 6)).astype(np.uint8)
+    levels = np.arange(7, dtype=np.uint8)
+    curves = [betti_curve(diagram, levels) for diagram in persistence_diagrams(volume, superlevel=superlevel)]
+    for i, level in enumerate(levels):
+        mask = volume >= level if superlevel else volume <= level
+        assert tuple(curve[i] for curve in curves) == betti_numbers(mask)
+    with pytest.raises(ValueError, match="a row of numbers"):
+        betti_curve(persistence_diagrams(volume)[0], [[0.0]])
+
+
+def test_bottleneck_distance_of_superlevel_sets() -> None:
+    a, b = np.random.default_rng(1).normal(size=(2, 6, 6, 6))
+    for k in range(3):
+        falling = [persistence_diagrams(-v, superlevel=True)[k] for v in (a, b)]
+        rising = [persistence_diagrams(v)[k] for v in (a, b)]
+        assert bottleneck_distance(*falling) == pytest.approx(bottleneck_distance(*rising))
+    with pytest.raises(ValueError, match="superlevel"):
+        bottleneck_distance(falling[0], rising[0])
+    with pytest.raises(TypeError, match="two diagrams"):
+        bottleneck_distance(rising[0].points, rising[1].points)
+    with pytest.raises(ValueError, match="tolerance"):
+        bottleneck_distance(*rising, tolerance=None)
 
 
 @pytest.mark.parametrize(

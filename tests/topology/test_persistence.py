@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import gudhi
 import numba
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -28,7 +30,7 @@ from nnunet_topomae.topology._cubical_lower_stars import (
 )
 from nnunet_topomae.topology._cubical_ranks import sort_keys, voxels_by_rank
 from nnunet_topomae.topology._jit import jit
-from nnunet_topomae.topology.persistence import persistence_diagrams
+from nnunet_topomae.topology.persistence import batched_persistence_diagrams, persistence_diagrams
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -228,8 +230,8 @@ def test_bad_values_are_named(backend):
 
 
 def test_bad_shapes_types_and_backends_are_named():
-    with pytest.raises(ValueError, match=r"three axes.*\(4, 5\)"):
-        persistence_diagrams(np.zeros((4, 5)))
+    with pytest.raises(ValueError, match=r"three axes.*\(4,\)"):
+        persistence_diagrams(np.zeros(4))
     with pytest.raises(ValueError, match=r"empty.*\(3, 0, 5\)"):
         persistence_diagrams(np.zeros((3, 0, 5)))
     with pytest.raises(TypeError, match="complex128"):
@@ -240,6 +242,99 @@ def test_bad_shapes_types_and_backends_are_named():
         persistence_diagrams(np.zeros((2, 2, 2)), "ripser")
     with pytest.raises(ValueError, match=f"exceeds {MAX_GRID_SIZE}"):
         grid_of((1024, 1024, 1024))
+
+
+    for wrong in (1, (), (0, 0), (3,), (1.0,), "01"):
+        with pytest.raises(ValueError, match="dimensions must be some of 0, 1, 2"):
+            persistence_diagrams(np.zeros((2, 2, 2)), dimensions=wrong)
+    with pytest.raises(ValueError, match="some of 0, 1, each once"):
+        persistence_diagrams(np.zeros((2, 2)), dimensions=(2,))
+
+
+def test_masked_values_are_refused_and_an_empty_mask_is_not():
+    volume = np.ma.masked_greater(np.random.default_rng(0).random((4, 4, 4)), 0.9)
+    with pytest.raises(ValueError, match=r"masked values: fill them first"):
+        persistence_diagrams(volume)
+    assert persistence_diagrams(np.ma.array(volume.data)) == persistence_diagrams(volume.data)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int16])
+def test_tensors(dtype):
+    volume = (100 * torch.randn((5, 6, 7), generator=torch.Generator().manual_seed(0))).to(dtype)
+    expected = persistence_diagrams(volume.double().numpy())
+    if dtype.is_floating_point:
+        volume.requires_grad_()
+    for ours, theirs in zip(persistence_diagrams(volume), expected, strict=True):
+        np.testing.assert_array_equal(ours.points, theirs.points)
+
+
+def test_diagrams_are_equal_where_their_arrays_are():
+    volume = np.random.default_rng(0).integers(0, 9, (5, 5, 5))
+    diagrams = persistence_diagrams(volume)
+    again = persistence_diagrams(volume)
+    assert diagrams == again and hash(diagrams) == hash(again)
+    assert len({*diagrams, *again}) == 3
+    assert diagrams[0] != diagrams[1] and diagrams[0] != diagrams[0].finite() and diagrams[0] != "a diagram"
+    assert persistence_diagrams(volume + 1)[0] != diagrams[0]
+
+
+# Choices.
+
+
+@pytest.mark.parametrize("backend", ["numba", "gudhi"])
+@pytest.mark.parametrize("dimensions", [(0,), (1,), (2,), (2, 0), (1, 0)])
+def test_some_dimensions_are_those_of_all(backend, dimensions):
+    volume = np.random.default_rng(0).integers(0, 50, (7, 8, 9))
+    everything = persistence_diagrams(volume, backend)
+    chosen = persistence_diagrams(volume, backend, dimensions=dimensions)
+    assert chosen == tuple(everything[k] for k in dimensions)
+    assert [diagram.dimension for diagram in chosen] == list(dimensions)
+
+
+def test_dimension_0_alone_takes_less_time():
+    volume = np.random.default_rng(0).standard_normal((48, 48, 48)).astype(np.float32)
+
+    def seconds(**choice):
+        times = []
+        for _ in range(5):
+            start = time.process_time()
+            persistence_diagrams(volume, **choice)
+            times.append(time.process_time() - start)
+        return min(times)
+
+    assert seconds(dimensions=(0,)) < 0.5 * seconds()
+
+
+@settings(max_examples=50, deadline=None)
+@given(arrays(np.int8, st.tuples(*[st.integers(1, 6)] * 3), elements=st.integers(-3, 3)))
+def test_superlevel_sets_are_sublevel_sets_of_the_negative(volume):
+    for falling, rising in zip(
+        persistence_diagrams(volume, superlevel=True), persistence_diagrams(-volume), strict=True
+    ):
+        np.testing.assert_array_equal(falling.points, -rising.points)
+        np.testing.assert_array_equal(falling.birth, volume.ravel()[falling.birth_voxel])
+        assert falling.superlevel and (falling.persistence >= 0).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(arrays(np.int8, st.tuples(*[st.integers(1, 9)] * 2), elements=st.integers(0, 5)))
+def test_images_in_2d(image):
+    complex_ = gudhi.CubicalComplex(vertices=image.astype(np.float64))
+    complex_.compute_persistence(homology_coeff_field=2)
+    diagrams = persistence_diagrams(image)
+    assert len(diagrams) == 2 and all(diagram.shape == image.shape for diagram in diagrams)
+    for k, diagram in enumerate(diagrams):
+        expected = sorted_rows(complex_.persistence_intervals_in_dimension(k).reshape(-1, 2))
+        np.testing.assert_array_equal(sorted_rows(diagram.points), expected)
+        np.testing.assert_array_equal(image.ravel()[diagram.birth_voxel], diagram.birth)
+
+
+def test_batches_are_computed_as_their_volumes():
+    volumes = np.random.default_rng(0).integers(0, 99, (5, 6, 7, 8))
+    assert batched_persistence_diagrams(volumes) == [persistence_diagrams(v) for v in volumes]
+    different = [volumes[0], volumes[1][:3], volumes[2][0]]
+    expected = [persistence_diagrams(v, superlevel=True, dimensions=(1,)) for v in different]
+    assert batched_persistence_diagrams(different, superlevel=True, dimensions=(1,)) == expected
 
 
 # Parts.

@@ -65,6 +65,64 @@ def test_shutdown_cancels_what_waits_and_the_next_task_starts_a_new_pool(monkeyp
     assert pool.submit(mul, 6, 7).result(timeout=10) == 42
 
 
+def occupied(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """A pool with one worker, which is busy until the event is set."""
+    one_worker(monkeypatch)
+    begin, end = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        begin.set()
+        end.wait(60)
+
+    first = pool.submit(wait)
+    assert begin.wait(60) and not first.done()
+    return end
+
+
+def test_the_longest_task_starts_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    end, order = occupied(monkeypatch), []
+    tasks = [pool.submit(order.append, size, size=size) for size in (3, 1, 4, 2)]
+    tasks.append(pool.submit(order.append, 5, size=lambda size: size))
+    end.set()
+    pool.collect(tasks)
+    assert order == [5, 4, 3, 2, 1]
+
+
+def test_arguments_that_are_futures_stand_for_their_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    end = occupied(monkeypatch)
+    six = pool.submit(mul, 2, 3)
+    product = pool.submit(mul, six, pool.submit(mul, six, 2), size=100)  # the one that waits holds its arguments
+    failed = pool.submit(mul, pool.submit(mul, None, None), 2)
+    end.set()
+    assert product.result(timeout=10) == 72
+    with pytest.raises(TypeError):
+        failed.result(timeout=10)
+    assert pool.submit(mul, six, 7).result(timeout=10) == 42
+
+
+def test_what_somebody_waits_for_comes_before_what_was_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After Ctrl-C outside of `collect`, when the work that was submitted is still held by some variable."""
+    end, order = occupied(monkeypatch), []
+    left = [pool.submit(order.append, "left", size=9) for _ in range(20)]
+    wanted = pool.submit(str, pool.submit(order.append, "wanted"))
+    end.set()
+    pool.collect([wanted])
+    assert order.index("wanted") <= 1
+    pool.collect(left)
+    assert len(order) == 21
+
+
+def test_what_nobody_holds_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    end, order = occupied(monkeypatch), []
+    held = pool.submit(order.append, "held")
+    needed = pool.submit(str, pool.submit(order.append, "needed"))
+    dropped = [pool.submit(order.append, "dropped"), pool.submit(str, pool.submit(order.append, "dropped"))]
+    del dropped
+    end.set()
+    pool.collect([held, needed])
+    assert sorted(order) == ["held", "needed"]
+
+
 def test_cores_are_those_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     if not hasattr(os, "sched_setaffinity"):
         pytest.skip("this system has no CPU affinity")

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
 import gudhi
 import gudhi.hera
+import gudhi.wasserstein
 import numpy as np
 import ot
 import pytest
 import SimpleITK as sitk
-from hypothesis import given, settings
+import torch
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import linear_sum_assignment
 
-from nnunet_topomae.topology.wasserstein import WassersteinResult, squared_wasserstein, warm_up
+from nnunet_topomae.topology import _auction, _kdtree, persistence_diagrams
+from nnunet_topomae.topology import wasserstein as implementation
+from nnunet_topomae.topology.persistence import PersistenceDiagram
+from nnunet_topomae.topology.wasserstein import WassersteinResult, lower_bound, squared_wasserstein, warm_up
 
 KINDS = ("uniform", "near the diagonal", "clustered", "lattice", "duplicates", "heavy tail")
 
@@ -91,6 +97,74 @@ def test_bounds_hold_for_any_diagrams(a: np.ndarray, b: np.ndarray) -> None:
     assert result.cost - result.lower_bound <= 0.01 * result.cost + slack
 
 
+@pytest.fixture
+def as_if_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small diagrams take the way of large ones: a sample's cost guesses that of all, and searches use lifts."""
+    monkeypatch.setattr(implementation, "LARGE", 24)
+    monkeypatch.setattr(implementation, "SAMPLE_STEP", 3)
+
+
+@pytest.mark.parametrize("kind_b", KINDS)
+@pytest.mark.parametrize("kind_a", KINDS)
+def test_dense_assignment_as_if_large(as_if_large: None, kind_a: str, kind_b: str) -> None:
+    rng = np.random.default_rng(KINDS.index(kind_a) * len(KINDS) + KINDS.index(kind_b))
+    for size_a, size_b in ((2, 30), (90, 110), (300, 250)):
+        a, b = diagram(kind_a, size_a, rng), diagram(kind_b, size_b, rng)
+        for rel_tol in (0.1, 0.01, 1e-6):
+            check(a, b, squared_wasserstein(a, b, rel_tol), rel_tol, exact(a, b))
+
+
+wide = st.one_of(st.integers(-3, 3).map(float), st.floats(-1e-9, 1e-9), st.floats(-1e9, 1e9))
+many = st.lists(st.tuples(wide, wide).map(sorted), min_size=13, max_size=40).map(lambda p: np.reshape(p, (-1, 2)))
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(many, many)
+def test_bounds_hold_as_if_large(as_if_large: None, a: np.ndarray, b: np.ndarray) -> None:
+    result, expected = squared_wasserstein(a, b), exact(a, b)
+    slack = 1e-13 * (np.square(a).sum() + np.square(b).sum())  # rounding of the reference
+    assert result.lower_bound <= expected + slack
+    assert expected - slack <= result.cost
+    assert result.cost - result.lower_bound <= 0.01 * result.cost + slack
+
+
+@settings(max_examples=100, deadline=None)
+@given(many, st.lists(st.tuples(wide, wide).map(sorted), min_size=1, max_size=20), st.integers(0, 2**31))
+def test_searches_with_and_without_lifts_find_the_same(points: np.ndarray, queries: list, seed: int) -> None:
+    scale = np.abs(points).max() or 1.0
+    u, v = points.sum(axis=1) / scale, (points[:, 1] - points[:, 0]) / scale
+    rng = np.random.default_rng(seed)
+    tree = _kdtree.build(u, v)
+    _kdtree.set_weights(tree, np.square(v) - rng.choice([0.0, 1e-16, 1e-3, 1.0], len(v)) * rng.random(len(v)))
+    for birth, death in np.array(queries) / max(np.abs(queries).max(), 1e-300):
+        question = (tree, 0, birth + death, death - birth, -np.square(death - birth))
+        plain = _kdtree.best_two(*question, None, _kdtree.waiting_room())
+        lifted = _kdtree.best_two(*question, True, _kdtree.waiting_room())
+        assert lifted[:2] == plain[:2]
+
+
+def test_potentials_are_feasible_and_prove_the_bound() -> None:
+    rng = np.random.default_rng(8)
+    a, b = diagram("uniform", 120, rng), diagram("heavy tail", 100, rng)
+    for x, y in ((a, b), (b, a)):
+        result = squared_wasserstein(x, y)
+        f, h = result.potentials
+        assert (f[:, None] + h[None] <= np.square(x[:, None] - y[None]).sum(-1) + 1e-12).all()
+        assert (f <= np.square(np.ptp(x, axis=1)) / 2 + 1e-12).all()
+        assert (h <= np.square(np.ptp(y, axis=1)) / 2 + 1e-12).all()
+        assert result.lower_bound <= f.sum() + h.sum() + 1e-12
+        assert lower_bound(x, y, f) >= result.lower_bound * (1 - 1e-9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(diagrams, diagrams, st.integers(0, 2**31))
+def test_any_potentials_prove_no_more_than_the_distance(a: np.ndarray, b: np.ndarray, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    potentials = rng.choice([-np.inf, -1.0, 0.0, 1e3, 1e-7], len(a)) * rng.random(len(a))
+    slack = 1e-13 * (np.square(a).sum() + np.square(b).sum())
+    assert lower_bound(a, b, np.nan_to_num(potentials, neginf=-np.inf)) <= exact(a, b) + slack
+
+
 @pytest.mark.parametrize("scale", [1e-150, 1e-12, 1e12, 1e150])
 def test_scale(scale: float) -> None:
     rng = np.random.default_rng(0)
@@ -124,6 +198,79 @@ def test_nearly_the_same(shift: float, rel_tol: float) -> None:
     a = diagram("clustered", 200, rng) + np.arange(200)[:, None]
     b = a + shift * rng.normal(size=a.shape)
     check(a, b, squared_wasserstein(a, b), rel_tol, np.square(a - b).sum())
+
+
+@pytest.mark.parametrize("size", [100, 1000, 10_000])
+def test_rounding_does_not_cost_the_certificate_of_many_points(size: int) -> None:
+    rng = np.random.default_rng(9)
+    a = np.sort(rng.normal(size=(size, 2)), axis=1)
+    b = np.sort(a + 1e-6 * rng.normal(size=a.shape), axis=1)
+    result = squared_wasserstein(a, b)
+    assert result.cost <= np.square(a - b).sum() * (1 + 1e-9)
+    assert result.cost - result.lower_bound <= 0.01 * result.cost
+
+
+def test_sums_are_compensated() -> None:
+    rng = np.random.default_rng(10)
+    a = diagram("heavy tail", 5000, rng)
+    tree, empty = implementation._tree(a), implementation._tree(np.zeros((0, 2)))
+    total, rest, rounding = _auction.conjugate(tree, empty, np.full(tree.row.size, -1), None)
+    exact_sum = math.fsum(_kdtree.weights_of(tree))
+    assert abs((total - exact_sum) + rest) <= 1e-31 * 5000**2 * exact_sum + 1e-300
+    assert rounding <= 20 * 2.0**-52 * exact_sum
+
+
+def test_diagrams_with_classes_that_never_die() -> None:
+    x, y = np.random.default_rng(11).normal(size=(2, 7, 7, 7))
+    a, b = persistence_diagrams(x)[0], persistence_diagrams(y)[0]
+    result, finite = squared_wasserstein(a, b), squared_wasserstein(a.finite().points, b.finite().points)
+    expected = gudhi.wasserstein.wasserstein_distance(
+        a.points, b.points, order=2, internal_p=2, keep_essential_parts=True
+    )
+    assert result.cost == pytest.approx(finite.cost + (x.min() - y.min()) ** 2)
+    assert result.lower_bound <= expected**2 * (1 + 1e-9) and expected**2 <= result.cost * (1 + 1e-9)
+    assert [len(a) - 1, len(b) - 1] in result.matching.tolist()
+    assert sorted(result.matching[result.matching[:, 0] >= 0, 0]) == list(range(len(a)))
+    assert squared_wasserstein(a.finite(), b.finite()).cost == finite.cost
+
+
+def essential(births: list[float], **settings: bool) -> PersistenceDiagram:
+    voxels = np.arange(len(births))
+    death = np.full(len(births), -np.inf if settings.get("superlevel") else np.inf)
+    return PersistenceDiagram(np.array(births, float), death, voxels, np.full(len(births), -1), **settings)
+
+
+def test_several_classes_that_never_die() -> None:
+    assert squared_wasserstein(essential([3, 0, 1]), essential([0.5, 3, 2])).cost == 0.25 + 1
+    assert squared_wasserstein(essential([]), essential([])).cost == 0
+    apart = squared_wasserstein(essential([1, 2]), essential([5]))
+    assert apart.cost == apart.lower_bound == np.inf
+    assert sorted(apart.matching.tolist()) == [[0, 0], [1, -1]]
+
+
+def test_superlevel_sets_are_as_far_apart_as_sublevel_sets_of_the_negatives() -> None:
+    x, y = np.random.default_rng(12).normal(size=(2, 6, 6, 6))
+    for k in range(3):
+        falling = squared_wasserstein(*(persistence_diagrams(-v, superlevel=True)[k] for v in (x, y)))
+        rising = squared_wasserstein(*(persistence_diagrams(v)[k] for v in (x, y)))
+        assert falling == rising and hash(falling) == hash(rising)
+    with pytest.raises(ValueError, match="superlevel"):
+        squared_wasserstein(persistence_diagrams(x)[0], persistence_diagrams(x, superlevel=True)[0])
+    with pytest.raises(ValueError, match="superlevel"):
+        squared_wasserstein(persistence_diagrams(x, superlevel=True)[0], np.zeros((0, 2)))
+
+
+def test_results_are_equal_where_cost_bound_and_matching_are() -> None:
+    a = np.array([[0.0, 1.0], [0.0, 2.0]])
+    assert squared_wasserstein(a, a + 0.1) == squared_wasserstein(a, a + 0.1)
+    assert squared_wasserstein(a, a + 0.1) != squared_wasserstein(a, a)
+    assert squared_wasserstein(a, a) != "a result"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_tensors(dtype: torch.dtype) -> None:
+    a = torch.tensor([[0.0, 1.0], [0.0, 2.0]], dtype=dtype, requires_grad=True)
+    assert squared_wasserstein(a, a).cost == 0
 
 
 def test_empty_diagrams() -> None:
@@ -168,6 +315,8 @@ def test_bound_on_bids(max_bids: int) -> None:
         ([0.0, 1.0], r"diagram b .*shape.*\[2\]"),
         ([[0.0, 1.0, 2.0]], r"diagram b .*shape.*\[1, 3\]"),
         (np.zeros((2, 0)), r"diagram b .*shape.*\[2, 0\]"),
+        ([["0", "1"]], r"diagram b must hold real numbers"),
+        (np.zeros((2, 2), complex), r"diagram b must hold real numbers, got complex128"),
     ],
 )
 def test_refuses_wrong_diagrams(wrong: object, message: str) -> None:
@@ -177,11 +326,14 @@ def test_refuses_wrong_diagrams(wrong: object, message: str) -> None:
 
 def test_refuses_wrong_settings() -> None:
     a = np.array([[0.0, 1.0]])
-    for rel_tol in (0, -1, np.nan):
+    for rel_tol in (0, -1, np.nan, np.inf, None, "0.01", True):
         with pytest.raises(ValueError, match="rel_tol"):
             squared_wasserstein(a, a, rel_tol)
-    with pytest.raises(ValueError, match="max_bids"):
-        squared_wasserstein(a, a, max_bids=-1)
+    for max_bids in (-1, 1.5, "1", np.nan):
+        with pytest.raises(ValueError, match="max_bids"):
+            squared_wasserstein(a, a, max_bids=max_bids)
+    with pytest.raises(ValueError, match="diagram a is an array with masked values"):
+        squared_wasserstein(np.ma.masked_equal(a, 0), a)
 
 
 def test_optimal_transport_library() -> None:

@@ -1,0 +1,51 @@
+"""What the public functions take where an array is meant, and settings that several of them share."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from numpy import ma  # `np.ma` would be imported at its first use, on which a forked child can wait for ever
+
+
+def as_array(values: Any, name: str) -> np.ndarray:
+    """The values as an array. A tensor may be on any device, require a gradient, or be of a type that NumPy lacks.
+
+    Raises ValueError for masked values: no function here can leave voxels or points out.
+    """
+    if ma.is_masked(values):
+        raise ValueError(f"{name} is an array with masked values: fill them first, as in `{name}.filled(0)`")
+    torch = sys.modules.get("torch")  # who has a tensor has imported it
+    if torch is not None and isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    return np.asarray(values)
+
+
+def is_integer(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether the value is a real number and not NaN."""
+    return isinstance(value, Real) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def checked_dimensions(dimensions: Any, count: int = 3) -> tuple[int, ...]:
+    """Distinct homology dimensions below `count`, in the given order, or a ValueError."""
+    chosen = tuple(dimensions) if isinstance(dimensions, Iterable) else None
+    if not chosen or not all(is_integer(k) and 0 <= k < count for k in chosen) or len(set(chosen)) < len(chosen):
+        choices = ", ".join(map(str, range(count)))
+        raise ValueError(f"dimensions must be some of {choices}, each once, as in (0, 1); got {dimensions!r}")
+    return tuple(map(int, chosen))
+
+
+def checked_tolerance(rel_tol: Any) -> float:
+    """A positive finite number, or a ValueError."""
+    if not is_number(rel_tol) or not 0 < rel_tol < math.inf:
+        raise ValueError(f"rel_tol must be positive and finite, as in 0.01; got {rel_tol!r}")
+    return float(rel_tol)

@@ -1,0 +1,76 @@
+"""The first use of the engines in a process: compiled once, aloud, and never while the process forks.
+
+A forked child inherits locks as they are, but not the threads that would open them again. Had another thread been
+compiling, or importing what the compiler needs, the child would wait for ever at its own first use. So a fork waits
+until the thread is done.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import threading
+from collections.abc import Callable
+
+from numba.core.event import Event, Listener, install_listener
+
+from ._jit import interruptible
+
+_lock = threading.RLock()
+
+
+def hold_forks(function: Callable) -> Callable:
+    """Let no process fork during the function, and one thread at a time run functions of this kind."""
+
+    @functools.wraps(function)
+    def held(*args, **kwargs):
+        with _lock:
+            return function(*args, **kwargs)
+
+    return held
+
+
+def once(warm_up: Callable[[], None]) -> Callable[[], None]:
+    """A function that runs what compiles an engine at its first call in a process, and at later calls does nothing."""
+    done = False
+
+    @interruptible
+    def compile_unless_done() -> None:
+        nonlocal done
+        with _lock, install_listener("numba:compile", _Announcement()):
+            if not done:
+                warm_up()
+                done = True
+
+    @functools.wraps(warm_up)
+    def run() -> None:
+        if not done:
+            compile_unless_done()
+
+    return run
+
+
+class _Announcement(Listener):
+    """Says once that there is something to compile. Loading from Numba's cache is no such event."""
+
+    said = False
+
+    def on_start(self, event: Event) -> None:
+        dispatcher = event.data["dispatcher"]
+        if self.said or not dispatcher.__module__.startswith(__package__):
+            return
+        self.said = True
+        folder = dispatcher.stats.cache_path
+        kept = f"once: the result is kept in {folder}"
+        lost = "in every process, as no folder to keep the result in is writable: set NUMBA_CACHE_DIR to one that is"
+        logging.getLogger(__name__).warning(
+            "Compiling the topology engine (about 15 s of one core), %s", kept if folder else lost
+        )
+
+    def on_end(self, event: Event) -> None:
+        pass
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)

@@ -1,0 +1,76 @@
+"""One picture: a diagram, several, or two with their matching."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+
+from .persistence import PersistenceDiagram
+from .wasserstein import WassersteinResult
+
+COLOURS = ("tab:blue", "tab:orange", "tab:green")
+NAMES = ("components", "tunnels", "cavities")
+
+
+def plot_diagrams(
+    diagrams: PersistenceDiagram | Sequence[PersistenceDiagram],
+    other: PersistenceDiagram | None = None,
+    result: WassersteinResult | None = None,
+    axis: Axes | None = None,
+) -> Axes:
+    """Draw a diagram, or those of several dimensions, or one beside another with the matching between them.
+
+    Classes that never die are triangles on the upper edge (below, for superlevel sets).
+
+    Args:
+        diagrams: one, or for example all that `persistence_diagrams` returned.
+        other: a diagram to compare with, of the same dimension.
+        result: `squared_wasserstein(diagrams, other)`: pairs are red lines, points alone have grey ones.
+        axis: where to draw; a new figure if None.
+    """
+    diagrams = [diagrams] if isinstance(diagrams, PersistenceDiagram) else list(diagrams)
+    if other is None and result is not None or other is not None and len(diagrams) != 1:
+        raise ValueError("a matching is between one diagram and one other: give one diagram, `other` and `result`")
+    axis = axis or plt.figure(figsize=(4.4, 4.4), layout="constrained").add_subplot()
+    drawn = [*diagrams, other] if other else diagrams
+    least, largest = _range(drawn)
+    if result is not None:
+        _draw_matching(axis, diagrams[0], other, result)
+    for k, diagram in enumerate(drawn):
+        label = f"D{diagram.dimension}: {NAMES[diagram.dimension]}" if diagram.dimension is not None else None
+        colour = COLOURS[k % 3 if diagram.dimension is None else diagram.dimension]
+        if other is not None:
+            label, colour = ("first", "tab:orange") if k == 0 else ("second", "black")
+        finite = diagram.where(np.isfinite(diagram.death))
+        axis.scatter(finite.birth, finite.death, s=6, color=colour, linewidths=0, label=label, zorder=2)
+        births = diagram.birth[np.isinf(diagram.death)]
+        edge, marker = (least, "v") if diagram.superlevel else (largest, "^")
+        axis.plot(births, np.full(len(births), edge), marker, color=colour, clip_on=False)
+    axis.plot([least, largest], [least, largest], color="black", linewidth=0.6, zorder=1)
+    axis.set(xlabel="birth", ylabel="death", aspect="equal", xlim=(least, largest), ylim=(least, largest))
+    axis.legend(fontsize=8, loc="upper left" if diagrams[0].superlevel else "lower right")
+    return axis
+
+
+def _range(diagrams: Sequence[PersistenceDiagram]) -> tuple[float, float]:
+    """All finite values, with a margin."""
+    values = np.concatenate([diagram.points.ravel() for diagram in diagrams])
+    values = values[np.isfinite(values)]
+    least, largest = (values.min(), values.max()) if values.size else (0.0, 1.0)
+    margin = 0.05 * (largest - least) or 1.0
+    return least - margin, largest + margin
+
+
+def _draw_matching(axis: Axes, a: PersistenceDiagram, b: PersistenceDiagram, result: WassersteinResult) -> None:
+    i, j = result.matching.T
+    start, end = a.points[i], b.points[j]  # −1 takes the last point, replaced below
+    start[i < 0] = end[i < 0].mean(axis=1, keepdims=True)
+    end[j < 0] = start[j < 0].mean(axis=1, keepdims=True)
+    shown = np.isfinite(start).all(axis=1) & np.isfinite(end).all(axis=1)
+    colours = np.where((i >= 0) & (j >= 0), "tab:red", "0.7")
+    lines = np.stack([start, end], axis=1)[shown]
+    axis.add_collection(LineCollection(lines, colors=colours[shown], linewidths=0.8, zorder=0))

@@ -1,0 +1,64 @@
+"""Ctrl-C in the midst of the engines."""
+
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from nnunet_topomae.topology import persistence_diagrams, squared_wasserstein
+from nnunet_topomae.topology._jit import interruptible
+
+VOLUME = np.random.default_rng(0).normal(size=(12, 12, 12)).astype(np.float32)
+POINTS = np.sort(np.random.default_rng(0).normal(size=(100, 2)), axis=1)
+
+
+@pytest.fixture
+def alarm() -> Iterator[None]:
+    """A timer's signal that raises what Ctrl-C raises."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        pytest.skip("no timers here")
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGALRM, before)
+
+
+def interrupted(function: Callable[[], object], seconds: float) -> str:
+    """The name of what comes out of a function that is called again and again when the timer strikes."""
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        while True:
+            function()
+    except BaseException as error:
+        return type(error).__name__
+
+
+@pytest.mark.parametrize(
+    "function", [lambda: persistence_diagrams(VOLUME), lambda: squared_wasserstein(POINTS, POINTS + 0.01)]
+)
+def test_ctrl_c_is_always_a_keyboard_interrupt(alarm: None, function: Callable[[], object]) -> None:
+    function()
+    rng = random.Random(0)
+    assert Counter(interrupted(function, rng.uniform(1e-5, 5e-3)) for _ in range(400)) == {"KeyboardInterrupt": 400}
+
+
+def test_ctrl_c_does_not_wait_for_the_end(alarm: None) -> None:
+    volume = np.random.default_rng(0).normal(size=(96, 96, 96)).astype(np.float32)
+    persistence_diagrams(VOLUME)
+    start = time.perf_counter()
+    assert interrupted(lambda: persistence_diagrams(volume), 0.001) == "KeyboardInterrupt"
+    interrupted_after = time.perf_counter() - start
+    persistence_diagrams(volume)
+    assert interrupted_after < 0.5 * (time.perf_counter() - start - interrupted_after)
+
+
+def test_errors_come_out_of_the_other_thread() -> None:
+    def fail(number: int) -> None:
+        raise ValueError(f"{number} in the main thread: {threading.current_thread() is threading.main_thread()}")
+
+    with pytest.raises(ValueError, match="3 in the main thread: False"):
+        interruptible(fail)(3)
