@@ -83,7 +83,7 @@ def write_report(folders: Sequence[Path], out: Path, num_cases: int) -> Path:
         raise FileExistsError(f"{out} exists and is no report: name another file with -o")
     page = render(read_runs(folders), num_cases)
     partial = out.with_name(f"{out.name}.partial")
-    partial.write_text(page, encoding="utf-8")
+    partial.write_text(page, encoding="utf-8", errors="replace")  # names of files need not be text
     os.replace(partial, out)
     return out
 

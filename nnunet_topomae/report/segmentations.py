@@ -78,8 +78,7 @@ def case_metrics(run: Run) -> dict[str, dict[str, dict[str, float]]]:
     names = class_names(run)
     return {
         _case_name(entry, run): {names.get(key, key): numbers(values) for key, values in entry["metrics"].items()}
-        for entry in run.summary.get("metric_per_case", ())
-        if isinstance(entry.get("prediction_file"), str)
+        for entry in _entries(run)
     }
 
 
@@ -91,6 +90,11 @@ def class_names(run: Run) -> dict[str, str]:
 def numbers(values: Mapping) -> dict[str, float]:
     """Those of a summary's values that are numbers; another tool may have put there what it likes."""
     return {name: float(value) for name, value in values.items() if isinstance(value, (int, float))}
+
+
+def _entries(run: Run) -> list[dict]:
+    """Of cases that were segmented."""
+    return [e for e in run.summary.get("metric_per_case", ()) if isinstance(e.get("prediction_file"), str)]
 
 
 def _case_name(entry: Mapping, run: Run) -> str:
@@ -105,7 +109,9 @@ def case_viewer(case: SegmentedCase) -> Viewer:
         ValueError: what is missing and where it was looked for.
     """
     first = case.runs[0]
-    entry = next(entry for entry in first.summary["metric_per_case"] if _case_name(entry, first) == case.name)
+    if "file_ending" not in first.dataset_json:
+        raise ValueError(f"{first.name} has no dataset.json that says how its images are stored")
+    entry = next(entry for entry in _entries(first) if _case_name(entry, first) == case.name)
     reference_file = _reference_file(entry, case)
     reader = determine_reader_writer_from_dataset_json(first.dataset_json, str(reference_file), verbose=False)()
     reference = reader.read_seg(str(reference_file))[0][0]
@@ -121,7 +127,7 @@ def case_viewer(case: SegmentedCase) -> Viewer:
 
 def _reference_file(entry: Mapping, case: SegmentedCase) -> Path:
     """Where summary.json says, or, on another machine, in this one's nnUNet_preprocessed or nnUNet_raw."""
-    said = Path(entry["reference_file"])
+    said = Path(entry.get("reference_file", entry["prediction_file"]))
     folders = [said.parent]
     for variable, folder in (("nnUNet_preprocessed", "gt_segmentations"), ("nnUNet_raw", "labelsTr")):
         if os.environ.get(variable):

@@ -94,13 +94,21 @@ def test_an_earlier_report_is_replaced_and_nothing_else(results, write, tmp_path
     assert (tmp_path / "report.html").read_text() == "<h1>thesis</h1>"
 
 
+def test_whatever_another_trainer_logs_is_drawn_if_it_is_a_curve(results, write):
+    results.fold("TheirTrainer", logging={"their_notes": ["a", "b"], "grad_norm": [1.0, 2.0]})
+    page = write()
+    assert "grad norm" in page and "their notes" not in page
+
+
 def test_a_folder_of_another_plugin_shows_what_it_has(results, write):
-    folder = results.segmentation("TheirTrainer", logging={"their_notes": ["a", "b"], "grad_norm": [1.0, 2.0]})
+    folder = results.segmentation("TheirTrainer")
     summary = json.loads((folder / "validation" / "summary.json").read_text())
     summary["metric_per_case"][0]["metrics"]["1"] |= {"HD95": 3.5, "comment": "good", "Dice": None}
     (folder / "validation" / "summary.json").write_text(json.dumps(summary))
     (folder.parent / "plans.json").unlink()
+    (folder.parent / "dataset.json").unlink()
+    (folder / "checkpoint_final.pth").unlink()
     page = write()
-    assert "grad norm" in page and "their notes" not in page
+    assert "A TheirTrainer has no dataset.json" in page
     assert "mean HD95" in page and "comment" not in page
     assert "No run here has knobs of nnunet-topomae." in page
