@@ -115,8 +115,9 @@ class CoPretrainingNetwork(nn.Module):
         Raises:
             ValueError: an image of another size; rows that mask different numbers of tokens, or all.
         """
-        ids_keep, mask = (ids.to(image.device, non_blocking=True) for ids in (visible_tokens(mask), mask))
-        voxel_mask = expand_mask(mask, self.geometry.token_grid, self.geometry.token_size)
+        on_device = mask.to(image.device, non_blocking=True)
+        voxel_mask = expand_mask(on_device, self.geometry.token_grid, self.geometry.token_size)
+        ids_keep = visible_tokens(mask).to(image.device, non_blocking=True)
         return CoPretrainingOutput(
             vit=self.vit(image, ids_keep), unetrpp=self.unetrpp(image.masked_fill(voxel_mask, 0))
         )
