@@ -65,7 +65,7 @@ say "$(date '+%Y-%m-%d %H:%M'), $("$python" -c 'import torch; print(torch.__vers
 if [ -n "$dry_run" ]; then
     step tests 5 "$python" -m pytest -q tests/augmentation/test_random_streams.py
     step two_ranks 2 "$python" -m torch.distributed.run --standalone --nproc_per_node 2 benchmarks/two_ranks.py
-    step step_by_part 6 "$python" benchmarks/training.py --phantom 32 --preset tiny --steps 1 --warm-up 1 --minutes 0 --docs "$docs"
+    step step_by_part 18 "$python" benchmarks/training.py --phantom 32 --preset tiny --steps 1 --warm-up 1 --minutes 0 --docs "$docs"
     step precision 2 "$python" benchmarks/gpu_checks.py --device "$device" precision --preset tiny --patch 32 --steps 2
     step memory 2 "$python" benchmarks/gpu_checks.py --device "$device" memory --presets tiny --patches 32 --batch 1
 else

@@ -127,9 +127,9 @@ class CoPretrainingNetwork(nn.Module):
         Raises:
             ValueError: an image of another size; masks that hide different numbers of tokens, or all.
         """
-        ids_keep = visible_tokens(masks).to(image.device, non_blocking=True)
         first = masks[:, 0].to(image.device, non_blocking=True)
         voxel_mask = expand_mask(first, self.geometry.token_grid, self.geometry.token_size)
+        ids_keep = visible_tokens(masks).to(image.device, non_blocking=True)
         return CoPretrainingOutput(
             vit=self.vit(image, ids_keep), unetrpp=self.unetrpp(image.masked_fill(voxel_mask, 0))
         )

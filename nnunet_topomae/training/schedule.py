@@ -78,4 +78,5 @@ def adamw(groups: Iterable[ParameterGroup], weight_decay: float) -> torch.optim.
                 param_groups.append(
                     {"name": name, "params": chosen, "lr": peak_lr, "peak_lr": peak_lr, "weight_decay": decay}
                 )
-    return torch.optim.AdamW(param_groups, betas=(0.9, 0.95))
+    on_gpu = all(parameter.is_cuda for group in param_groups for parameter in group["params"])
+    return torch.optim.AdamW(param_groups, betas=(0.9, 0.95), fused=on_gpu or None)  # reads no scale on the host
