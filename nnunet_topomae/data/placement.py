@@ -39,13 +39,18 @@ class RandomPlacement:
         padding = draw_padding(image.shape[1:], self.patch_size)
         if not any(before or after for before, after in padding):
             return image, labels, previous, properties
-        image, labels, previous = (
-            None if volume is None else np.pad(np.asarray(volume[:]), [(0, 0), *padding], constant_values=outside)
-            for volume, outside in ((image, 0), (labels, -1), (previous, -1))
-        )
+        image, labels = _padded(image, padding, 0), _padded(labels, padding, -1)
+        if previous is not None:  # of a cascade's first stage
+            previous = _padded(previous, padding, -1)
         shift = np.array([0, *(before for before, _ in padding)])  # of class locations: (channel, three axes)
         locations = {
             label: np.asarray(voxels) + shift if len(voxels) else voxels
             for label, voxels in properties["class_locations"].items()
         }
         return image, labels, previous, {**properties, "class_locations": locations}
+
+
+def _padded(volume, padding: Sequence[tuple[int, int]], outside: int) -> np.ndarray:
+    """The last three axes of [..., D, H, W]."""
+    others = [(0, 0)] * (volume.ndim - len(padding))
+    return np.pad(np.asarray(volume[:]), [*others, *padding], constant_values=outside)

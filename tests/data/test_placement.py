@@ -35,6 +35,15 @@ def test_labels_and_their_locations_move_with_the_image():
     assert len(places) > 5
 
 
+def test_a_cascades_previous_segmentation_moves_too():
+    np.random.seed(2)
+    data = OneCase()
+    image, labels, _, properties = data.load_case("case")
+    data.load_case = lambda identifier: (image, labels, labels[0], properties)  # nnU-Net's has no axis of channels
+    _, moved, previous, _ = RandomPlacement(data, (8, 8, 8)).load_case("case")
+    assert np.array_equal(previous, moved[0])
+
+
 def test_a_large_volume_is_handed_through():
     data = OneCase()
     case = data.load_case("case")
