@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: $(VENV)/installed  ## the whole method on a small phantom, with nnU-Net's own commands
 	$(BIN)/nnunet-topomae demo
@@ -13,8 +13,11 @@ test: $(VENV)/installed-test
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 
+docs: $(VENV)/installed-docs  ## site/index.html; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 clean:
-	rm -rf $(VENV) topomae_demo
+	rm -rf $(VENV) topomae_demo site
 
 # Stamp files: the environment is made once and again when pyproject.toml changes.
 $(VENV)/bin/python:
@@ -26,4 +29,8 @@ $(VENV)/installed: pyproject.toml | $(BIN)/python
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/python -m pip install --editable '.[test]'
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python -m pip install --editable '.[docs]'
 	touch $@

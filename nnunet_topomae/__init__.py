@@ -1,3 +1,3 @@
 """Topology- and spatiality-aware masked autoencoder pre-training for nnU-Net."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

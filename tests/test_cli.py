@@ -65,7 +65,7 @@ def test_a_wheel_carries_trainers_and_plans_and_needs_no_repository(tmp_path: Pa
     package = installed / "nnunet_topomae"
     assert {path.name for path in (package / "_trainers").iterdir()} == {f"{name}.py" for name in TRAINERS}
     assert {path.name for path in (package / "_plans").iterdir()} == {p.name for p in (REPOSITORY / "plans").iterdir()}
-    assert not (installed / "tests").exists()
+    assert (package / "py.typed").exists() and not (installed / "tests").exists()
 
     look_up = (
         "import sys; from nnunetv2.utilities.find_class_by_name import recursive_find_python_class as find\n"
