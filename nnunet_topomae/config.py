@@ -199,7 +199,16 @@ class TopoMAEConfig:
 
     @classmethod
     def from_plans(cls, plans: Mapping[str, Any]) -> TopoMAEConfig:
-        """Defaults overridden by the plans' `topomae` section alone: how a trained model is rebuilt."""
+        """Defaults overridden by the plans' `topomae` section alone: how a trained model is rebuilt.
+
+        Raises ConfigError for a model of version 0.1: its ViT counted positions otherwise, which no weight shows.
+        """
+        section = plans.get(PLANS_SECTION, {})
+        if isinstance(section, Mapping) and "topology_backend" in section and "vit_views" not in section:
+            raise ConfigError(
+                "this model was trained with version 0.1 of nnunet-topomae, whose ViT had another position embedding: "
+                "use it with that version, or train again"
+            )
         return cls(**_known(plans.get(PLANS_SECTION, {}), f"the '{PLANS_SECTION}' section of the plans"))
 
     @classmethod

@@ -116,22 +116,29 @@ NO = "refused"
 READINGS = {
     "preset": (NO, NO, NO, NO),
     "fusion": (NO, NO, NO, NO),
+    "ablation": (NO, "", NO, NO),
     "drop_path_rate": (0, NO, NO, NO),
+    "gradient_checkpointing": (False, NO, True, NO),
     "layer_scale": (0, NO, 1, NO),
     "pretrained": ("0", "", "1", "-1"),  # files of these names; empty: the fold's own
     "seen_validation_cases": (NO, NO, NO, NO),
     "seed": (0, NO, 1, -1),
+    "augment_on": (NO, NO, NO, NO),
     "pretrain_epochs": (NO, NO, 1, NO),
     "finetune_epochs": (NO, NO, 1, NO),
     "iterations_per_epoch": (NO, NO, 1, NO),
     "val_iterations_per_epoch": (NO, NO, 1, NO),
     "pretrain_lr": (0, NO, 1, -1),
     "finetune_lr": (0, NO, 1, -1),
+    "vit_pretrain_lr_factor": (0, NO, 1, -1),
+    "vit_finetune_lr_factor": (0, NO, 1, -1),
     "pretrained_lr_factor": (0, NO, 1, NO),
     "weight_decay": (0, NO, 1, NO),
     "warmup_fraction": (0, NO, 1, NO),
     "pretrain_gradient_clip": (0, NO, 1, NO),
+    "random_placement": (False, NO, True, NO),
     "mask_ratio": (NO, NO, NO, NO),
+    "vit_views": (NO, NO, 1, NO),
     "normalise_targets": (False, NO, True, NO),
     "rotation_probability": (0, NO, 1, NO),
     "scaling_probability": (0, NO, 1, NO),
@@ -141,13 +148,16 @@ READINGS = {
     "weight_position": (0, NO, 1, NO),
     "weight_consistency_points": (0, NO, 1, NO),
     "weight_consistency_reconstruction": (0, NO, 1, NO),
+    "topology_every": (NO, NO, 1, NO),
     "topology_dimensions": ((0,), NO, (1,), NO),
     "topology_max_side": (0, NO, NO, NO),
+    "topology_windows": (0, NO, NO, NO),
     "topology_tolerance": (NO, NO, NO, NO),
     "topology_min_persistence": (0, NO, 1, NO),
     "topology_normalisation": (NO, NO, NO, NO),
     "topology_backend": (NO, NO, NO, NO),
     "validation_crops": (NO, NO, 1, NO),
+    "panel_every": (0, NO, 1, NO),
 }
 
 
@@ -168,3 +178,12 @@ def test_a_loss_without_any_term_is_refused():
         TopoMAEConfig(**dict.fromkeys(terms, 0))
     for name in terms:
         assert getattr(TopoMAEConfig(**dict.fromkeys(terms, 0) | {name: 1}), name) == 1
+
+
+def test_a_model_of_the_first_version_is_refused():
+    """Its position embedding is not among the weights, so that it would load, and compute something else."""
+    section = TopoMAEConfig().to_section()
+    assert TopoMAEConfig.from_plans({"topomae": section}) == TopoMAEConfig()
+    del section["vit_views"]
+    with pytest.raises(ConfigError, match="trained with version 0.1"):
+        TopoMAEConfig.from_plans({"topomae": section})

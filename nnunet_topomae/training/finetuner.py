@@ -244,6 +244,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
         """With the weights of pre-training, their axes in the order of these plans."""
         weights = checkpoint.weights
         if checkpoint.origin is not None:
+            TopoMAEConfig.from_plans(checkpoint.origin.plans)  # an error where that was an older version
             axes = axes_order(checkpoint.origin.transpose_forward, self.plans_manager.transpose_forward)
             weights = reorder_axes(weights, axes)
         return network.load_pretrained(weights, self.label_channels)
