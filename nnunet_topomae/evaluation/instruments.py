@@ -7,6 +7,7 @@ nothing was learnt for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -74,12 +75,14 @@ class PretrainingInstruments:
         finally:
             handle.remove()
         voxel_mask = self.loss.voxel_masks(self.masks)[:, 0]
-        readings = {"error_over_harmonic_zero": self.zero_error / self.harmonic_error}
+        readings = {"error_over_harmonic_zero": _ratio(self.zero_error, self.harmonic_error)}
         for index, name in enumerate(BRANCHES):
             volume, points = (torch.cat(parts) for parts in zip(*(output[index] for output in outputs), strict=True))
             error = masked_mean((volume - self.image) ** 2, voxel_mask).item()
-            readings[f"error_over_harmonic_{name}"] = error / self.harmonic_error
-            readings[f"points_over_constant_{name}"] = position_loss(points, self.points).item() / self.constant_error
+            readings[f"error_over_harmonic_{name}"] = _ratio(error, self.harmonic_error)
+            readings[f"points_over_constant_{name}"] = _ratio(
+                position_loss(points, self.points).item(), self.constant_error
+            )
         return {**readings, TOKEN_STD: token_std(torch.cat(features))}
 
     def _answers(self, network: nn.Module, image: torch.Tensor, masks: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
@@ -87,6 +90,11 @@ class PretrainingInstruments:
         output = network(image, masks)
         volumes = self.loss.reconstructed_intensities(output, image)
         return [(volumes[name][:, 0].cpu(), getattr(output, name).points[:, 0].float().cpu()) for name in BRANCHES]
+
+
+def _ratio(error: float, yardstick: float) -> float:
+    """NaN where knowing nothing is no error: all crops lie at one place, or are constant."""
+    return error / yardstick if yardstick > 0 else math.nan
 
 
 @torch.no_grad()

@@ -7,11 +7,11 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from nnunet_topomae.networks.transformer import Block
 from nnunet_topomae.networks.unetrpp import EPABlock
 
 

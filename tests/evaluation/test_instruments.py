@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -82,3 +84,12 @@ def test_cosine_of_a_part_is_that_of_its_weights_as_one_vector():
     now = {"cosine_vit": [torch.tensor([1.0, 0.0]), torch.tensor([[-1.0]])]}
     assert cosines(parts, parts)["cosine_vit"] == pytest.approx(1)
     assert cosines(now, parts)["cosine_vit"] == pytest.approx(0, abs=1e-6)
+
+
+def test_where_all_crops_lie_at_one_place_a_constant_is_no_yardstick():
+    image, points = torch.randn(2, 1, 16, 16, 24), torch.rand(1, 9, 3).expand(2, -1, -1)
+    masks = draw_masks(2, 1, GEOMETRY.num_tokens, 0.75, torch.Generator().manual_seed(0))
+    loss = PretrainingLoss(TopoMAEConfig(), GEOMETRY)
+    network = CoPretrainingNetwork(1, GEOMETRY, PRESETS["tiny"]).eval()
+    readings = PretrainingInstruments(image, points, masks, loss, 2).read(network, torch.device("cpu"))
+    assert math.isnan(readings["points_over_constant_vit"]) and readings["error_over_harmonic_vit"] > 0

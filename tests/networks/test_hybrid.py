@@ -119,5 +119,5 @@ def test_compiles_into_one_graph(minimal, geometry):
 
 
 def test_unknown_fusion_is_refused(minimal, geometry):
-    with pytest.raises(ValueError, match="unknown fusion 'sum': choose one of stages, bottleneck, cross_attention"):
+    with pytest.raises(ValueError, match="unknown fusion 'sum': choose one of stages, bottleneck, token_grid, cross_attention"):
         HybridSegmentationNetwork(1, 3, geometry, minimal, fusion="sum")

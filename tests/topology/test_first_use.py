@@ -54,7 +54,7 @@ def test_a_child_forked_during_the_first_use_computes_too(tmp_path: Path, first_
     for done in (cold, warm):
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("tensor([[1, 0, 0]])") == 2
-    assert cold.stderr.count("Compiling the topology engine") == 1
+    assert cold.stderr.count("Compiling the topology engine") in (1, 2)  # the child may say it, too
     assert f"the result is kept in {tmp_path}" in cold.stderr
     assert "Compiling" not in warm.stderr
 

@@ -17,7 +17,7 @@ from nnunet_topomae.config import ConfigError
 from nnunet_topomae.training.finetuner import TopoMAEFinetunerFromScratch
 from nnunet_topomae.training.precedence import optimizer_settings, restore_settings
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
-from nnunet_topomae.training.schedule import adamw
+from nnunet_topomae.training.schedule import ParameterGroup, adamw
 
 PHASES = {TopoMAEPretrainer: "pretrain", TopoMAEFinetunerFromScratch: "finetune"}
 BOTH = pytest.mark.parametrize("base", PHASES)
@@ -61,8 +61,13 @@ def resumed(workshop, trainer_class: type, **knobs):
 
 
 def settings(trainer) -> set[tuple[float, float]]:
-    """(peak learning rate, weight decay) of the parameter groups."""
-    return {(group["peak_lr"], group["weight_decay"]) for group in trainer.optimizer.param_groups}
+    """(peak learning rate, weight decay) of the parameter groups, but for the ViT's, which follow by a factor."""
+    groups = {name: set() for name in ("vit", "others")}
+    for group in trainer.optimizer.param_groups:
+        groups["vit" if group["name"] == "vit" else "others"].add((group["peak_lr"], group["weight_decay"]))
+    (factor,) = {round(rate / next(iter(groups["others"]))[0], 6) for rate, _ in groups["vit"]}
+    assert factor in (1.5, 0.05)  # of the preset `tiny`, in pre-training and in fine-tuning
+    return groups["others"]
 
 
 @BOTH
@@ -73,7 +78,7 @@ def test_a_class_is_obeyed_at_the_start_and_after_an_interruption(workshop, base
     for trainer in (first, again):
         assert {name: getattr(trainer, name) for name in SET_BY_CLASS} == SET_BY_CLASS
         assert settings(trainer) == {(1e-3, 0.25), (1e-3, 0)}
-        assert trainer.lr_scheduler.num_epochs == 3
+        assert trainer.lr_scheduler.num_steps == 3 * 4
         knobs = trainer.plans_manager.plans["topomae"]
         assert knobs[f"{PHASES[base]}_epochs"] == 3 and knobs["weight_decay"] == 0.25
     assert again.current_epoch == 1
@@ -93,7 +98,7 @@ def test_a_class_that_has_been_changed_wins_over_the_checkpoint(workshop, base):
     again = resumed(workshop, base)
     assert again.num_epochs == 9 and settings(again) == {(5e-5, 0.01), (5e-5, 0)}
     again = resumed(workshop, subclass(base, num_epochs=1000, initial_lr=2e-4))  # 1000 is the knob's default
-    assert again.num_epochs == again.lr_scheduler.num_epochs == 1000 and settings(again) == {(2e-4, 0.01), (2e-4, 0)}
+    assert again.num_epochs == 1000 and settings(again) == {(2e-4, 0.01), (2e-4, 0)}
 
 
 @BOTH
@@ -104,7 +109,7 @@ def test_the_environment_wins_over_the_class_and_the_checkpoint(workshop, base, 
     monkeypatch.setenv(f"NNUNET_TOPOMAE_{PHASES[base].upper()}_EPOCHS", "11")
     monkeypatch.setenv("NNUNET_TOPOMAE_WEIGHT_DECAY", "0.5")
     for trainer in (resumed(workshop, changed), saved(workshop, changed)):
-        assert trainer.num_epochs == trainer.lr_scheduler.num_epochs == 11
+        assert trainer.num_epochs == 11 and trainer.lr_scheduler.num_steps == 11 * 4
         assert settings(trainer) == {(7e-4, 0.5), (7e-4, 0)}
         assert trainer.num_iterations_per_epoch == 4  # not in the environment
         assert "NNUNET_TOPOMAE_WEIGHT_DECAY overrides weight_decay = 0.25" in Path(trainer.log_file).read_text()
@@ -131,10 +136,10 @@ def test_a_value_that_no_knob_takes_is_refused_whoever_sets_it(workshop, base):
 
 def test_an_optimiser_takes_its_moments_from_the_checkpoint_and_its_settings_from_today():
     layer, input_ = nn.Linear(3, 2), torch.ones(1, 3)
-    old = adamw([(layer.parameters(), 0.25)], 0.0)
+    old = adamw([ParameterGroup("all", layer.parameters(), 0.25)], 0.0)
     layer(input_).sum().backward()
     old.step()
-    new = adamw([(layer.parameters(), 0.5)], 0.1)
+    new = adamw([ParameterGroup("all", layer.parameters(), 0.5)], 0.1)
     before = optimizer_settings(new)
     new.load_state_dict(old.state_dict())
     assert new.param_groups[0]["peak_lr"] == 0.25
