@@ -119,5 +119,6 @@ def test_compiles_into_one_graph(minimal, geometry):
 
 
 def test_unknown_fusion_is_refused(minimal, geometry):
-    with pytest.raises(ValueError, match="unknown fusion 'sum': choose one of stages, bottleneck, token_grid, cross_attention"):
+    choices = "stages, bottleneck, token_grid, cross_attention"
+    with pytest.raises(ValueError, match=f"unknown fusion 'sum': choose one of {choices}"):
         HybridSegmentationNetwork(1, 3, geometry, minimal, fusion="sum")
