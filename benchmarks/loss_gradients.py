@@ -14,14 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from machine import replace_section
+from machine import add_fold, replace_section
 from nnunetv2.run.run_training import get_trainer_from_args
 
 from nnunet_topomae.losses.pretraining import BRANCHES, TERMS
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 from nnunet_topomae.visualization.tables import markdown_table
 
-REPOSITORY = Path(__file__).parents[1]
 NAME = "TopoMAEPretrainer"
 
 
@@ -48,13 +47,8 @@ def norms_of_batch(trainer: TopoMAEPretrainer, batch: dict) -> dict[str, dict[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset")
-    parser.add_argument("configuration")
-    parser.add_argument("fold", type=int)
-    parser.add_argument("-p", "--plans", default="nnUNetPlans", help="default: %(default)s")
+    add_fold(parser)
     parser.add_argument("--batches", type=int, default=8, help="default: %(default)s")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--docs", type=Path, default=REPOSITORY / "docs")
     options = parser.parse_args()
 
     device = torch.device(options.device)

@@ -1,12 +1,25 @@
-"""What the benchmarks share: the machine they ran on, memory, and their place in docs/benchmarks.md."""
+"""What the benchmarks share: options, the machine they ran on, memory, and their place in docs/benchmarks.md."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def add_fold(parser: argparse.ArgumentParser) -> None:
+    """Which fold of which dataset is trained, on what, and where the table goes."""
+    parser.add_argument("dataset")
+    parser.add_argument("configuration")
+    parser.add_argument("fold", type=int)
+    parser.add_argument("-p", "--plans", default="nnUNetPlans", help="default: %(default)s")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--docs", type=Path, default=REPOSITORY / "docs")
 
 
 def replace_section(path: Path, name: str, text: str) -> None:

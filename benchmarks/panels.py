@@ -10,16 +10,14 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
-from machine import machine, replace_section
+from machine import add_fold, machine, replace_section
 from nnunetv2.run.run_training import get_trainer_from_args
 
 from nnunet_topomae.config import TopoMAEConfig
 
-REPOSITORY = Path(__file__).parents[1]
 DEFAULTS = TopoMAEConfig()
 
 
@@ -34,13 +32,8 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset")
-    parser.add_argument("configuration")
-    parser.add_argument("fold", type=int)
-    parser.add_argument("-p", "--plans", default="nnUNetPlans", help="default: %(default)s")
+    add_fold(parser)
     parser.add_argument("--steps", type=int, default=20, help="default: %(default)s")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--docs", type=Path, default=REPOSITORY / "docs")
     options = parser.parse_args()
 
     device = torch.device(options.device)

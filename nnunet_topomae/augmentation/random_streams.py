@@ -1,4 +1,4 @@
-"""The random numbers of the augmentation, apart from all others of the process."""
+"""Random numbers of the augmentation, and of what else is drawn aside, apart from all others of the process."""
 
 from __future__ import annotations
 
@@ -30,6 +30,16 @@ def own_random_numbers(origin: Sequence[int], device: torch.device) -> Iterator[
         torch.set_rng_state(of_cpu)
         if accelerator:
             accelerator.set_rng_state(of_device)
+
+
+@contextmanager
+def numpy_generator_kept() -> Iterator[None]:
+    """What is drawn from NumPy's global generator within, as nnU-Net's loader does, changes nothing drawn after."""
+    state = np.random.get_state()
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
 
 
 def _accelerator(device: torch.device):

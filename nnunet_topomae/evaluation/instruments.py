@@ -59,9 +59,9 @@ class PretrainingInstruments:
         self.image, self.points, self.masks = image, points, masks
         self.loss = loss
         self.batch_size = batch_size
-        voxel_mask = loss.voxel_masks(masks)[:, 0]
-        self.harmonic_error = masked_mean((harmonic_inpainting(image, voxel_mask) - image) ** 2, voxel_mask).item()
-        self.zero_error = masked_mean(image**2, voxel_mask).item()
+        self.voxel_mask = loss.voxel_masks(masks)[:, 0]
+        self.harmonic_error = self._masked_error(harmonic_inpainting(image, self.voxel_mask))
+        self.zero_error = self._masked_error(torch.zeros_like(image))
         self.constant_error = position_loss(points.mean(dim=0), points).item()
 
     @torch.no_grad()
@@ -74,16 +74,17 @@ class PretrainingInstruments:
             outputs = [self._answers(network, image.to(device), masks.to(device)) for image, masks in batches]
         finally:
             handle.remove()
-        voxel_mask = self.loss.voxel_masks(self.masks)[:, 0]
         readings = {"error_over_harmonic_zero": _ratio(self.zero_error, self.harmonic_error)}
         for index, name in enumerate(BRANCHES):
             volume, points = (torch.cat(parts) for parts in zip(*(output[index] for output in outputs), strict=True))
-            error = masked_mean((volume - self.image) ** 2, voxel_mask).item()
-            readings[f"error_over_harmonic_{name}"] = _ratio(error, self.harmonic_error)
+            readings[f"error_over_harmonic_{name}"] = _ratio(self._masked_error(volume), self.harmonic_error)
             readings[f"points_over_constant_{name}"] = _ratio(
                 position_loss(points, self.points).item(), self.constant_error
             )
         return {**readings, TOKEN_STD: token_std(torch.cat(features))}
+
+    def _masked_error(self, volume: torch.Tensor) -> float:
+        return masked_mean((volume - self.image) ** 2, self.voxel_mask).item()
 
     def _answers(self, network: nn.Module, image: torch.Tensor, masks: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
         """Of each network the reconstruction [B, C, D, H, W] in intensities and the points [B, 9, 3], on the CPU."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from nnunet_topomae.augmentation.random_streams import numpy_generator_kept
 from nnunet_topomae.evaluation.pretraining import PretrainingEvaluation, ReconstructedCrop
 from nnunet_topomae.losses.pretraining import BRANCHES
 from nnunet_topomae.topology.loss import average_pool
@@ -67,7 +67,7 @@ def save_panels(folder: Path, epoch: int, evaluation: PretrainingEvaluation, cas
     """
     folder.mkdir(exist_ok=True)
     pictures, panels = {}, []
-    with _numpy_generator_kept():
+    with numpy_generator_kept():
         for case in cases:
             crop = evaluation.reconstruct(case, evaluation.seed(case))
             pictures[case] = folder / f"{_stem(epoch)}_{case}.png"
@@ -155,12 +155,3 @@ def _panel_of(arrays, index: int) -> Panel:
         epoch=int(panel.epoch),
         masked_mse={branch: float(error) for branch, error in panel.masked_mse.items()},
     )
-
-
-@contextmanager
-def _numpy_generator_kept() -> Iterator[None]:
-    state = np.random.get_state()
-    try:
-        yield
-    finally:
-        np.random.set_state(state)

@@ -99,8 +99,8 @@ class PretrainingLoss(nn.Module):
         target_diagrams: list[Future[Diagrams]],
     ) -> PendingLoss:
         """Start on the topological loss of one network, `target_diagrams` being those of `submit_target(image)`."""
-        volumes = {name: self.in_intensities(branch.reconstruction, image)[:, 0]}
-        completed = completed_volumes(volumes, image, self.voxel_masks(masks)[:, 0])[name]
+        volume = self.in_intensities(branch.reconstruction[:, :1], image)[:, 0]
+        completed = completed_volumes({name: volume}, image, self.voxel_masks(masks[:, :1])[:, 0])[name]
         return self.topology.submit(completed, None, target_diagrams)
 
     def voxel_masks(self, masks: torch.Tensor) -> torch.Tensor:

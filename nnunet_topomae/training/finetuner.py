@@ -157,8 +157,8 @@ class TopoMAEFinetuner(TopoMAETrainer):
         """By the names of `FINETUNING_INSTRUMENTS`; NaN for what there is not, be it a ViT or pre-trained weights."""
         network = self.plain_network
         readings = dict.fromkeys(FINETUNING_INSTRUMENTS, math.nan)
-        parts = {f"cosine_{name}": weights for name, weights in network.parts().items()}
-        readings |= cosines(parts, self.pretrained_weights)
+        distances = cosines(network.parts(), self.pretrained_weights)
+        readings |= {f"cosine_{name}": cosine for name, cosine in distances.items()}
         if network.vit is not None:
             image = self.instrument_image.to(self.device)
             self.set_deep_supervision_enabled(False)
@@ -185,7 +185,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
         """A copy on the CPU of what was pre-trained, so that one sees how far it moves."""
         parts = network.parts()
         self.pretrained_weights = {
-            f"cosine_{name}": [weight.detach().cpu().clone() for weight in parts[name]]
+            name: [weight.detach().cpu().clone() for weight in parts[name]]
             for name in ("vit", "unetrpp")
             if parts[name]
         }

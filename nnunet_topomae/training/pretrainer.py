@@ -16,6 +16,7 @@ from torch import distributed as dist
 from torch import nn
 
 from nnunet_topomae.augmentation.pipeline import split_pipeline
+from nnunet_topomae.augmentation.random_streams import numpy_generator_kept
 from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.data.augmentation import pretraining_transforms
 from nnunet_topomae.data.case_facts import read_fingerprints
@@ -271,10 +272,9 @@ class TopoMAEPretrainer(TopoMAETrainer):
         """On crops of the first validation cases, the same in every training; no random state is disturbed."""
         keys = sorted(self.do_split()[1])
         loader = self._crop_loader(self.dataset_of(keys), self.configuration_manager.patch_size, None)
-        state = np.random.get_state()
-        np.random.seed(0)  # nnU-Net's loader draws from NumPy's global generator
-        samples = [loader.draw_sample(keys[index % len(keys)]) for index in range(NUM_CROPS)]
-        np.random.set_state(state)
+        with numpy_generator_kept():
+            np.random.seed(0)
+            samples = [loader.draw_sample(keys[index % len(keys)]) for index in range(NUM_CROPS)]
         masks = draw_masks(
             NUM_CROPS, 1, self.geometry.num_tokens, self.config.mask_ratio, torch.Generator().manual_seed(0)
         )
