@@ -32,14 +32,16 @@ PLANS = "fewLabelPlans"
 CONFIGURATION = "3d_fullres"
 ENVIRONMENT_PREFIX = "NNUNET_TOPOMAE_"
 NNUNET = "nnUNetTrainer"
+FROM_SCRATCH = "TopoMAEFinetunerFromScratch"
 
+RECONSTRUCTION_ALONE = {
+    "weight_topology": 0,
+    "weight_position": 0,
+    "weight_consistency_points": 0,
+    "weight_consistency_reconstruction": 0,
+}
 PRETRAININGS: dict[str, dict[str, object]] = {
-    "reconstruction": {
-        "weight_topology": 0,
-        "weight_position": 0,
-        "weight_consistency_points": 0,
-        "weight_consistency_reconstruction": 0,
-    },
+    "reconstruction": RECONSTRUCTION_ALONE,
     "topology": {
         "weight_position": 0,
         "weight_consistency_points": 0,
@@ -47,6 +49,8 @@ PRETRAININGS: dict[str, dict[str, object]] = {
     },
     "position": {"weight_consistency_points": 0, "weight_consistency_reconstruction": 0},
     "full": {},
+    "plan_reconstruction": {"partner": "plan", **RECONSTRUCTION_ALONE},
+    "plan_full": {"partner": "plan"},
 }
 
 
@@ -69,23 +73,36 @@ class Arm:
     without: tuple[str, ...] = ()
 
 
+PLAN, WITHOUT_VIT = {"partner": "plan"}, {"fusion": "partner_only"}
+
 ARMS = {
     "nnunet": Arm("nnU-Net (nnUNetTrainer)", NNUNET),
-    "scratch": Arm("hybrid from scratch", "TopoMAEFinetunerFromScratch"),
+    "scratch": Arm("hybrid from scratch", FROM_SCRATCH),
     "reconstruction": Arm("pre-trained: reconstruction", pretraining="reconstruction"),
     "topology": Arm("pre-trained: + topology", pretraining="topology"),
     "position": Arm("pre-trained: + position", pretraining="position"),
-    "full": Arm(
-        "pre-trained: + consistency (full method)", pretraining="full", without=("vit_mean", "epa_identity")
-    ),
+    "full": Arm("pre-trained: + consistency (full method)", pretraining="full", without=("vit_mean", "epa_identity")),
     "vit_mean": Arm("full method, mean of the ViT", pretraining="full", knobs={"ablation": "vit_mean"}),
     "no_attention": Arm("full method, EPA as identity", pretraining="full", knobs={"ablation": "epa_identity"}),
     "vit": Arm("full method, ViT alone", pretraining="full", knobs={"fusion": "vit_only"}),
-    "unetrpp": Arm("full method, UNETR++ alone", pretraining="full", knobs={"fusion": "unetrpp_only"}),
+    "unetrpp": Arm("full method, UNETR++ alone", pretraining="full", knobs=WITHOUT_VIT),
     "bottleneck": Arm("full method, fusion at the bottleneck", pretraining="full", knobs={"fusion": "bottleneck"}),
     "token_grid": Arm("full method, fusion at the token grid", pretraining="full", knobs={"fusion": "token_grid"}),
     "cross_attention": Arm(
         "full method, fusion by cross-attention", pretraining="full", knobs={"fusion": "cross_attention"}
+    ),
+}
+ARMS |= {  # nnU-Net's own network in the place of UNETR++
+    "plan_scratch": Arm("nnU-Net's network + ViT from scratch", FROM_SCRATCH, knobs=PLAN),
+    "plan_scratch_no_vit": Arm("nnU-Net's network, our schedule", FROM_SCRATCH, knobs=PLAN | WITHOUT_VIT),
+    "plan_reconstruction": Arm(
+        "nnU-Net's network + ViT: reconstruction", pretraining="plan_reconstruction", knobs=PLAN
+    ),
+    "plan_full": Arm(
+        "nnU-Net's network + ViT: full method", pretraining="plan_full", knobs=PLAN, without=("vit_mean",)
+    ),
+    "plan_full_no_vit": Arm(
+        "nnU-Net's network: full method, ViT left out", pretraining="plan_full", knobs=PLAN | WITHOUT_VIT
     ),
 }
 DEFAULT_ARMS = ("nnunet", "scratch", "reconstruction", "topology", "position", "full", "vit", "unetrpp")

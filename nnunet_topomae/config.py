@@ -64,10 +64,16 @@ class TopoMAEConfig:
     """The knobs of pre-training and fine-tuning. `nnunet-topomae knobs` shows them with default and meaning."""
 
     preset: str = _knob("base", "widths and depths of the networks", valid=_one_of("tiny", "small", "base"), phase=BOTH)
+    partner: str = _knob(
+        "unetrpp",
+        "the network beside the ViT: UNETR++, as in the paper, or plan: nnU-Net's own, as planned for the dataset",
+        valid=_one_of("unetrpp", "plan"),
+        phase=BOTH,
+    )
     fusion: str = _knob(
         "stages",
-        "how ViT features meet UNETR++ in fine-tuning; unetrpp_only and vit_only leave one encoder out (ablations)",
-        valid=_one_of("stages", "bottleneck", "token_grid", "cross_attention", "unetrpp_only", "vit_only"),
+        "how ViT features meet the partner's in fine-tuning; partner_only and vit_only leave one encoder out",
+        valid=_one_of("stages", "bottleneck", "token_grid", "cross_attention", "partner_only", "vit_only"),
         phase=FINETUNING,
     )
     ablation: str = _knob(
@@ -125,7 +131,7 @@ class TopoMAEConfig:
     )
     pretrained_lr_factor: float = _knob(
         1.0,
-        "learning rate of the pre-trained UNETR++ in fine-tuning, as a factor on finetune_lr",
+        "learning rate of the pre-trained partner in fine-tuning, as a factor on finetune_lr",
         valid=_at_least(0),
         phase=FINETUNING,
     )
@@ -145,7 +151,7 @@ class TopoMAEConfig:
 
     mask_ratio: float = _knob(0.75, "part of the tokens that is masked", valid=_FRACTION)
     vit_views: int = _knob(
-        8, "masks a crop that the ViT is pre-trained under; UNETR++ takes the first", "masks", _at_least(1)
+        8, "masks a crop that the ViT is pre-trained under; its partner takes the first", "masks", _at_least(1)
     )
     normalise_targets: bool = _knob(False, "reconstruct each token with zero mean and unit variance")
     rotation_probability: float = _knob(0.2, "probability that a pre-training crop is rotated", valid=_between(0, 1))

@@ -27,7 +27,7 @@ LABEL_SHARE = "vit_label_share"
 RECONSTRUCTION_RATIOS = tuple(f"error_over_harmonic_{name}" for name in (*BRANCHES, "zero"))
 POINT_RATIOS = tuple(f"points_over_constant_{name}" for name in BRANCHES)
 PRETRAINING_INSTRUMENTS = (*RECONSTRUCTION_RATIOS, *POINT_RATIOS, TOKEN_STD)
-FINETUNING_INSTRUMENTS = ("cosine_vit", "cosine_unetrpp", TOKEN_STD, LABEL_SHARE)
+FINETUNING_INSTRUMENTS = ("cosine_vit", "cosine_partner", TOKEN_STD, LABEL_SHARE)
 
 
 def token_std(features: torch.Tensor) -> float:

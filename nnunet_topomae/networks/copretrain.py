@@ -1,20 +1,21 @@
-"""Co-training of a ViT-MAE and UNETR++: both see the same visible tokens and answer the same two questions.
+"""Co-training of a ViT-MAE and its partner: both see the same visible tokens and answer the same two questions.
 
-The ViT, which costs a tenth of the pair, answers for several masks of a crop (views), UNETR++ for the first of them.
+The ViT, which costs a tenth of the pair, answers for several masks of a crop (views), its partner for the first.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from nnunet_topomae.networks.build import build_partner, build_vit_encoder
 from nnunet_topomae.networks.geometry import Geometry
+from nnunet_topomae.networks.plan_network import PlanArchitecture
 from nnunet_topomae.networks.presets import Preset
 from nnunet_topomae.networks.tokens import expand_mask, visible_tokens
-from nnunet_topomae.networks.unetrpp import UNETRPP
-from nnunet_topomae.networks.vit import MAEDecoder, ViTEncoder
+from nnunet_topomae.networks.vit import MAEDecoder
 from nnunet_topomae.pretext.position import NUM_POINTS
 
 
@@ -35,7 +36,7 @@ class CoPretrainingOutput(NamedTuple):
     """The answers of both networks."""
 
     vit: BranchOutput
-    unetrpp: BranchOutput
+    partner: BranchOutput
 
 
 class PositionHead(nn.Sequential):
@@ -76,15 +77,17 @@ class ViTBranch(nn.Module):
         return BranchOutput.of_rows(self.decoder(features, ids_keep), self.position_head(features.mean(dim=1)), views)
 
 
-class UNETRPPBranch(nn.Module):
-    """UNETR++ that draws the image instead of classes, with a position head on its pooled bottleneck."""
+class PartnerBranch(nn.Module):
+    """The partner, which draws the image instead of classes, with a position head on its pooled bottleneck."""
 
-    def __init__(self, input_channels: int, geometry: Geometry, preset: Preset) -> None:
+    def __init__(
+        self, input_channels: int, geometry: Geometry, preset: Preset, architecture: PlanArchitecture | None = None
+    ) -> None:
         super().__init__()
-        unetrpp = build_unetrpp(input_channels, input_channels, geometry, preset, n_outputs=1, deep_supervision=False)
-        self.encoder = unetrpp.encoder
-        self.decoder = unetrpp.decoder
-        self.position_head = PositionHead(preset.features_per_stage[-1])
+        partner = build_partner(input_channels, input_channels, geometry, preset, architecture, single_output=True)
+        self.encoder = partner.encoder
+        self.decoder = partner.decoder
+        self.position_head = PositionHead(partner.feature_channels[-1])
 
     def forward(self, image: torch.Tensor) -> BranchOutput:
         features = self.encoder(image)
@@ -100,6 +103,7 @@ class CoPretrainingNetwork(nn.Module):
         geometry: from `geometry_from_plan`.
         preset: from `PRESETS`.
         drop_path_rate, layer_scale: of the ViT encoder.
+        architecture: of the partner, the plan's; None: UNETR++.
     """
 
     def __init__(
@@ -109,19 +113,20 @@ class CoPretrainingNetwork(nn.Module):
         preset: Preset,
         drop_path_rate: float = 0.0,
         layer_scale: float | None = None,
+        architecture: PlanArchitecture | None = None,
     ) -> None:
         super().__init__()
         self.geometry = geometry
         self.vit = ViTBranch(input_channels, geometry, preset, drop_path_rate, layer_scale)
-        self.unetrpp = UNETRPPBranch(input_channels, geometry, preset)
+        self.partner = PartnerBranch(input_channels, geometry, preset, architecture)
 
     def forward(self, image: torch.Tensor, masks: torch.Tensor) -> CoPretrainingOutput:
-        """Reconstructions and points of both networks: of the ViT under each mask, of UNETR++ under the first.
+        """Reconstructions and points of both networks: of the ViT under each mask, of its partner under the first.
 
         Args:
             image: [B, C, D, H, W].
             masks: [B, V, N] bool over tokens, True where masked; as many in every mask. The ViT gets the visible tokens
-                alone; for UNETR++ masked voxels are zero, the mean of a z-scored image. They may lie on the CPU,
+                alone; for its partner masked voxels are zero, the mean of a z-scored image. They may lie on the CPU,
                 whatever the network's device: tokens are counted on the host, which then waits for nothing.
 
         Raises:
@@ -131,55 +136,5 @@ class CoPretrainingNetwork(nn.Module):
         voxel_mask = expand_mask(first, self.geometry.token_grid, self.geometry.token_size)
         ids_keep = visible_tokens(masks).to(image.device, non_blocking=True)
         return CoPretrainingOutput(
-            vit=self.vit(image, ids_keep), unetrpp=self.unetrpp(image.masked_fill(voxel_mask, 0))
+            vit=self.vit(image, ids_keep), partner=self.partner(image.masked_fill(voxel_mask, 0))
         )
-
-
-def build_vit_encoder(
-    input_channels: int, geometry: Geometry, preset: Preset, drop_path_rate: float, layer_scale: float | None
-) -> ViTEncoder:
-    arguments = vit_encoder_arguments(input_channels, geometry, preset, layer_scale)
-    return ViTEncoder(**arguments, drop_path_rate=drop_path_rate)
-
-
-def build_unetrpp(
-    input_channels: int, num_classes: int, geometry: Geometry, preset: Preset, n_outputs: int, deep_supervision: bool
-) -> UNETRPP:
-    return UNETRPP(
-        **unetrpp_arguments(input_channels, geometry, preset),
-        num_classes=num_classes,
-        n_outputs=n_outputs,
-        deep_supervision=deep_supervision,
-    )
-
-
-def vit_encoder_arguments(
-    input_channels: int, geometry: Geometry, preset: Preset, layer_scale: float | None
-) -> dict[str, Any]:
-    """What a `ViTEncoder` is built from, as far as its weights depend on it."""
-    return {
-        "input_channels": input_channels,
-        "patch_size": geometry.patch_size,
-        "token_size": geometry.token_size,
-        "embed_dim": preset.vit_embed_dim,
-        "depth": preset.vit_depth,
-        "num_heads": preset.vit_num_heads,
-        "layer_scale": layer_scale,
-    }
-
-
-def unetrpp_arguments(input_channels: int, geometry: Geometry, preset: Preset) -> dict[str, Any]:
-    """What a `UNETRPP` is built from, but for its outputs."""
-    return {
-        "input_channels": input_channels,
-        "patch_size": geometry.patch_size,
-        "stem_stride": geometry.stem_stride,
-        "stage_strides": geometry.stage_strides,
-        "features_per_stage": preset.features_per_stage,
-        "n_blocks_per_stage": (preset.n_blocks_per_stage,) * 4,
-        "n_blocks_per_stage_decoder": (preset.n_blocks_per_stage,) * 3,
-        "num_heads": preset.epa_num_heads,
-        "projection_sizes": preset.projection_sizes,
-        "projection_size_decoder": preset.projection_sizes[0],
-        "dropout": preset.dropout,
-    }

@@ -67,12 +67,6 @@ class Geometry:
     def num_tokens(self) -> int:
         return math.prod(self.token_grid)
 
-    @property
-    def deep_supervision_scales(self) -> list[list[float]]:
-        """Sizes of deep supervision's outputs as fractions of the patch, finest first (nnU-Net's `ds_scales`)."""
-        strides = [(1, 1, 1), *self.cumulative_strides[:2]]
-        return [[1 / stride for stride in per_axis] for per_axis in strides]
-
 
 def geometry_from_plan(patch_size: Sequence[int], pool_op_kernel_sizes: Sequence[Sequence[int]]) -> Geometry:
     """The geometry of both networks for one configuration of an nnU-Net plan.

@@ -1,4 +1,4 @@
-"""The network of fine-tuning: UNETR++ complemented by the features of a ViT encoder."""
+"""The network of fine-tuning: the partner complemented by the features of a ViT encoder."""
 
 from __future__ import annotations
 
@@ -8,45 +8,41 @@ import torch
 from torch import nn
 
 from nnunet_topomae.networks.ablation import ablate
-from nnunet_topomae.networks.copretrain import build_unetrpp, build_vit_encoder
-from nnunet_topomae.networks.fusion import FUSIONS
+from nnunet_topomae.networks.build import build_partner, build_vit_encoder
+from nnunet_topomae.networks.fusion import FUSIONS, FusionShapes
 from nnunet_topomae.networks.geometry import Geometry
+from nnunet_topomae.networks.plan_network import PlanArchitecture
 from nnunet_topomae.networks.presets import Preset
 from nnunet_topomae.networks.pretrained import LoadReport, load_adapted
 
 # Where the parts of this network lie in the state dict of CoPretrainingNetwork.
-PRETRAINED_PARTS = {"vit.": "vit.encoder.", "encoder.": "unetrpp.encoder.", "decoder.": "unetrpp.decoder."}
+PRETRAINED_PARTS = {"vit.": "vit.encoder.", "encoder.": "partner.encoder.", "decoder.": "partner.decoder."}
 NEW_PARTS = ("decoder.seg_layers.", "fusion.")
-NOT_NEEDED = ("vit.decoder.", "vit.position_head.", "unetrpp.decoder.seg_layers.", "unetrpp.position_head.")
-UNETRPP_STAGES = tuple(f"unetrpp.encoder.{part}." for part in ("stem", "downsamplings", "stages"))
+NOT_NEEDED = ("vit.decoder.", "vit.position_head.", "partner.decoder.seg_layers.", "partner.position_head.")
 
 
 class HybridSegmentationNetwork(nn.Module):
-    """ViT encoder and UNETR++ encoder side by side, a fusion, UNETR++'s decoder.
+    """ViT encoder and the partner's encoder side by side, a fusion, the partner's decoder.
 
     Args:
         input_channels: C of the image.
         num_classes: K, background included.
         geometry: from `geometry_from_plan`.
         preset: from `PRESETS`.
-        deep_supervision: return outputs at three resolutions; may be changed through `decoder.deep_supervision`.
+        deep_supervision: return outputs at several resolutions; may be changed through `decoder.deep_supervision`.
         fusion: a name out of `FUSIONS`.
         drop_path_rate, layer_scale: of the ViT encoder; a layer scale must match the pre-trained one.
         ablation: a name out of `ABLATIONS`: a part that says nothing, in training and afterwards; empty: none.
+        architecture: of the partner, the plan's; None: UNETR++.
+
+    Attributes:
+        deep_supervision_scales, deep_supervision_weights: see `Partner`.
 
     Raises:
         ValueError: an unknown fusion; an ablation of a part that the network does not have.
     """
 
-    key_to_encoder = "encoder"
     key_to_vit = "vit"
-    key_to_stem = "encoder.stem"
-    keys_to_in_proj = (
-        "encoder.stem.0",
-        "encoder.image_block.conv1",
-        "encoder.image_block.shortcut.0",
-        "vit.token_embedding",
-    )
 
     def __init__(
         self,
@@ -59,21 +55,32 @@ class HybridSegmentationNetwork(nn.Module):
         drop_path_rate: float = 0.0,
         layer_scale: float | None = None,
         ablation: str = "",
+        architecture: PlanArchitecture | None = None,
     ) -> None:
         super().__init__()
         if fusion not in FUSIONS:
             raise ValueError(f"unknown fusion {fusion!r}: choose one of {', '.join(FUSIONS)}")
         self.geometry = geometry
-        unetrpp = build_unetrpp(
-            input_channels, num_classes, geometry, preset, n_outputs=3, deep_supervision=deep_supervision
+        partner = build_partner(
+            input_channels, num_classes, geometry, preset, architecture, deep_supervision=deep_supervision
         )
-        self.fusion = FUSIONS[fusion](preset.vit_embed_dim, preset.features_per_stage, geometry, preset.epa_num_heads)
+        self.key_to_encoder, self.key_to_stem = partner.key_to_encoder, partner.key_to_stem
+        self.keys_to_in_proj = (*partner.keys_to_in_proj, "vit.token_embedding")
+        self.deep_supervision_scales = partner.deep_supervision_scales
+        self.deep_supervision_weights = partner.deep_supervision_weights
+        shapes = FusionShapes(
+            preset.vit_embed_dim,
+            geometry.token_grid,
+            partner.feature_channels,
+            partner.feature_grids,
+            preset.epa_num_heads,
+        )
+        self.fusion = FUSIONS[fusion](shapes)
         self.vit = None
         if self.fusion.reads_vit:
             self.vit = build_vit_encoder(input_channels, geometry, preset, drop_path_rate, layer_scale)
-        reads_unetrpp = self.fusion.reads_unetrpp
-        self.encoder = unetrpp.encoder if reads_unetrpp else FullResolutionEncoder(unetrpp.encoder.image_block)
-        self.decoder = unetrpp.decoder
+        self.encoder = partner.encoder if self.fusion.reads_partner else partner.full_resolution_encoder()
+        self.decoder = partner.decoder
         if ablation:
             ablate(self, ablation)
 
@@ -83,11 +90,6 @@ class HybridSegmentationNetwork(nn.Module):
 
     def _vit_features(self, x: torch.Tensor) -> torch.Tensor:
         return self.vit(x).transpose(1, 2).unflatten(2, self.geometry.token_grid)  # [B, C, D, H, W]
-
-    @property
-    def deep_supervision_scales(self) -> list[list[float]]:
-        """Sizes of the outputs under deep supervision as fractions of the patch, finest first."""
-        return self.geometry.deep_supervision_scales
 
     def load_pretrained(self, state_dict: Mapping[str, torch.Tensor], label_channels: int = 0) -> LoadReport:
         """Fill this network with the state dict of a `CoPretrainingNetwork`.
@@ -113,13 +115,13 @@ class HybridSegmentationNetwork(nn.Module):
         not_needed = NOT_NEEDED
         if not self.fusion.reads_vit:
             not_needed += ("vit.encoder.",)
-        if not self.fusion.reads_unetrpp:
-            not_needed += UNETRPP_STAGES
+        if not self.fusion.reads_partner:
+            not_needed += ("partner.encoder.",)
         return load_adapted(self, state_dict, self._pretrained_name, not_needed, label_channels)
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters of the pre-trained `vit` and `unetrpp`, and `new` ones, which no pre-training fills."""
-        parts = {"vit": [], "unetrpp": [], "new": []}
+        """Parameters of the pre-trained `vit` and `partner`, and `new` ones, which no pre-training fills."""
+        parts = {"vit": [], "partner": [], "new": []}
         for name, parameter in self.named_parameters():
             origin = self._pretrained_name(name)
             parts["new" if origin is None else origin.split(".")[0]].append(parameter)
@@ -132,15 +134,3 @@ class HybridSegmentationNetwork(nn.Module):
             return None
         here, there = next(pair for pair in PRETRAINED_PARTS.items() if name.startswith(pair[0]))
         return there + name.removeprefix(here)
-
-
-class FullResolutionEncoder(nn.Module):
-    """What is left of UNETR++'s encoder where the ViT takes the place of its stages."""
-
-    def __init__(self, image_block: nn.Module) -> None:
-        super().__init__()
-        self.image_block = image_block
-
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Features at full resolution alone."""
-        return [self.image_block(x)]

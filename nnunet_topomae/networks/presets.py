@@ -5,10 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import MappingProxyType
 
+PLAN_NETWORK_LR = 1e-3  # of both phases
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Peak learning rates (AdamW).
+
+    Attributes:
+        pretrain, finetune: of the partner and of new layers.
+        vit_pretrain_factor, vit_finetune_factor: the ViT's, as a factor on these.
+    """
+
+    pretrain: float
+    finetune: float
+    vit_pretrain_factor: float
+    vit_finetune_factor: float
+
 
 @dataclass(frozen=True)
 class Preset:
-    """Sizes of the ViT encoder, of the MAE decoder and of UNETR++.
+    """Sizes of the ViT encoder, of the MAE decoder and of UNETR++. The plan's own network has the plan's.
 
     Attributes:
         vit_embed_dim, vit_depth, vit_num_heads: the ViT encoder.
@@ -19,8 +36,7 @@ class Preset:
         projection_sizes: tokens that keys and values are projected to, per stage of the encoder; the decoder uses the
             first throughout.
         dropout: of UNETR++'s blocks.
-        pretrain_lr, finetune_lr: peak learning rates (AdamW) of UNETR++ and new layers; narrow ones want higher rates.
-        vit_pretrain_lr_factor, vit_finetune_lr_factor: learning rate of the ViT, as a factor on these.
+        rates: learning rates beside UNETR++; narrow networks want higher ones.
     """
 
     vit_embed_dim: int
@@ -34,19 +50,31 @@ class Preset:
     epa_num_heads: int
     projection_sizes: tuple[int, int, int, int]
     dropout: float
-    pretrain_lr: float
-    finetune_lr: float
-    vit_pretrain_lr_factor: float
-    vit_finetune_lr_factor: float
+    rates: Rates
+
+    def rates_beside(self, partner: str) -> Rates:
+        """The ViT learns as fast beside the plan's network, which is as wide in every preset."""
+        if partner == "unetrpp":
+            return self.rates
+        return Rates(
+            PLAN_NETWORK_LR,
+            PLAN_NETWORK_LR,
+            self.rates.vit_pretrain_factor * self.rates.pretrain / PLAN_NETWORK_LR,
+            self.rates.vit_finetune_factor * self.rates.finetune / PLAN_NETWORK_LR,
+        )
 
 
 PRESETS = MappingProxyType(
     {
         # For a CPU: 40×56×40 voxels, batch 2, one core take about 0.4 s a step.
-        "tiny": Preset(96, 4, 3, 96, 2, 3, (8, 16, 32, 64), 1, 2, (32, 32, 32, 16), 0.0, 1e-3, 6e-3, 1.5, 0.05),
+        "tiny": Preset(96, 4, 3, 96, 2, 3, (8, 16, 32, 64), 1, 2, (32, 32, 32, 16), 0.0, Rates(1e-3, 6e-3, 1.5, 0.05)),
         # ViT-S beside UNETR++ with a third of the published blocks.
-        "small": Preset(384, 12, 6, 192, 4, 6, (32, 64, 128, 256), 1, 4, (64, 64, 64, 32), 0.1, 1e-3, 2e-3, 0.3, 0.15),
+        "small": Preset(
+            384, 12, 6, 192, 4, 6, (32, 64, 128, 256), 1, 4, (64, 64, 64, 32), 0.1, Rates(1e-3, 2e-3, 0.3, 0.15)
+        ),
         # ViT-B with the decoder of He et al. 2022 (MAE) beside UNETR++ as published.
-        "base": Preset(768, 12, 12, 512, 8, 16, (32, 64, 128, 256), 3, 4, (64, 64, 64, 32), 0.1, 3e-4, 3e-4, 1.0, 0.3),
+        "base": Preset(
+            768, 12, 12, 512, 8, 16, (32, 64, 128, 256), 3, 4, (64, 64, 64, 32), 0.1, Rates(3e-4, 3e-4, 1.0, 0.3)
+        ),
     }
 )

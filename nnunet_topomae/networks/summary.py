@@ -12,6 +12,7 @@ from nnunet_topomae.networks.copretrain import CoPretrainingNetwork
 from nnunet_topomae.networks.dry_run import dry_run
 from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
+from nnunet_topomae.networks.plan_network import PlanArchitecture
 from nnunet_topomae.networks.presets import Preset
 
 BYTES_PER_PARAMETER = 16  # float32: weight, gradient, AdamW's two moments
@@ -50,17 +51,19 @@ def summarise_pretraining(
     mask_ratio: float = 0.75,
     vit_views: int = 1,
     dtype: torch.dtype = torch.float16,
+    architecture: PlanArchitecture | None = None,
 ) -> NetworkSummary:
     """Both networks of pre-training, the ViT under `vit_views` masks a crop, under autocast to `dtype`."""
     num_visible = geometry.num_tokens - round(mask_ratio * geometry.num_tokens)
 
     def forward(network: CoPretrainingNetwork, image: torch.Tensor) -> None:
         network.vit(image, torch.arange(num_visible).expand(len(image), vit_views, -1))
-        network.unetrpp(image)
+        network.partner(image)
 
-    return _summarise(
-        lambda: CoPretrainingNetwork(input_channels, geometry, _fused(preset)), forward, input_channels, geometry, dtype
-    )
+    def build() -> CoPretrainingNetwork:
+        return CoPretrainingNetwork(input_channels, geometry, _fused(preset), architecture=architecture)
+
+    return _summarise(build, forward, input_channels, geometry, dtype)
 
 
 def summarise_finetuning(
@@ -70,15 +73,16 @@ def summarise_finetuning(
     preset: Preset,
     fusion: str = "stages",
     dtype: torch.dtype = torch.float16,
+    architecture: PlanArchitecture | None = None,
 ) -> NetworkSummary:
     """The hybrid network with deep supervision, under autocast to `dtype`."""
-    return _summarise(
-        lambda: HybridSegmentationNetwork(input_channels, num_classes, geometry, _fused(preset), fusion=fusion),
-        lambda network, image: network(image),
-        input_channels,
-        geometry,
-        dtype,
-    )
+
+    def build() -> HybridSegmentationNetwork:
+        return HybridSegmentationNetwork(
+            input_channels, num_classes, geometry, _fused(preset), fusion=fusion, architecture=architecture
+        )
+
+    return _summarise(build, lambda network, image: network(image), input_channels, geometry, dtype)
 
 
 def _fused(preset: Preset) -> Preset:

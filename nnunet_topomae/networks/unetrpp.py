@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nnunet_topomae.networks.geometry import Geometry, Size3D
+from nnunet_topomae.networks.partner import Partner
 from nnunet_topomae.networks.vit import require_patch_size
 
 NORMALISE_EPS = 1e-4  # far below the norm of any real query; bounds the gradient at a zero vector
@@ -262,7 +263,7 @@ class UNETRPPDecoder(nn.Module):
         return [layer(x) for layer, x in zip(self.seg_layers, outputs, strict=False)]
 
 
-class UNETRPP(nn.Module):
+class UNETRPP(Partner):
     """UNETR++. The defaults are the network published for Synapse.
 
     Args:
@@ -290,6 +291,7 @@ class UNETRPP(nn.Module):
     key_to_encoder = "encoder"
     key_to_stem = "encoder.stem"
     keys_to_in_proj = ("encoder.stem.0", "encoder.image_block.conv1", "encoder.image_block.shortcut.0")
+    deep_supervision_weights = (4 / 7, 2 / 7, 1 / 7)
 
     def __init__(
         self,
@@ -313,6 +315,8 @@ class UNETRPP(nn.Module):
     ) -> None:
         super().__init__()
         self.geometry = Geometry(tuple(patch_size), tuple(stem_stride), tuple(map(tuple, stage_strides)))
+        self.feature_channels = (features_per_stage[0] // 2, *features_per_stage)
+        self.feature_grids = (self.geometry.patch_size, *self.geometry.stage_grids)
         block_kwargs = {
             "num_heads": num_heads,
             "n_conv_blocks": n_conv_blocks,
@@ -340,6 +344,26 @@ class UNETRPP(nn.Module):
         """[B, C, D, H, W] to logits [B, K, D, H, W], or to a list of them, finest first, under deep supervision."""
         require_patch_size(x, self.geometry.patch_size)
         return self.decoder(self.encoder(x))
+
+    @property
+    def deep_supervision_scales(self) -> list[list[float]]:
+        strides = [(1, 1, 1), *self.geometry.cumulative_strides[: len(self.decoder.seg_layers) - 1]]
+        return [[1 / edge for edge in stride] for stride in strides]
+
+    def full_resolution_encoder(self) -> nn.Module:
+        return FullResolutionEncoder(self.encoder.image_block)
+
+
+class FullResolutionEncoder(nn.Module):
+    """What is left of the encoder where the ViT takes the place of its stages."""
+
+    def __init__(self, image_block: nn.Module) -> None:
+        super().__init__()
+        self.image_block = image_block
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Features at full resolution alone."""
+        return [self.image_block(x)]
 
 
 def _init_linear(module: nn.Module) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig
 from nnunet_topomae.networks.geometry import Geometry, geometry_from_plan
+from nnunet_topomae.networks.plan_network import PlanArchitecture
 from nnunet_topomae.networks.presets import PRESETS, Preset
 from nnunet_topomae.networks.summary import NetworkSummary, summarise_finetuning, summarise_pretraining
 from nnunet_topomae.planning.configuration import Configuration, pooling, with_patch
+from nnunet_topomae.planning.partner import partner_architecture
 from nnunet_topomae.planning.plans_file import Plans
 
 GIB = 2**30
@@ -34,6 +36,7 @@ class Workload:
         input_channels: of fine-tuning; a cascade adds the previous segmentation.
         num_outputs: of the segmentation.
         mask_ratio, vit_views, fusion: the knobs.
+        architecture: of the partner.
     """
 
     image_channels: int
@@ -42,6 +45,7 @@ class Workload:
     mask_ratio: float
     vit_views: int
     fusion: str
+    architecture: PlanArchitecture | None
 
     @classmethod
     def of(cls, plans: Plans, dataset_json: dict[str, Any], configuration: str, config: TopoMAEConfig) -> Workload:
@@ -54,15 +58,27 @@ class Workload:
             mask_ratio=config.mask_ratio,
             vit_views=config.vit_views,
             fusion=config.fusion,
+            architecture=partner_architecture(chosen.configuration, config),
         )
+
+    def with_strides_of(self, configuration: Configuration) -> Workload:
+        """The same with the plan's network, if that is the partner, as this configuration has it."""
+        return self if self.architecture is None else replace(self, architecture=PlanArchitecture.of(configuration))
 
     def summarise(self, geometry: Geometry, preset: Preset) -> dict[str, NetworkSummary]:
         """Both phases by name."""
         return {
             "pre-training": summarise_pretraining(
-                self.image_channels, geometry, preset, self.mask_ratio, self.vit_views
+                self.image_channels,
+                geometry,
+                preset,
+                self.mask_ratio,
+                self.vit_views,
+                architecture=self.architecture,
             ),
-            "fine-tuning": summarise_finetuning(self.input_channels, self.num_outputs, geometry, preset, self.fusion),
+            "fine-tuning": summarise_finetuning(
+                self.input_channels, self.num_outputs, geometry, preset, self.fusion, architecture=self.architecture
+            ),
         }
 
 
@@ -109,8 +125,9 @@ def _fit(
     batches: dict[int, int] = {}
 
     def fits(number: int) -> bool:
-        geometry = _geometry(candidates[number])
-        batches[number] = largest_batch(workload.summarise(geometry, PRESETS[preset]).values(), memory_gib)
+        candidate = candidates[number]
+        summaries = workload.with_strides_of(candidate).summarise(_geometry(candidate), PRESETS[preset])
+        batches[number] = largest_batch(summaries.values(), memory_gib)
         return batches[number] >= MIN_BATCH
 
     chosen = 0 if fits(0) else bisect_left(range(len(candidates)), True, lo=1, key=fits)

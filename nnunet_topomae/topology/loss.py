@@ -146,9 +146,7 @@ class TopologicalLoss(nn.Module):
         boxes = self._boxes(values)
         if len(target_diagrams) != len(boxes):
             each = "sample and channel" if self.window is None else "sample, channel and window"
-            raise ValueError(
-                f"target_diagrams must hold one entry a {each}, {len(boxes)}; got {len(target_diagrams)}"
-            )
+            raise ValueError(f"target_diagrams must hold one entry a {each}, {len(boxes)}; got {len(target_diagrams)}")
         for box, theirs in zip(boxes, target_diagrams, strict=True):
             if not isinstance(theirs, Future):
                 self._check_diagrams(theirs, box.shape)

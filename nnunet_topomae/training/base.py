@@ -61,7 +61,7 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer):
 
     divergence_remedy: str
     phases: tuple[str, ...] = ("fine-tuning",)
-    architecture_knobs: tuple[str, ...] = ("preset", "layer_scale")
+    architecture_knobs: tuple[str, ...] = ("preset", "partner", "layer_scale")
     curve_names: tuple[str, ...] = ()
     num_iterations_per_epoch = KnobAttribute("iterations_per_epoch")
     num_val_iterations_per_epoch = KnobAttribute("val_iterations_per_epoch")

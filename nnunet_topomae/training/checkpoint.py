@@ -18,7 +18,7 @@ from nnunet_topomae.planning.plans_file import Plans, configuration_of
 from nnunet_topomae.training.leakage import CasesSeen, recorded_cases
 
 IN_ORDER = (0, 1, 2)
-PRETRAINING_PARTS = ("vit.encoder.", "unetrpp.encoder.", "unetrpp.decoder.")  # in the names of its weights
+PRETRAINING_PARTS = ("vit.encoder.", "partner.encoder.", "partner.decoder.")  # in the names of its weights
 # What nnU-Net logs beside its weights: numbers of NumPy's, which PyTorch's restricted reader does not know by itself.
 NUMBERS = [np.dtype, *(type(np.dtype(kind)) for kind in (bool, np.int32, np.int64, np.float16, np.float32, np.float64))]
 NUMBERS += [(np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]

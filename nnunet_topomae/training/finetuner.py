@@ -1,4 +1,4 @@
-"""`-tr TopoMAEFinetuner`: segments with the pre-trained ViT encoder fused into the pre-trained UNETR++."""
+"""`-tr TopoMAEFinetuner`: segments with the pre-trained ViT encoder fused into its pre-trained partner."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nnunetv2.paths import nnUNet_results
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from nnunet_topomae.config import TopoMAEConfig
+from nnunet_topomae.config import TopoMAEConfig, environment_name
 from nnunet_topomae.data.placement import RandomPlacement
 from nnunet_topomae.evaluation.instruments import (
     FINETUNING_INSTRUMENTS,
@@ -28,14 +28,14 @@ from nnunet_topomae.networks.checkpointing import with_checkpoints
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.networks.pretrained import LoadReport
+from nnunet_topomae.planning.partner import partner_architecture
 from nnunet_topomae.planning.plans_file import geometry_of
 from nnunet_topomae.private_names import named_weights, set_deep_supervision_weights
 from nnunet_topomae.training.base import TopoMAETrainer, vit_options
 from nnunet_topomae.training.checkpoint import Checkpoint, read_pretraining, refuse_pretraining_checkpoint
 from nnunet_topomae.training.precedence import KnobAttribute
-from nnunet_topomae.training.schedule import ParameterGroup, WarmupCosineSchedule, adamw, of_preset
+from nnunet_topomae.training.schedule import ParameterGroup, WarmupCosineSchedule, adamw, peak_rates
 
-DEEP_SUPERVISION_WEIGHTS = (4 / 7, 2 / 7, 1 / 7)  # UNETR++, Shaker et al. 2024
 FROM_SCRATCH = "none"
 
 
@@ -50,9 +50,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
     architecture_knobs = (*TopoMAETrainer.architecture_knobs, "fusion", "ablation")
     curve_names = FINETUNING_INSTRUMENTS
     num_epochs = KnobAttribute("finetune_epochs")
-    initial_lr = KnobAttribute(
-        "finetune_lr", lambda config: of_preset(config.finetune_lr, PRESETS[config.preset].finetune_lr)
-    )
+    initial_lr = KnobAttribute("finetune_lr", lambda config: peak_rates(config).finetune)
 
     def __new__(cls, plans: dict, *args, **kwargs) -> TopoMAEFinetuner:
         from_scratch = cls is TopoMAEFinetuner and TopoMAEConfig.resolve(plans).pretrained == FROM_SCRATCH
@@ -79,23 +77,24 @@ class TopoMAEFinetuner(TopoMAETrainer):
             deep_supervision=enable_deep_supervision,
             fusion=config.fusion,
             ablation=config.ablation,
+            architecture=partner_architecture(configuration_manager.configuration, config),
             **vit_options(config),
         )
         return with_checkpoints(network) if config.gradient_checkpointing else network
 
     def _get_deep_supervision_scales(self) -> list[list[float]] | None:
-        return self.geometry.deep_supervision_scales if self.enable_deep_supervision else None
+        return self.plain_network.deep_supervision_scales if self.enable_deep_supervision else None
 
     def _build_loss(self) -> nn.Module:
         loss = super()._build_loss()
-        if self.enable_deep_supervision:
-            set_deep_supervision_weights(loss, DEEP_SUPERVISION_WEIGHTS)
+        weights = self.plain_network.deep_supervision_weights
+        if self.enable_deep_supervision and weights is not None:
+            set_deep_supervision_weights(loss, weights)
         return loss
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupCosineSchedule]:
         factor = self.config.pretrained_lr_factor if self.uses_pretraining else 1.0
-        vit_factor = of_preset(self.config.vit_finetune_lr_factor, PRESETS[self.config.preset].vit_finetune_lr_factor)
-        rates = {"new": 1.0, "unetrpp": factor, "vit": vit_factor}
+        rates = {"new": 1.0, "partner": factor, "vit": peak_rates(self.config).vit_finetune_factor}
         parts = self.plain_network.parts()
         groups = [ParameterGroup(name, parts[name], rate * self.initial_lr) for name, rate in rates.items()]
         optimizer = adamw(groups, self.weight_decay)
@@ -186,7 +185,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
         parts = network.parts()
         self.pretrained_weights = {
             name: [weight.detach().cpu().clone() for weight in parts[name]]
-            for name in ("vit", "unetrpp")
+            for name in ("vit", "partner")
             if parts[name]
         }
 
@@ -244,7 +243,12 @@ class TopoMAEFinetuner(TopoMAETrainer):
         """With the weights of pre-training, their axes in the order of these plans."""
         weights = checkpoint.weights
         if checkpoint.origin is not None:
-            TopoMAEConfig.from_plans(checkpoint.origin.plans)  # an error where that was an older version
+            theirs = TopoMAEConfig.from_plans(checkpoint.origin.plans)  # an error where that was an older version
+            if theirs.partner != self.config.partner:
+                raise ValueError(
+                    f"it was pre-trained with partner = {theirs.partner!r}, this run has {self.config.partner!r}: set "
+                    f"{environment_name('partner')}={theirs.partner}"
+                )
             axes = axes_order(checkpoint.origin.transpose_forward, self.plans_manager.transpose_forward)
             weights = reorder_axes(weights, axes)
         return network.load_pretrained(weights, self.label_channels)

@@ -1,4 +1,4 @@
-"""`-tr TopoMAEPretrainer`: co-trains a ViT and UNETR++ on images alone."""
+"""`-tr TopoMAEPretrainer`: co-trains a ViT and its partner on images alone."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ from nnunet_topomae.losses.pretraining import BRANCHES, TERMS, PretrainingLoss, 
 from nnunet_topomae.networks.checkpointing import with_checkpoints
 from nnunet_topomae.networks.copretrain import CoPretrainingNetwork, CoPretrainingOutput
 from nnunet_topomae.networks.presets import PRESETS
+from nnunet_topomae.planning.partner import partner_architecture
 from nnunet_topomae.planning.plans_file import geometry_of
 from nnunet_topomae.pretext.masking import draw_masks
 from nnunet_topomae.private_names import curves
@@ -56,7 +57,7 @@ from nnunet_topomae.training.base import TopoMAETrainer, vit_options
 from nnunet_topomae.training.early_topology import EarlyTopology
 from nnunet_topomae.training.pictures import log_picture
 from nnunet_topomae.training.precedence import KnobAttribute
-from nnunet_topomae.training.schedule import ParameterGroup, WarmupCosineSchedule, adamw, of_preset
+from nnunet_topomae.training.schedule import ParameterGroup, WarmupCosineSchedule, adamw, peak_rates
 from nnunet_topomae.visualization.progress import save_progress_figure
 
 POINT_ERRORS = tuple(f"point_error_{branch}" for branch in BRANCHES)
@@ -79,9 +80,7 @@ class TopoMAEPretrainer(TopoMAETrainer):
         *PRETRAINING_INSTRUMENTS,
     )
     num_epochs = KnobAttribute("pretrain_epochs")
-    initial_lr = KnobAttribute(
-        "pretrain_lr", lambda config: of_preset(config.pretrain_lr, PRESETS[config.preset].pretrain_lr)
-    )
+    initial_lr = KnobAttribute("pretrain_lr", lambda config: peak_rates(config).pretrain)
 
     def change_defaults(self) -> None:
         super().change_defaults()
@@ -109,7 +108,11 @@ class TopoMAEPretrainer(TopoMAETrainer):
         config = TopoMAEConfig.from_plans(plans_manager.plans)
         image_channels = len(configuration_manager.normalization_schemes)  # without a cascade's one-hot channels
         network = CoPretrainingNetwork(
-            image_channels, geometry_of(configuration_manager), PRESETS[config.preset], **vit_options(config)
+            image_channels,
+            geometry_of(configuration_manager),
+            PRESETS[config.preset],
+            architecture=partner_architecture(configuration_manager.configuration, config),
+            **vit_options(config),
         )
         return with_checkpoints(network) if config.gradient_checkpointing else network
 
@@ -118,9 +121,9 @@ class TopoMAEPretrainer(TopoMAETrainer):
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupCosineSchedule]:
         network = self.plain_network
-        vit_factor = of_preset(self.config.vit_pretrain_lr_factor, PRESETS[self.config.preset].vit_pretrain_lr_factor)
+        vit_factor = peak_rates(self.config).vit_pretrain_factor
         groups = [
-            ParameterGroup("unetrpp", network.unetrpp.parameters(), self.initial_lr),
+            ParameterGroup("partner", network.partner.parameters(), self.initial_lr),
             ParameterGroup("vit", network.vit.parameters(), vit_factor * self.initial_lr),
         ]
         optimizer = adamw(groups, self.weight_decay)
@@ -324,7 +327,7 @@ class TopoMAEPretrainer(TopoMAETrainer):
         return _detached(loss, terms)
 
     def _clip_gradients(self) -> dict[str, torch.Tensor]:
-        """Each network by itself: in a common norm UNETR++'s gradient would decide how far the ViT may go.
+        """Each network by itself: in a common norm the partner's gradient would decide how far the ViT may go.
 
         Returns the norms before, and whether they were clipped.
         """

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import astuple
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from nnunet_topomae.config import OF_PRESET
+from nnunet_topomae.config import OF_PRESET, TopoMAEConfig
+from nnunet_topomae.networks.presets import PRESETS, Rates
 
 
-def of_preset(knob: float, preset: float) -> float:
-    """What a knob asks for: its own value, or that of the preset."""
-    return preset if knob == OF_PRESET else knob
+def peak_rates(config: TopoMAEConfig) -> Rates:
+    """What the knobs ask for, each its own value or that of the preset."""
+    preset = PRESETS[config.preset].rates_beside(config.partner)
+    asked = (config.pretrain_lr, config.finetune_lr, config.vit_pretrain_lr_factor, config.vit_finetune_lr_factor)
+    return Rates(*(own if knob == OF_PRESET else knob for knob, own in zip(asked, astuple(preset), strict=True)))
 
 
 class ParameterGroup(NamedTuple):

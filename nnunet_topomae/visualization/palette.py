@@ -11,4 +11,4 @@ MUTED_BLUE = "#4C6A85"  # ours, for large areas
 
 CLASSES = (ORANGE, SKY, GREEN, PINK, YELLOW, VERMILION, BLUE)
 RUNS = (BLUE, VERMILION, GREEN, ORANGE, SKY, PINK)  # dark ones first: thin lines on white
-NETWORKS = {"vit": PINK, "unetrpp": SKY}  # apart from the first four runs
+NETWORKS = {"vit": PINK, "partner": SKY}  # apart from the first four runs

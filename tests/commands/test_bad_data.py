@@ -61,11 +61,11 @@ def test_constant_empty_and_single_slice_cases_train(odd, train):
     log = train(odd, "TopoMAEPretrainer", **TWO_STEPS)
     assert "The image is constant, so that nothing can be learnt from: constant" in log
     summary = validation(odd, "TopoMAEPretrainer")
-    metrics = {case["case"]: case["metrics"]["unetrpp"] for case in summary["metric_per_case"]}
+    metrics = {case["case"]: case["metrics"]["partner"] for case in summary["metric_per_case"]}
     assert metrics.keys() == {"constant", "empty_too", "slice_too"}
     assert math.isnan(metrics["constant"].pop("psnr"))  # relative to a range of zero
     assert np.isfinite([value for of_case in metrics.values() for value in of_case.values()]).all()
-    assert np.isfinite(list(summary["mean"]["unetrpp"].values())).all()
+    assert np.isfinite(list(summary["mean"]["partner"].values())).all()
 
     log = train(odd, "TopoMAEFinetuner", **TWO_STEPS)
     assert "nothing can be learnt from: constant" in log

@@ -68,7 +68,7 @@ def test_the_first_stage_segments_every_case_for_the_second(dataset, first_stage
 def test_pretraining_looks_at_the_image_alone(pretrained):
     weights = pretrained.network.state_dict()
     assert weights["vit.encoder.token_embedding.weight"].shape[1] == 1
-    assert weights["unetrpp.encoder.stem.0.weight"].shape[1] == 1
+    assert weights["partner.encoder.stem.0.weight"].shape[1] == 1
 
 
 def test_finetuning_starts_from_the_image_and_learns_from_the_labels(pretrained, second_stage):
@@ -79,7 +79,7 @@ def test_finetuning_starts_from_the_image_and_learns_from_the_labels(pretrained,
     after = torch.load(second_stage / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
     step = 1e-3  # more than one iteration moves a weight
     for name in STEMS:
-        theirs = before[("vit.encoder." if name.startswith("vit.") else "unetrpp.encoder.") + name.partition(".")[2]]
+        theirs = before[("vit.encoder." if name.startswith("vit.") else "partner.encoder.") + name.partition(".")[2]]
         torch.testing.assert_close(after[name][:, :1], theirs, rtol=0, atol=step)
         assert after[name][:, 1:].abs().max() < step
         assert after[name][:, 1:].any()

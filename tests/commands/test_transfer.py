@@ -72,14 +72,14 @@ def test_finetuning_on_another_dataset_adapts_the_weights_and_says_so(pretrained
     after = torch.load(fold_of(other, "TopoMAEFinetuner") / "checkpoint_final.pth", weights_only=False)
     after = after["network_weights"]
     name = "encoder.image_block.conv1.weight"
-    torch.testing.assert_close(after[name], repeat_channels(before[f"unetrpp.{name}"], 2))
+    torch.testing.assert_close(after[name], repeat_channels(before[f"partner.{name}"], 2))
     name = "blocks.0.attn.qkv.weight"
     torch.testing.assert_close(after[f"vit.{name}"], before[f"vit.encoder.{name}"])
 
 
 def test_export_encoder(pretrained, source, tmp_path):
     done = source.run("nnunet-topomae", "export-encoder", pretrained, "-o", tmp_path / "encoders")
-    names = ("vit_encoder.safetensors", "unetrpp.safetensors", "encoders.json", "unetrpp_nnssl.pth")
+    names = ("vit_encoder.safetensors", "partner.safetensors", "encoders.json", "unetrpp_nnssl.pth")
     assert done.stdout.split()[-4:] == [str(tmp_path / "encoders" / name) for name in names]
     description = json.loads((tmp_path / "encoders" / "encoders.json").read_text())
     assert description["pretraining"]["dataset"] == "Dataset100_Phantom"

@@ -42,7 +42,7 @@ class Oracle(nn.Module):
             reconstruction=(1 - self.share) * image[:, None],
             points=(middle + (1 - self.share) * (self.points[rows] - middle))[:, None],
         )
-        return output._replace(vit=right, unetrpp=right)
+        return output._replace(vit=right, partner=right)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -56,7 +56,7 @@ def test_errors_stand_beside_those_of_knowing_nothing(share):
     readings = instruments.read(Oracle(network, image, points, share), torch.device("cpu"))
 
     assert set(readings) == set(PRETRAINING_INSTRUMENTS)
-    for name in ("vit", "unetrpp"):
+    for name in ("vit", "partner"):
         assert readings[f"error_over_harmonic_{name}"] == pytest.approx(
             share * readings["error_over_harmonic_zero"], abs=1e-6
         )

@@ -72,7 +72,7 @@ def test_pictures_reach_wandb_and_no_checkpoint(workshop, monkeypatch):
     trainer.run_training()
     for case in trainer.do_split()[1][:MAX_CASES]:
         assert logged[f"progress/{case}"] == [0, 1]
-    assert logged["train_topology_vit"] == logged["val_topology_unetrpp"] == [0, 1]
+    assert logged["train_topology_vit"] == logged["val_topology_partner"] == [0, 1]
     assert not [key for key in trainer.logger.get_checkpoint() if "progress" in key]
 
 

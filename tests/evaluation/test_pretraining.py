@@ -22,16 +22,16 @@ def test_psnr_looks_at_masked_voxels_alone():
 
 def test_means_are_taken_by_network():
     cases = [
-        {"metrics": {"vit": {"psnr": 10.0}, "unetrpp": {"psnr": 1.0}}},
-        {"metrics": {"vit": {"psnr": 20.0}, "unetrpp": {"psnr": 2.0}}},
+        {"metrics": {"vit": {"psnr": 10.0}, "partner": {"psnr": 1.0}}},
+        {"metrics": {"vit": {"psnr": 20.0}, "partner": {"psnr": 2.0}}},
     ]
-    assert mean_over_cases(cases) == {"vit": {"psnr": 15.0}, "unetrpp": {"psnr": 1.5}}
+    assert mean_over_cases(cases) == {"vit": {"psnr": 15.0}, "partner": {"psnr": 1.5}}
 
 
 def test_a_constant_crop_has_no_psnr_and_does_not_spoil_the_mean():
     constant = torch.ones(1, 1, 4, 4, 4)
     undefined = psnr(constant + 0.5, constant, torch.ones_like(constant, dtype=torch.bool))
     assert math.isnan(undefined)
-    cases = [{"metrics": {branch: {"psnr": value} for branch in ("vit", "unetrpp")}} for value in (undefined, 20.0)]
+    cases = [{"metrics": {branch: {"psnr": value} for branch in ("vit", "partner")}} for value in (undefined, 20.0)]
     assert mean_over_cases(cases)["vit"] == {"psnr": 20.0}
     assert math.isnan(mean_over_cases(cases[:1])["vit"]["psnr"])

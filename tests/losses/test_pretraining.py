@@ -44,7 +44,7 @@ def test_right_answers_cost_nothing():
 def test_each_term_is_its_formula():
     terms, _ = terms_of(TopoMAEConfig(weight_topology=0), output(0.5))
     assert terms["reconstruction_vit"].item() == pytest.approx(0.25)
-    assert terms["position_unetrpp"].item() == pytest.approx(0.25)
+    assert terms["position_partner"].item() == pytest.approx(0.25)
     assert terms["consistency_points"].item() == pytest.approx(1)
     assert terms["consistency_reconstruction"].item() == pytest.approx(1)
 

@@ -1,6 +1,7 @@
 import pytest
 
 from nnunet_topomae.networks import Geometry, Preset
+from nnunet_topomae.networks.presets import Rates
 
 
 @pytest.fixture
@@ -18,10 +19,7 @@ def minimal() -> Preset:
         epa_num_heads=2,
         projection_sizes=(8, 8, 8, 4),
         dropout=0.1,
-        pretrain_lr=1e-3,
-        finetune_lr=1e-3,
-        vit_pretrain_lr_factor=1.0,
-        vit_finetune_lr_factor=1.0,
+        rates=Rates(1e-3, 1e-3, 1.0, 1.0),
     )
 
 

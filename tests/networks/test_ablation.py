@@ -33,6 +33,6 @@ def test_an_ablation_changes_the_answer_and_ends(network, name):
 
 
 def test_a_part_that_is_not_there_cannot_be_ablated(minimal, geometry):
-    network = HybridSegmentationNetwork(1, 3, geometry, minimal, fusion="unetrpp_only")
+    network = HybridSegmentationNetwork(1, 3, geometry, minimal, fusion="partner_only")
     with pytest.raises(ValueError, match="ablation vit_mean: the network has no ViTEncoder"):
         ablate(network, "vit_mean")

@@ -32,7 +32,7 @@ def test_the_encoders_answer_to_a_permuted_image_as_before(minimal, geometry, ax
         theirs = theirs[:, channel_order(theirs.shape[1], axes)]
         ours = network.vit(image.permute(order)).transpose(1, 2).unflatten(2, network.geometry.token_grid)
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
-        for ours, theirs in zip(network.encoder(image.permute(order)), pretrained.unetrpp.encoder(image), strict=True):
+        for ours, theirs in zip(network.encoder(image.permute(order)), pretrained.partner.encoder(image), strict=True):
             torch.testing.assert_close(ours, theirs.permute(order), rtol=1e-3, atol=1e-3)
 
 

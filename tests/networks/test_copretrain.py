@@ -15,7 +15,7 @@ def test_answers_have_the_shape_of_image_and_nine_points(minimal, geometry):
     network = CoPretrainingNetwork(2, geometry, minimal)
     output = network(torch.randn(2, 2, 8, 24, 32), draw_masks(2, 3, 48, 0.75, GENERATOR))
 
-    for branch, views in ((output.vit, 3), (output.unetrpp, 1)):
+    for branch, views in ((output.vit, 3), (output.partner, 1)):
         assert branch.reconstruction.shape == (2, views, 2, 8, 24, 32)
         assert branch.points.shape == (2, views, 9, 3)
 

@@ -33,7 +33,7 @@ def kept_bytes(network: nn.Module, forward, samples: int, dtype: torch.dtype) ->
 
 def pretrain(network: CoPretrainingNetwork, image: torch.Tensor) -> None:
     network.vit(image, torch.arange(12).expand(len(image), 1, -1))
-    network.unetrpp(image)
+    network.partner(image)
 
 
 @pytest.fixture(params=["pre-training", "bottleneck", "stages", "cross_attention"])

@@ -7,7 +7,7 @@ from nnunet_topomae.networks import CoPretrainingNetwork, HybridSegmentationNetw
 from nnunet_topomae.networks.fusion import FUSIONS
 
 
-@pytest.mark.parametrize("fusion", [name for name in FUSIONS if name not in ("vit_only", "unetrpp_only")])
+@pytest.mark.parametrize("fusion", [name for name in FUSIONS if name not in ("vit_only", "partner_only")])
 def test_sets_out_close_to_unetrpp_and_with_a_gradient_for_the_vit(minimal, geometry, fusion):
     network = HybridSegmentationNetwork(1, 3, geometry, minimal, fusion=fusion).eval()
     image = torch.randn(1, 1, 8, 24, 32)
@@ -71,7 +71,7 @@ def test_pretrained_weights_fill_what_the_fusion_reads(minimal, geometry, fusion
     report = network.load_pretrained(pretrained.state_dict())
 
     parts = {name.split(".")[0] for name in report.loaded}
-    assert parts == {"vit", "encoder", "decoder"} - ({"vit"} if fusion == "unetrpp_only" else set())
+    assert parts == {"vit", "encoder", "decoder"} - ({"vit"} if fusion == "partner_only" else set())
     assert any(name.startswith("encoder.stem") for name in report.loaded) == (fusion != "vit_only")
     assert {name.split(".")[0] for name in report.new} <= {"fusion", "decoder"}
 

@@ -27,14 +27,14 @@ def test_same_geometry_is_copied(pretrained, minimal, geometry):
     image = torch.randn(1, 1, 8, 24, 32)
 
     torch.testing.assert_close(network.vit(image), pretrained.vit.encoder(image))
-    for ours, theirs in zip(network.encoder(image), pretrained.unetrpp.encoder(image), strict=True):
+    for ours, theirs in zip(network.encoder(image), pretrained.partner.encoder(image), strict=True):
         torch.testing.assert_close(ours, theirs)
     assert report.adapted == {}
     assert {name.split(".")[0] for name in report.new} == {"fusion", "decoder"}
-    assert "unetrpp.position_head.1.weight" in report.skipped
+    assert "partner.position_head.1.weight" in report.skipped
     filled = [parameter for name, parameter in network.named_parameters() if name in report.loaded]
     parts = network.parts()
-    assert {*parts["vit"], *parts["unetrpp"]} == set(filled)
+    assert {*parts["vit"], *parts["partner"]} == set(filled)
     assert set(parts["new"]) == set(network.parameters()) - set(filled)
 
 
@@ -45,7 +45,7 @@ def test_more_channels_answer_alike_to_a_repeated_image(pretrained, minimal, geo
     repeated = image.expand(-1, 3, -1, -1, -1)
 
     torch.testing.assert_close(network.vit(repeated), pretrained.vit.encoder(image), rtol=1e-4, atol=1e-4)
-    for ours, theirs in zip(network.encoder(repeated), pretrained.unetrpp.encoder(image), strict=True):
+    for ours, theirs in zip(network.encoder(repeated), pretrained.partner.encoder(image), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
     assert set(report.adapted) == {f"{key}.weight" for key in network.keys_to_in_proj}
     assert set(report.adapted.values()) == {"1 input channels to 3"}
@@ -62,7 +62,7 @@ def test_labels_of_a_previous_stage_are_not_taken_for_an_image(
     cascaded = torch.cat([image.expand(-1, image_channels, -1, -1, -1), labels], dim=1)
 
     torch.testing.assert_close(network.vit(cascaded), pretrained.vit.encoder(image), rtol=1e-4, atol=1e-4)
-    for ours, theirs in zip(network.encoder(cascaded), pretrained.unetrpp.encoder(image), strict=True):
+    for ours, theirs in zip(network.encoder(cascaded), pretrained.partner.encoder(image), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
     repeated = [] if image_channels == 1 else [f"1 input channels to {image_channels}"]
     assert set(report.adapted) == {f"{key}.weight" for key in network.keys_to_in_proj}
@@ -88,7 +88,7 @@ def test_larger_patch_keeps_the_features_of_its_tokens(pretrained, minimal):
     name = "encoder.stages.2.0.position_embedding"
     torch.testing.assert_close(
         network.get_parameter(name),
-        F.interpolate(pretrained.get_parameter(f"unetrpp.{name}")[None], size=(4, 3, 16), mode="trilinear")[0],
+        F.interpolate(pretrained.get_parameter(f"partner.{name}")[None], size=(4, 3, 16), mode="trilinear")[0],
     )
     assert report.adapted[name] == "grid (2, 3, 8) to (4, 3, 16)"
     assert network(torch.randn(1, 1, 16, 24, 64))[0].isfinite().all()
@@ -99,7 +99,7 @@ def test_coarser_strides_answer_alike_to_a_constant(pretrained, minimal):
     network = HybridSegmentationNetwork(1, 2, COARSER, minimal).eval()
     network.load_pretrained(pretrained.state_dict())
     ours = network.vit.token_embedding.weight, network.encoder.stem[0].weight
-    theirs = pretrained.vit.encoder.token_embedding.weight, pretrained.unetrpp.encoder.stem[0].weight
+    theirs = pretrained.vit.encoder.token_embedding.weight, pretrained.partner.encoder.stem[0].weight
 
     for kernel, original in zip(ours, theirs, strict=True):
         assert kernel.shape != original.shape
@@ -110,7 +110,7 @@ def test_a_projection_of_constant_tokens_survives_resampling(pretrained, minimal
     network = HybridSegmentationNetwork(1, 2, LARGER, minimal).eval()
     network.load_pretrained(pretrained.state_dict())
     ours = network.encoder.stages[0][0].attention.key_projection
-    theirs = pretrained.unetrpp.encoder.stages[0][0].attention.key_projection
+    theirs = pretrained.partner.encoder.stages[0][0].attention.key_projection
 
     torch.testing.assert_close(
         ours(torch.ones(16 * 12 * 64, 1)), theirs(torch.ones(8 * 12 * 32, 1)), rtol=1e-3, atol=1e-3

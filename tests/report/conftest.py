@@ -107,7 +107,7 @@ class Results:
         for epoch in epochs:
             write_panels(folder / "progress" / f"epoch_{epoch:04d}.npz", [panel(CASES[2], epoch, offset)])
         (folder / "validation").mkdir()
-        metrics = {name: {"masked_mse": 0.5, "psnr": float("nan")} for name in ("vit", "unetrpp")}
+        metrics = {name: {"masked_mse": 0.5, "psnr": float("nan")} for name in ("vit", "partner")}
         summary = {
             "mean": metrics,
             "metric_per_case": [{"case": case, "crops": 1, "metrics": metrics} for case in CASES],
@@ -147,10 +147,10 @@ def panel(case: str, epoch: int, offset: float = 0.0) -> Panel:
         epoch,
         image,
         mask,
-        {"vit": made.astype(np.uint8), "unetrpp": image},
-        {"vit": 1 / epoch, "unetrpp": 0.0},
+        {"vit": made.astype(np.uint8), "partner": image},
+        {"vit": 1 / epoch, "partner": 0.0},
         points,
-        {"vit": points + 0.1 / epoch, "unetrpp": points},
+        {"vit": points + 0.1 / epoch, "partner": points},
         np.array([20, 20, 20]),
         np.array(SPACING, np.float32),
         np.array(SPACING, np.float32),

@@ -110,8 +110,8 @@ def test_overlay_fades_and_errors_can_be_seen_alone(opened):
 def test_epochs_move_reconstructions_and_points(opened):
     browser = opened(WIDE)
     last = 3  # viewers before it are of segmented cases
-    image, masked, vit, unetrpp = pixels(browser, last)
-    assert len({image, masked, vit}) == 3 and unetrpp == image  # the fixture's UNETR++ is perfect
+    image, masked, vit, partner = pixels(browser, last)
+    assert len({image, masked, vit}) == 3 and partner == image  # the fixture's UNETR++ is perfect
     shown = "return [...document.querySelectorAll('g[data-epoch]')].map(g => g.style.display !== 'none')"
     assert browser.execute_script(shown) == [False, True]
     press(control(browser, last, "epoch"), "HOME")

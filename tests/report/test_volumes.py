@@ -74,7 +74,7 @@ def test_points_lie_where_they_are_predicted(results):
     truth = re.findall(r'<circle class="truth" cx="([-\d.]+)" cy="([-\d.]+)"', drawn)
     assert np.allclose(np.array(squares, float) + 3.5, np.array(truth, float), atol=0.11)  # UNETR++ is perfect
     away = np.linalg.norm(0.1 / 2 * np.array([20, 20, 20]) * SPACING)
-    assert point_errors(panels[1]) == pytest.approx({"vit": away, "unetrpp": 0.0}, rel=1e-4)
+    assert point_errors(panels[1]) == pytest.approx({"vit": away, "partner": 0.0}, rel=1e-4)
 
 
 def test_diagrams_are_matched_as_gudhi_matches_them():

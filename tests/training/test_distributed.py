@@ -84,7 +84,7 @@ def test_two_processes_pretrain_as_one_with_twice_the_batch(build, on_two_ranks,
         mask = trainer._draw_masks(2)
         trainer._seed_masks(0)
         loss, terms = trainer._forward(part(batch, rank))
-        return mask, terms["topology_unetrpp"].item(), gradients(trainer, loss), trainer.plain_network.state_dict()
+        return mask, terms["topology_partner"].item(), gradients(trainer, loss), trainer.plain_network.state_dict()
 
     (mask_0, topology_0, grads_0, state), (mask_1, topology_1, grads_1, _) = on_two_ranks(of_rank)
     assert not torch.equal(mask_0, mask_1)  # each rank draws its own
@@ -93,7 +93,7 @@ def test_two_processes_pretrain_as_one_with_twice_the_batch(build, on_two_ranks,
 
     assert all(torch.equal(grads_0[name], grads_1[name]) for name in grads_0)
     assert_same(grads_0, gradients(alone, loss))
-    assert (topology_0 + topology_1) / 2 == pytest.approx(terms["topology_unetrpp"].item(), rel=1e-3)
+    assert (topology_0 + topology_1) / 2 == pytest.approx(terms["topology_partner"].item(), rel=1e-3)
     statistics = {name: value for name, value in alone.plain_network.state_dict().items() if "running_" in name}
     assert statistics
     assert_same({name: state[name] for name in statistics}, statistics)

@@ -48,7 +48,7 @@ def test_topology_is_computed_while_the_rest_goes_on(step, monkeypatch):
     trainer.loss.topology = None  # a module, which only None replaces
     monkeypatch.setattr(type(trainer.loss), "topology", engine, raising=False)
     del trainer.loss._modules["topology"]
-    for name in ("vit", "unetrpp"):
+    for name in ("vit", "partner"):
         network = getattr(trainer.network, name)
         network.register_forward_pre_hook(lambda module, inputs, name=name: log.append(f"{name} begins"))
 
@@ -63,7 +63,7 @@ def test_topology_is_computed_while_the_rest_goes_on(step, monkeypatch):
         "target submitted",
         "vit begins",
         "reconstruction submitted",
-        "unetrpp begins",
+        "partner begins",
         "reconstruction submitted",
         "consistency",
         "waits for topology",
@@ -78,7 +78,7 @@ def test_early_topology_is_the_topology_of_the_loss(step):
     trainer._seed_masks(0)
     masks = trainer._draw_masks(len(batch["data"]))
     output = trainer.network(batch["data"], masks)
-    assert not trainer.early_topology._pending.keys() - {"vit", "unetrpp"}
+    assert not trainer.early_topology._pending.keys() - {"vit", "partner"}
     terms = trainer.loss(output, batch["data"], batch["points"], masks, trainer.loss.submit_target(batch["data"]))
     for name in terms:
         torch.testing.assert_close(early[name], terms[name])
@@ -95,7 +95,7 @@ def test_topology_every_k_steps_counts_k_times(step):
         return trainer._forward(batch)
 
     total, terms = forward(1)
-    topology = weights["topology"] * (terms["topology_vit"] + terms["topology_unetrpp"])
+    topology = weights["topology"] * (terms["topology_vit"] + terms["topology_partner"])
     for trainer.current_step in range(4):
         with_topology = trainer.current_step % 3 == 0
         now, terms = forward(3)

@@ -24,7 +24,7 @@ def test_it_starts_from_the_pretrained_weights_of_its_fold(workshop, pretrained,
     trainer.on_train_start()
     ours, theirs = trainer.network.state_dict(), pretrained.network.state_dict()
     assert torch.equal(ours["vit.token_embedding.weight"], theirs["vit.encoder.token_embedding.weight"])
-    assert torch.equal(ours["encoder.stem.0.weight"], theirs["unetrpp.encoder.stem.0.weight"])
+    assert torch.equal(ours["encoder.stem.0.weight"], theirs["partner.encoder.stem.0.weight"])
 
 
 def test_it_trains_and_its_folder_holds_no_pretraining(workshop, pretrained):
@@ -42,13 +42,13 @@ def test_the_distance_to_the_pretrained_weights_is_logged_also_after_an_interrup
     logging = trainer.logger.local_logger.my_fantastic_logging
     for name in FINETUNING_INSTRUMENTS:
         assert len(logging[name]) == 2 and 0 <= logging[name][1] <= 1
-    assert 1 > logging["cosine_unetrpp"][0] > logging["cosine_unetrpp"][1]
+    assert 1 > logging["cosine_partner"][0] > logging["cosine_partner"][1]
 
     resumed = workshop.build(TopoMAEFinetuner)
     resumed.load_checkpoint(str(Path(trainer.output_folder, "checkpoint_final.pth")))
     resumed.num_epochs = 3
     resumed.run_training()
-    cosines = resumed.logger.local_logger.my_fantastic_logging["cosine_unetrpp"]
+    cosines = resumed.logger.local_logger.my_fantastic_logging["cosine_partner"]
     assert len(cosines) == 3 and cosines[1] >= cosines[2] > 0
 
 
@@ -108,7 +108,7 @@ def test_weights_follow_the_order_of_axes(workshop, pretrained, tmp_path):
     log = Path(trainer.log_file).read_text()
     assert "other order of axes (weights follow it): [2, 0, 1] in pre-training, [0, 1, 2] here" in log
     name = "encoder.image_block.conv1.weight"  # axis 0 of an image was the network's second one
-    theirs = pretrained.network.state_dict()[f"unetrpp.{name}"].permute(0, 1, 3, 4, 2)
+    theirs = pretrained.network.state_dict()[f"partner.{name}"].permute(0, 1, 3, 4, 2)
     assert torch.equal(trainer.network.state_dict()[name], theirs)
 
 
@@ -149,8 +149,8 @@ def test_each_part_learns_at_its_own_rate(workshop):
 
 
 def test_the_learning_rate_follows_from_the_preset_unless_it_is_set(workshop):
-    assert workshop.build(TopoMAEFinetuner, preset="tiny").initial_lr == PRESETS["tiny"].finetune_lr
-    assert workshop.build(TopoMAEFinetuner, preset="base").initial_lr == PRESETS["base"].finetune_lr
+    assert workshop.build(TopoMAEFinetuner, preset="tiny").initial_lr == PRESETS["tiny"].rates.finetune
+    assert workshop.build(TopoMAEFinetuner, preset="base").initial_lr == PRESETS["base"].rates.finetune
     assert workshop.build(TopoMAEFinetuner, preset="base", finetune_lr=0).initial_lr == 0
 
 

@@ -35,7 +35,7 @@ def test_it_pretrains_and_reports(workshop):
     summary = json.loads((fold / "validation" / "summary.json").read_text())
     val_cases = [case["case"] for case in summary["metric_per_case"]]
     assert val_cases == sorted(json.loads((workshop.dataset / "splits_final.json").read_text())[0]["val"])
-    for network in ("vit", "unetrpp"):
+    for network in ("vit", "partner"):
         metrics = summary["mean"][network]
         assert set(metrics) == {"masked_mse", "psnr", "topological_distance", "point_error_voxels", "point_error_mm"}
         assert all(np.isfinite(list(metrics.values())))
@@ -51,7 +51,7 @@ def test_instruments_are_read_each_epoch_and_a_dead_vit_is_reported(workshop):
         trainer.plain_network.vit.encoder.norm.weight.zero_()
     trainer.run_training()
     logging = trainer.logger.local_logger.my_fantastic_logging
-    for name in (*PRETRAINING_INSTRUMENTS, "train_gradient_norm_vit", "train_clipped_unetrpp"):
+    for name in (*PRETRAINING_INSTRUMENTS, "train_gradient_norm_vit", "train_clipped_partner"):
         assert len(logging[name]) == 2 and np.isfinite(logging[name]).all()
     assert logging["error_over_harmonic_zero"][0] == logging["error_over_harmonic_zero"][1]  # the same crops
     assert logging["vit_token_std"] == [0, 0]
@@ -66,7 +66,7 @@ def test_each_network_is_clipped_by_its_own_norm(workshop):
     for parameter in trainer.network.parameters():
         parameter.grad = torch.ones_like(parameter)
     readings = trainer._clip_gradients()
-    for name in ("vit", "unetrpp"):
+    for name in ("vit", "partner"):
         parameters = list(getattr(trainer.network, name).parameters())
         assert readings[f"gradient_norm_{name}"].item() == pytest.approx(sum(p.numel() for p in parameters) ** 0.5)
         assert readings[f"clipped_{name}"]

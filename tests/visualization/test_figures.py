@@ -36,7 +36,7 @@ def test_reconstruction_shows_only_masked_voxels_of_the_networks(tmp_path: Path,
     mask = np.zeros(image.shape, bool)
     mask[:, :4] = True
     save_reconstruction_figure(
-        tmp_path / "a.png", image, mask, {"vit": image + 2, "unetrpp": 0 * image}, title="case", spacing=(3, 1, 0.5)
+        tmp_path / "a.png", image, mask, {"vit": image + 2, "partner": 0 * image}, title="case", spacing=(3, 1, 0.5)
     )
     rows = np.reshape(drawn[0].axes, (3, 4))
     for axis, row in enumerate(rows):
@@ -67,15 +67,15 @@ def test_progress_has_a_panel_for_each_kind_of_term(tmp_path: Path, drawn: list)
         "epoch_end_timestamps": [9.0, 25.0],
         "train_reconstruction_vit": [100.0, 1.0],
         "val_reconstruction_vit": [90.0, 2.0],
-        "train_reconstruction_unetrpp": [1.0, 1.0],
-        "val_reconstruction_unetrpp": [1.0, 1.0],
+        "train_reconstruction_partner": [1.0, 1.0],
+        "val_reconstruction_partner": [1.0, 1.0],
         "train_topology_vit": [],  # its weight was zero
         "val_topology_vit": [],
         "train_point_error_vit": [5.0, 4.0],
         "val_point_error_vit": [5.0, float("nan")],
         "vit_token_std": [0.6, 0.5],
     }
-    terms = ["reconstruction_vit", "reconstruction_unetrpp", "topology_vit", "point_error_vit"]
+    terms = ["reconstruction_vit", "reconstruction_partner", "topology_vit", "point_error_vit"]
     save_progress_figure(tmp_path / "progress.png", logging, terms, ["vit_token_std"])
     panels = {axes.get_title(): axes for axes in drawn[0].axes}
     assert list(panels) == [
@@ -83,7 +83,7 @@ def test_progress_has_a_panel_for_each_kind_of_term(tmp_path: Path, drawn: list)
     ]  # fmt: skip
     assert list(panels["vit token"].lines[0].get_ydata()) == [0.6, 0.5]
     curves = {line.get_label(): list(line.get_ydata()) for line in panels["reconstruction"].lines}
-    assert curves["train vit"] == [100.0, 1.0] and curves["val unetrpp"] == [1.0, 1.0] and len(curves) == 4
+    assert curves["train vit"] == [100.0, 1.0] and curves["val partner"] == [1.0, 1.0] and len(curves) == 4
     assert panels["reconstruction"].get_yscale() == "log" and panels["total loss"].get_yscale() == "linear"
     assert list(panels["seconds an epoch"].lines[0].get_ydata()) == [9.0, 15.0]
     assert imread(tmp_path / "progress.png").std() > 0
