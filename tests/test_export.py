@@ -90,17 +90,17 @@ def test_the_vit_encoder_is_rebuilt_from_the_json(exported, description, pretrai
 
 
 def test_unetrpp_is_rebuilt_from_the_json_but_for_its_heads(exported, description, pretrained, image):
-    part = description["unetrpp"]
+    part = description["partner"]
     unetrpp = build(part, num_classes=4)
     missing, unexpected = unetrpp.load_state_dict(load_file(exported / part["file"]), strict=False)
-    assert not unexpected and missing and all(name.startswith(part["without"]) for name in missing)
-    unetrpp.decoder.seg_layers = pretrained.unetrpp.decoder.seg_layers
+    assert not unexpected and missing and all(name.startswith(tuple(part["without"])) for name in missing)
+    unetrpp.decoder.seg_layers = pretrained.partner.decoder.seg_layers
     unetrpp.decoder.deep_supervision = False
     with torch.no_grad():
-        features, theirs = unetrpp.encoder(image), pretrained.unetrpp.encoder(image)
+        features, theirs = unetrpp.encoder(image), pretrained.partner.encoder(image)
         for ours, original in zip(features, theirs, strict=True):
             torch.testing.assert_close(ours, original, rtol=0, atol=1e-6)
-        torch.testing.assert_close(unetrpp(image), pretrained.unetrpp(image).reconstruction[:, 0], rtol=0, atol=1e-6)
+        torch.testing.assert_close(unetrpp(image), pretrained.partner(image).reconstruction[:, 0], rtol=0, atol=1e-6)
 
 
 def test_the_json_says_how_to_prepare_images(description):
@@ -154,9 +154,9 @@ def test_nnunet_loads_unetrpp_from_the_nnssl_layout(exported, pretrained, image,
     load_pretrained_weights(whole, file)  # nnUNetv2_train -pretrained_weights
     for loaded in (by_parts, whole):
         with torch.no_grad():
-            torch.testing.assert_close(loaded.encoder(image)[-1], pretrained.unetrpp.encoder(image)[-1])
+            torch.testing.assert_close(loaded.encoder(image)[-1], pretrained.partner.encoder(image)[-1])
     assert torch.equal(
-        whole.decoder.up_blocks[0].upsampling.weight, pretrained.unetrpp.decoder.up_blocks[0].upsampling.weight
+        whole.decoder.up_blocks[0].upsampling.weight, pretrained.partner.decoder.up_blocks[0].upsampling.weight
     )
     for key in plan["keys_to_in_proj"]:
         assert whole.get_parameter(f"{key}.weight").shape[1] == 2

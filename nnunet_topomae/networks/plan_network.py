@@ -104,6 +104,12 @@ class PlanNetwork(Partner):
         return FirstStage(self.encoder)
 
 
+def nnunet_weights(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights of a `PlanNetwork` under the names of nnU-Net's own network, whose decoder holds the encoder, too."""
+    encoder = {f"decoder.{name}": weight for name, weight in weights.items() if name.startswith("encoder.")}
+    return {**weights, **encoder}
+
+
 class FirstStage(nn.Module):
     """What is left of the encoder where the ViT takes the place of its lower stages."""
 

@@ -79,7 +79,7 @@ def test_finetuning_on_another_dataset_adapts_the_weights_and_says_so(pretrained
 
 def test_export_encoder(pretrained, source, tmp_path):
     done = source.run("nnunet-topomae", "export-encoder", pretrained, "-o", tmp_path / "encoders")
-    names = ("vit_encoder.safetensors", "partner.safetensors", "encoders.json", "unetrpp_nnssl.pth")
+    names = ("vit_encoder.safetensors", "unetrpp.safetensors", "encoders.json", "unetrpp_nnssl.pth")
     assert done.stdout.split()[-4:] == [str(tmp_path / "encoders" / name) for name in names]
     description = json.loads((tmp_path / "encoders" / "encoders.json").read_text())
     assert description["pretraining"]["dataset"] == "Dataset100_Phantom"

@@ -55,7 +55,6 @@ def test_three_halvings_leave_the_last_stage_without_a_stride():
 
     assert geometry.stage_strides == ((2, 2, 2), (2, 2, 2), (1, 1, 1))
     assert geometry.stage_grids == [(20, 28, 20), (10, 14, 10), (5, 7, 5), (5, 7, 5)]
-    assert geometry.deep_supervision_scales == [[1, 1, 1], [1 / 2, 1 / 2, 1 / 2], [1 / 4, 1 / 4, 1 / 4]]
 
 
 def test_six_halvings_use_five():
