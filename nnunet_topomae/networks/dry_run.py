@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
@@ -66,7 +66,7 @@ def dry_run(
             if buffer is not None:
                 module._buffers[name] = Outline(_shape_of(buffer))
     own = {_storage(tensor)._cdata for tensor in [*network.parameters(), *network.buffers()]}
-    run = Outline.run = DryRun(network)
+    run = DryRun(network)
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = _storage(tensor)
@@ -76,6 +76,7 @@ def dry_run(
         return tensor
 
     with (
+        _Operations(run),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", dtype, enabled=dtype != torch.float32),
     ):
@@ -109,10 +110,10 @@ class Outline(torch.Tensor):
     Attributes:
         shape_only: the same on PyTorch's device "meta".
         per_sample: whether it was made of the sample, and not of the network alone.
-        run: what sees the operations.
     """
 
-    run: DryRun
+    shape_only: torch.Tensor
+    per_sample: bool
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
@@ -126,6 +127,24 @@ class Outline(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
+        raise RuntimeError(f"{operation} of a tensor without values, outside its dry run")
+
+
+class _Operations(TorchDispatchMode):
+    """Works out the shapes of what is done to outlines, and tells `run` of it.
+
+    A mode, and not a method of `Outline`: for that PyTorch imports its distributed tensors, at the first operation.
+    """
+
+    def __init__(self, run: DryRun) -> None:
+        super().__init__()
+        self.run = run
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else PyTorch imports its compiler, only to tell it to leave this class alone
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         given: dict[int, Outline] = {}
 
         def lower(value: object) -> object:
@@ -134,16 +153,23 @@ class Outline(torch.Tensor):
                 return value.shape_only
             if isinstance(value, torch.Tensor):
                 return _shape_of(value)  # a constant
+            if isinstance(value, list | tuple):
+                return [lower(item) for item in value]
             return torch.device("meta") if isinstance(value, torch.device) else value
 
-        args, kwargs = pytree.tree_map(lower, (args, kwargs or {}))
-        result = SHAPES.get(operation, operation)(*args, **kwargs)
+        lowered = [lower(value) for value in args]
+        options = {name: lower(value) for name, value in (kwargs or {}).items()}
+        if not given:
+            return operation(*args, **(kwargs or {}))  # of constants alone
+        result = SHAPES.get(operation, operation)(*lowered, **options)
         count = flop_registry.get(operation.overloadpacket)
         if count is not None:
-            cls.run.total_multiply_adds += count(*args, **kwargs, out_val=result) // 2
+            self.run.total_multiply_adds += count(*lowered, **options, out_val=result) // 2
         per_sample = any(value.per_sample for value in given.values())
 
         def lift(value: object) -> object:
+            if isinstance(value, list | tuple):
+                return type(value)(lift(item) for item in value)
             if not isinstance(value, torch.Tensor):
                 return value
             outline = given.get(id(value))  # an operation in place
@@ -152,7 +178,7 @@ class Outline(torch.Tensor):
             outline.per_sample |= per_sample
             return outline
 
-        return pytree.tree_map(lift, result)
+        return lift(result)
 
 
 # Shapes of what PyTorch itself would work out in Python, after importing its compiler: the larger part of the time.
@@ -206,6 +232,10 @@ def _group_norm(x: torch.Tensor, weight, bias, samples: int, channels: int, voxe
     return torch.empty_like(x), x.new_empty(samples, groups), x.new_empty(samples, groups)
 
 
+def _upsampled(x: torch.Tensor, size: list[int], *_) -> torch.Tensor:
+    return x.new_empty(*x.shape[:2], *size)
+
+
 def _add_product(bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor, **_) -> torch.Tensor:
     return a.new_empty(a.shape[0], b.shape[1])
 
@@ -224,5 +254,6 @@ SHAPES = {
     aten.native_layer_norm.default: _layer_norm,
     aten.native_batch_norm.default: _batch_norm,
     aten.native_group_norm.default: _group_norm,
+    aten.upsample_trilinear3d.default: _upsampled,
     aten.addmm.default: _add_product,
 }
