@@ -19,19 +19,17 @@ from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_t
 
 from nnunet_topomae.data.few_label import write_few_label_split
 from nnunet_topomae.data.phantom import write_phantom_dataset
-from nnunet_topomae.data.raw_files import labels_by_case
 from nnunet_topomae.evaluation.held_out import Case, HeldOut
 from nnunet_topomae.evaluation.panels import labels_in_panel, read_panels
 from nnunet_topomae.evaluation.thresholds import Baselines, trivial_baselines
 from nnunet_topomae.folders import EXT_TRAINER, external_trainers
-from nnunet_topomae.planning.plans_file import configuration_of, read_plans, write_json
+from nnunet_topomae.planning.plans_file import configuration_of, read_plans
 from nnunet_topomae.report.runs import NETWORKS
 from nnunet_topomae.visualization.method import MethodRow, save_method_figure
 from nnunet_topomae.visualization.segmentation import SegmentedCase, save_segmentation_figure
 from nnunet_topomae.visualization.tables import markdown_table
 
 PHANTOM = "Dataset100_Phantom"
-NUM_LABELLED = 4
 CONFIGURATION, FOLD = "3d_fullres", "0"
 ARMS = {"pre-trained": "TopoMAEFinetuner", "from scratch": "TopoMAEFinetunerFromScratch"}
 COMMANDS = Path(sys.executable).parent  # this Python's nnU-Net, whichever the caller's PATH finds first
@@ -101,8 +99,8 @@ def run_demo(out: Path, dataset: Path | None, num_labelled: int | None, device: 
 
     Args:
         out: folder for everything that is written. One from an earlier demo is replaced.
-        dataset: any nnU-Net raw dataset; if None, a phantom is written, few of whose cases count as labelled. Without
-            test labels the validation cases of fold 0 are held out.
+        dataset: any nnU-Net raw dataset; a phantom is written if None. Without test labels the validation cases of
+            fold 0 are held out.
         num_labelled: train on so many labelled cases of the dataset's `few_label_splits.json` (the rest unlabelled).
         device: cpu, cuda or mps.
 
@@ -122,7 +120,6 @@ def run_demo(out: Path, dataset: Path | None, num_labelled: int | None, device: 
     else:
         print(f"Writing a phantom data set to {raw}")
         write_phantom_dataset(raw, num_training=20, num_test=4, seed=0, width=32)
-        num_labelled = _write_few_labels(raw)
 
     shell = Shell(_environment(out), out / "logs")
     print("The commands below are nnU-Net's own. They work in any shell that has set:")
@@ -179,8 +176,10 @@ def _report(out: Path, preprocessed: Path, held_out: HeldOut, start: float) -> N
         for trainer in ("TopoMAEPretrainer", *ARMS.values())
     )
     rows = _method_rows(preprocessed, held_out, pretrained, dict(zip(ARMS, (finetuned, from_scratch), strict=True)))
+    method = out / "method.png"
+    method.unlink(missing_ok=True)
     if rows:  # none where panel_every is 0
-        save_method_figure(out / "method.png", rows, _names(held_out))
+        save_method_figure(method, rows, _names(held_out))
     print(f"\nDice, mean over {len(held_out.test)} held-out cases:\n\n{table}\n")
     print(
         f"{len(held_out.test)} cases and minutes of training show that all of it works, not what pre-training gains:\n"
@@ -188,7 +187,7 @@ def _report(out: Path, preprocessed: Path, held_out: HeldOut, start: float) -> N
     )
     for what, path in {
         "this table": out / "dice.md",
-        "the method in one picture": out / "method.png",
+        **({"the method in one picture": method} if rows else {}),
         "pictures of predictions": out / "predictions.png",
         "predictions, summary.json": out / "predictions",
         "pre-training curves": pretrained / "progress.png",
@@ -255,14 +254,6 @@ def _method_rows(preprocessed: Path, held_out: HeldOut, pretrained: Path, arms: 
 
 def _names(held_out: HeldOut) -> dict[int, str]:
     return {label: name for name, label in held_out.classes.items() if isinstance(label, int)}
-
-
-def _write_few_labels(raw: Path) -> int:
-    """The phantom's cases as the method is meant for: few of them labelled. Returns how many."""
-    cases = sorted(labels_by_case(raw / "labelsTr", ".nii.gz"))
-    entry = {"labelled": cases[:NUM_LABELLED], "unlabelled": cases[NUM_LABELLED:-4], "val": cases[-4:]}
-    write_json(raw / "few_label_splits.json", {str(NUM_LABELLED): entry})
-    return NUM_LABELLED
 
 
 def _check_dataset(dataset: Path, num_labelled: int | None) -> None:
