@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 ENVIRONMENT_PREFIX = "NNUNET_TOPOMAE_"
 PLANS_SECTION = "topomae"
@@ -178,12 +178,12 @@ class TopoMAEConfig:
     )
     topology_tolerance: float = _knob(0.01, "certified relative error of each squared W2 distance", valid=_FRACTION)
     topology_min_persistence: float = _knob(0.0, "leave out pairs that live shorter", "intensity", _at_least(0))
-    topology_normalisation: str = _knob(
+    topology_normalisation: Literal["none", "voxels"] = _knob(
         "voxels",
         "'none': squared W2 as in the paper; 'voxels': divided by the number of voxels",
         valid=_one_of("none", "voxels"),
     )
-    topology_backend: str = _knob(
+    topology_backend: Literal["numba", "gudhi"] = _knob(
         "numba", "persistent homology by our engine or by gudhi", valid=_one_of("numba", "gudhi")
     )
 

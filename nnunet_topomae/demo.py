@@ -14,18 +14,24 @@ from pathlib import Path
 
 import numpy as np
 from nnunetv2.evaluation.evaluate_predictions import load_summary_json
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 
 from nnunet_topomae.data.few_label import write_few_label_split
 from nnunet_topomae.data.phantom import write_phantom_dataset
-from nnunet_topomae.evaluation.held_out import HeldOut
+from nnunet_topomae.evaluation.held_out import Case, HeldOut
+from nnunet_topomae.evaluation.panels import labels_in_panel, read_panels
 from nnunet_topomae.evaluation.thresholds import Baselines, trivial_baselines
 from nnunet_topomae.folders import EXT_TRAINER, external_trainers
+from nnunet_topomae.planning.plans_file import configuration_of, read_plans
+from nnunet_topomae.report.runs import NETWORKS
+from nnunet_topomae.visualization.method import MethodRow, save_method_figure
 from nnunet_topomae.visualization.segmentation import SegmentedCase, save_segmentation_figure
 from nnunet_topomae.visualization.tables import markdown_table
 
 PHANTOM = "Dataset100_Phantom"
 CONFIGURATION, FOLD = "3d_fullres", "0"
+ARMS = {"pre-trained": "TopoMAEFinetuner", "from scratch": "TopoMAEFinetunerFromScratch"}
 COMMANDS = Path(sys.executable).parent  # this Python's nnU-Net, whichever the caller's PATH finds first
 MARKER = ".topomae_demo"
 FOLDERS = ("raw", "preprocessed", "results", "held_out", "predictions", "logs")
@@ -89,7 +95,7 @@ def _show_progress(seconds: float, line: str, last: bool = False) -> None:
 
 
 def run_demo(out: Path, dataset: Path | None, num_labelled: int | None, device: str) -> None:
-    """Plan, preprocess, pre-train, fine-tune, predict held-out cases, evaluate; print a table of Dice.
+    """Plan, preprocess, pre-train, fine-tune, the same from scratch, predict held-out cases, evaluate; print Dice.
 
     Args:
         out: folder for everything that is written. One from an earlier demo is replaced.
@@ -123,35 +129,38 @@ def run_demo(out: Path, dataset: Path | None, num_labelled: int | None, device: 
     train = ("nnUNetv2_train", dataset_id, CONFIGURATION, FOLD, "-device", device, "-tr")
 
     shell.run(
-        "1/5 Plan and preprocess",
+        "1/8 Plan and preprocess",
         *("nnUNetv2_plan_and_preprocess", "-d", dataset_id, "-c", CONFIGURATION),
         *("-np", str(_processes()), "-npfp", str(_processes())),
     )
     if num_labelled is not None:
         split = write_few_label_split(raw / "few_label_splits.json", num_labelled, preprocessed)
         print(f"\nWrote {split}: {num_labelled} labelled cases in fold 0")
-    shell.run("2/5 Pre-train without labels", *train, "TopoMAEPretrainer")
-    shell.run("3/5 Fine-tune with labels", *train, "TopoMAEFinetuner")
+    shell.run("2/8 Pre-train without labels", *train, "TopoMAEPretrainer")
+    shell.run("3/8 Fine-tune with labels", *train, ARMS["pre-trained"])
+    shell.run("4/8 Train the same network from scratch, to compare", *train, ARMS["from scratch"])
 
     held_out = HeldOut.link(raw, preprocessed, out / "held_out")
-    predictions = out / "predictions"
-    shell.run(
-        f"4/5 Predict {len(held_out.test)} held-out cases",
-        *("nnUNetv2_predict", "-i", str(held_out.images), "-o", str(predictions), "-d", dataset_id),
-        *("-c", CONFIGURATION, "-f", FOLD, "-tr", "TopoMAEFinetuner", "-device", device, "-npp", "1", "-nps", "1"),
-    )
-    plans = preprocessed / "nnUNetPlans.json"
-    shell.run(
-        "5/5 Evaluate",
-        *("nnUNetv2_evaluate_folder", str(held_out.labels), str(predictions)),
-        *("-djfile", str(raw / "dataset.json"), "-pfile", str(plans), "-np", "1"),
-    )
-    _report(out, held_out, predictions, start)
+    for number, (arm, trainer) in enumerate(ARMS.items()):
+        predictions = str(out / "predictions" / trainer)
+        shell.run(
+            f"{5 + 2 * number}/8 Predict {len(held_out.test)} held-out cases, {arm}",
+            *("nnUNetv2_predict", "-i", str(held_out.images), "-o", predictions, "-d", dataset_id),
+            *("-c", CONFIGURATION, "-f", FOLD, "-tr", trainer, "-device", device, "-npp", "1", "-nps", "1"),
+        )
+        shell.run(
+            f"{6 + 2 * number}/8 Evaluate, {arm}",
+            *("nnUNetv2_evaluate_folder", str(held_out.labels), predictions, "-djfile", str(raw / "dataset.json")),
+            *("-pfile", str(preprocessed / "nnUNetPlans.json"), "-np", "1"),
+        )
+    _report(out, preprocessed, held_out, start)
 
 
-def _report(out: Path, held_out: HeldOut, predictions: Path, start: float) -> None:
-    summary = load_summary_json(str(predictions / "summary.json"))
-    dice = {name: summary["mean"][label]["Dice"] for name, label in held_out.classes.items()}
+def _report(out: Path, preprocessed: Path, held_out: HeldOut, start: float) -> None:
+    dice = {}
+    for arm, trainer in ARMS.items():
+        mean = load_summary_json(str(out / "predictions" / trainer / "summary.json"))["mean"]
+        dice[arm] = {name: mean[label]["Dice"] for name, label in held_out.classes.items()}
     baselines = trivial_baselines(
         held_out.read(held_out.training),
         held_out.read(held_out.test),
@@ -160,18 +169,27 @@ def _report(out: Path, held_out: HeldOut, predictions: Path, start: float) -> No
     )
     table = dice_table(dice, baselines)
     (out / "dice.md").write_text(table + "\n")
-    picture = out / "predictions.png"
-    _draw_predictions(picture, held_out, predictions)
-    print(f"\nDice, mean over {len(held_out.test)} held-out cases:\n\n{table}\n")
-    (results,) = (out / "results").iterdir()
-    pretrained, finetuned = (
+    _draw_predictions(out / "predictions.png", held_out, out / "predictions" / ARMS["pre-trained"])
+    results = out / "results" / preprocessed.name
+    pretrained, finetuned, from_scratch = (
         results / f"{trainer}__nnUNetPlans__{CONFIGURATION}" / f"fold_{FOLD}"
-        for trainer in ("TopoMAEPretrainer", "TopoMAEFinetuner")
+        for trainer in ("TopoMAEPretrainer", *ARMS.values())
+    )
+    rows = _method_rows(preprocessed, held_out, pretrained, dict(zip(ARMS, (finetuned, from_scratch), strict=True)))
+    method = out / "method.png"
+    method.unlink(missing_ok=True)
+    if rows:  # none where panel_every is 0
+        save_method_figure(method, rows, _names(held_out))
+    print(f"\nDice, mean over {len(held_out.test)} held-out cases:\n\n{table}\n")
+    print(
+        f"{len(held_out.test)} cases and minutes of training show that all of it works, not what pre-training gains:\n"
+        "which column is ahead may change with the seed. What it gains on real images: docs/benchmarks.md\n"
     )
     for what, path in {
         "this table": out / "dice.md",
-        "pictures of predictions": picture,
-        "predictions, summary.json": predictions,
+        **({"the method in one picture": method} if rows else {}),
+        "pictures of predictions": out / "predictions.png",
+        "predictions, summary.json": out / "predictions",
         "pre-training curves": pretrained / "progress.png",
         "pictures of reconstructions": pretrained / "validation",
         "fine-tuning curves": finetuned / "progress.png",
@@ -179,13 +197,14 @@ def _report(out: Path, held_out: HeldOut, predictions: Path, start: float) -> No
         "logs": out / "logs",
     }.items():
         print(f"  {what:28} {path}")
+    print(f"\nA page about the three trainings: nnunet-topomae report {shlex.quote(str(results))} -o report.html")
     print(f"\nDone in {time.monotonic() - start:.0f} s.")
 
 
-def dice_table(dice: Mapping[str, float], baselines: Baselines) -> str:
-    """A Markdown table: a row a class and one for their mean."""
-    columns = {"TopoMAEFinetuner": dice, "best threshold": baselines.threshold, "all background": baselines.background}
-    rows = [[name, *(f"{column[name]:.3f}" for column in columns.values())] for name in dice]
+def dice_table(dice: Mapping[str, Mapping[str, float]], baselines: Baselines) -> str:
+    """A Markdown table: a row a class and one for their mean, a column an arm and one a trivial baseline."""
+    columns = {**dice, "best threshold": baselines.threshold, "all background": baselines.background}
+    rows = [[name, *(f"{column[name]:.3f}" for column in columns.values())] for name in baselines.background]
     rows += [["mean", *(f"{np.nanmean(list(column.values())):.3f}" for column in columns.values())]]
     return markdown_table(["class", *columns], rows)
 
@@ -196,8 +215,45 @@ def _draw_predictions(path: Path, held_out: HeldOut, predictions: Path, count: i
         image, spacing = held_out.read_image(case)
         prediction = held_out.read_label(case._replace(label=predictions / case.label.name))
         cases.append(SegmentedCase(name, image[0], held_out.read_label(case), prediction, spacing))
-    names = {label: name for name, label in held_out.classes.items() if isinstance(label, int)}
-    save_segmentation_figure(path, cases, names)
+    save_segmentation_figure(path, cases, _names(held_out))
+
+
+def _method_rows(preprocessed: Path, held_out: HeldOut, pretrained: Path, arms: Mapping[str, Path]) -> list[MethodRow]:
+    """What was made of crops of validation cases, by the results folders of the pre-training and of each arm."""
+    panels = read_panels(pretrained / "progress")
+    if not panels:
+        return []
+    plans, ending = read_plans(preprocessed, "nnUNetPlans"), held_out.description["file_ending"]
+    images = str(preprocessed / configuration_of(plans, CONFIGURATION).data_identifier)
+    dataset = infer_dataset_class(images)(images)
+    rows = []
+    for panel in (panel for panel in panels if panel.epoch == panels[-1].epoch):
+        *_, properties = dataset.load_case(panel.case)
+        reference, *predictions = (
+            labels_in_panel(
+                panel,
+                held_out.read_label(Case([], folder / f"{panel.case}{ending}")),
+                plans["transpose_forward"],
+                properties["bbox_used_for_cropping"],
+            )
+            for folder in (preprocessed / "gt_segmentations", *(folder / "validation" for folder in arms.values()))
+        )
+        rows.append(
+            MethodRow(
+                panel.case,
+                panel.image,
+                panel.mask,
+                {NETWORKS[name]: volume for name, volume in panel.completed.items()},
+                reference,
+                dict(zip(arms, predictions, strict=True)),
+                panel.voxel_size,
+            )
+        )
+    return rows
+
+
+def _names(held_out: HeldOut) -> dict[int, str]:
+    return {label: name for name, label in held_out.classes.items() if isinstance(label, int)}
 
 
 def _check_dataset(dataset: Path, num_labelled: int | None) -> None:
@@ -219,7 +275,6 @@ def _fresh_folder(out: Path) -> Path:
     for folder in FOLDERS:
         shutil.rmtree(out / folder, ignore_errors=True)
         (out / folder).mkdir(parents=True)
-    (out / "predictions").rmdir()
     (out / MARKER).touch()
     return out
 

@@ -27,7 +27,8 @@ with open({calls!r}, "a") as calls:
 {body}
 """
 
-# Predictions are the references with half of their slices erased; evaluation is nnU-Net's, in threads for speed.
+# Predictions are the references with half of their slices erased, from scratch two thirds. Evaluation is nnU-Net's, in
+# threads for speed.
 BODIES = {
     "nnUNetv2_plan_and_preprocess": """
 (dataset,) = Path(os.environ["nnUNet_raw"]).iterdir()
@@ -58,7 +59,8 @@ for image in Path(given["-i"]).iterdir():
     case = image.name.replace("_0000", "")
     folder = dataset / ("labelsTs" if (dataset / "labelsTs" / case).exists() else "labelsTr")
     label = sitk.ReadImage(str(folder / case))
-    label[:, :, : label.GetDepth() // 2] = 0
+    share = 2 if given["-tr"] == "TopoMAEFinetuner" else 1.5
+    label[:, :, : int(label.GetDepth() / share)] = 0
     sitk.WriteImage(label, str(Path(given["-o"], case)))
 """,
     "nnUNetv2_evaluate_folder": """
@@ -94,10 +96,13 @@ def test_phantom_from_planning_to_table(calls: Path, tmp_path: Path, monkeypatch
 
     called = [json.loads(line) for line in calls.read_text().splitlines()]
     assert [name for name, _, _ in called] == [
-        *("nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_train", "nnUNetv2_predict"),
-        "nnUNetv2_evaluate_folder",
+        "nnUNetv2_plan_and_preprocess",
+        *("nnUNetv2_train",) * 3,
+        *("nnUNetv2_predict", "nnUNetv2_evaluate_folder") * 2,
     ]
-    assert [arguments[-1] for _, arguments, _ in called[1:3]] == ["TopoMAEPretrainer", "TopoMAEFinetuner"]
+    arms = ["TopoMAEFinetuner", "TopoMAEFinetunerFromScratch"]
+    assert [arguments[-1] for _, arguments, _ in called[1:4]] == ["TopoMAEPretrainer", *arms]
+    assert [Path(arguments[arguments.index("-o") + 1]).name for name, arguments, _ in called[4::2]] == arms
     for _, _, environment in called:
         assert environment["nnUNet_raw"] == str(out / "raw")
         assert environment["nnUNet_extTrainer"] == str(trainers_folder())
@@ -107,11 +112,13 @@ def test_phantom_from_planning_to_table(calls: Path, tmp_path: Path, monkeypatch
     printed = capsys.readouterr().out
     assert "$ nnUNetv2_plan_and_preprocess -d 100 -c 3d_fullres" in printed
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (out / "dice.md").read_text().splitlines()]
-    summary = json.loads((out / "predictions" / "summary.json").read_text())
     table = {row[0]: row[1:] for row in rows}
-    assert float(table["torus"][0]) == pytest.approx(summary["mean"]["2"]["Dice"], abs=1e-3)
-    assert float(table["mean"][0]) == pytest.approx(summary["foreground_mean"]["Dice"], abs=1e-3)
-    assert 0 < float(table["mean"][1]) < 0.6 and float(table["mean"][2]) == 0
+    for column, arm in enumerate(arms):
+        summary = json.loads((out / "predictions" / arm / "summary.json").read_text())
+        assert float(table["torus"][column]) == pytest.approx(summary["mean"]["2"]["Dice"], abs=1e-3)
+        assert float(table["mean"][column]) == pytest.approx(summary["foreground_mean"]["Dice"], abs=1e-3)
+    assert float(table["mean"][0]) > float(table["mean"][1])
+    assert 0 < float(table["mean"][2]) < 0.6 and float(table["mean"][3]) == 0
     assert (out / "dice.md").read_text().strip() in printed and (out / "predictions.png").stat().st_size > 0
 
 
@@ -125,7 +132,9 @@ def test_a_dataset_without_test_cases_holds_out_the_validation_cases(calls: Path
     cli.main(["demo", "--dataset", str(raw), "--labels", "1", "--out", str(out)])
     fold = json.loads((out / "preprocessed" / raw.name / "splits_final.json").read_text())[0]
     assert fold == {"train": cases[1:2], "val": cases[2:], "unlabelled": cases[:1]}
-    assert sorted(path.name for path in (out / "predictions").glob("*.nii.gz")) == ["phantom_tr_002.nii.gz"]
+    assert sorted(path.name for path in (out / "predictions" / "TopoMAEFinetuner").glob("*.nii.gz")) == [
+        "phantom_tr_002.nii.gz"
+    ]
     held_out, original = (
         sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "imagesTr" / "phantom_tr_002_0000.nii.gz")))
         for folder in (raw, out / "raw" / raw.name)
@@ -183,11 +192,11 @@ def test_labels_of_the_phantom_make_no_sense(tmp_path: Path, refused) -> None:
 
 def test_table() -> None:
     baselines = Baselines(threshold={"a": 0.25, "long name": 0.1}, background={"a": 0.0, "long name": 0.0})
-    table = demo.dice_table({"a": 0.5, "long name": 0.9}, baselines)
-    assert table.splitlines() == [
-        "| class     | TopoMAEFinetuner | best threshold | all background |",
-        "| --------- | ---------------- | -------------- | -------------- |",
-        "| a         | 0.500            | 0.250          | 0.000          |",
-        "| long name | 0.900            | 0.100          | 0.000          |",
-        "| mean      | 0.700            | 0.175          | 0.000          |",
+    dice = {"pre-trained": {"a": 0.5, "long name": 0.9}, "from scratch": {"a": 0.5, "long name": 0.7}}
+    assert demo.dice_table(dice, baselines).splitlines() == [
+        "| class     | pre-trained | from scratch | best threshold | all background |",
+        "| --------- | ----------- | ------------ | -------------- | -------------- |",
+        "| a         | 0.500       | 0.500        | 0.250          | 0.000          |",
+        "| long name | 0.900       | 0.700        | 0.100          | 0.000          |",
+        "| mean      | 0.700       | 0.600        | 0.175          | 0.000          |",
     ]

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nnunet_topomae.evaluation.classes import Classes
 
 HELP = "measure predictions in mm, and compare folders of them"
 EXAMPLE = "nnunet-topomae evaluate labelsTs predictions -djfile dataset.json -o summary.json"
@@ -90,7 +94,7 @@ def _outputs(options: argparse.Namespace) -> list[Path]:
     return outputs
 
 
-def _classes(options: argparse.Namespace):
+def _classes(options: argparse.Namespace) -> tuple[dict[str, Any], Classes]:
     """Content of dataset.json, or what stands for it, and the classes to measure."""
     from nnunet_topomae.evaluation.classes import Classes
     from nnunet_topomae.evaluation.pairs import file_ending
@@ -112,7 +116,7 @@ def _classes(options: argparse.Namespace):
     return description, classes.choose(options.labels) if options.labels else classes
 
 
-def _read_object(file: Path) -> dict:
+def _read_object(file: Path) -> dict[str, Any]:
     import json
 
     try:
@@ -124,7 +128,7 @@ def _read_object(file: Path) -> dict:
     return content
 
 
-def _compare(summaries: dict[str, dict], file: Path, picture: Path) -> None:
+def _compare(summaries: dict[str, dict[str, Any]], file: Path, picture: Path) -> None:
     from nnunet_topomae.evaluation.comparison import compare
     from nnunet_topomae.evaluation.results import comparison_table, write_json
     from nnunet_topomae.visualization.paired_differences import SHOWN, save_paired_differences

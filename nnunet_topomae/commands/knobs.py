@@ -11,6 +11,7 @@ import shutil
 import textwrap
 from collections.abc import Iterator
 from dataclasses import Field, fields
+from typing import Any
 
 from nnunet_topomae.config import ENVIRONMENT_PREFIX, PHASES, TopoMAEConfig
 from nnunet_topomae.visualization.tables import markdown_table
@@ -54,7 +55,7 @@ def knobs_as_text(width: int) -> str:
     return "\n".join([*lines[1:], "", "One of them, and what it takes: nnunet-topomae knobs NAME"])
 
 
-def one_knob(knob: Field) -> str:
+def one_knob(knob: Field[Any]) -> str:
     """All there is to say about a knob, a line each."""
     rows = {
         "meaning": knob.metadata["meaning"],
@@ -71,22 +72,22 @@ def knobs_as_markdown() -> str:
     return "\n\n".join(f"### {phase}\n\n{markdown_table(*_markdown_rows(knobs))}" for phase, knobs in _by_phase())
 
 
-def _markdown_rows(knobs: list[Field]) -> tuple[list[str], list[list[str]]]:
+def _markdown_rows(knobs: list[Field[Any]]) -> tuple[list[str], list[list[str]]]:
     """Head and rows."""
     rows = [[f"`{knob.name}`", f"`{_default(knob)}`", _takes(knob), knob.metadata["meaning"]] for knob in knobs]
     return ["knob", "default", "takes", "meaning"], rows
 
 
-def _by_phase() -> Iterator[tuple[str, list[Field]]]:
+def _by_phase() -> Iterator[tuple[str, list[Field[Any]]]]:
     for phase in PHASES:
         yield phase, [knob for knob in fields(TopoMAEConfig) if knob.metadata["phase"] == phase]
 
 
-def _takes(knob: Field) -> str:
+def _takes(knob: Field[Any]) -> str:
     return "True or False" if isinstance(knob.default, bool) else knob.metadata["valid"][0]
 
 
-def _default(knob: Field) -> str:
+def _default(knob: Field[Any]) -> str:
     """As it is typed into a shell, then its unit."""
     value = ",".join(map(str, knob.default)) if isinstance(knob.default, tuple) else str(knob.default)
     return f"{value or repr(value)} {knob.metadata['unit']}".rstrip()

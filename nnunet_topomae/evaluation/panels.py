@@ -86,6 +86,25 @@ def read_panels(folder: Path) -> list[Panel]:
     return sorted((panel for file in folder.glob("epoch_*.npz") for panel in _read(file)), key=lambda p: p.epoch)
 
 
+def labels_in_panel(
+    panel: Panel, labels: np.ndarray, transpose_forward: Sequence[int], box: Sequence[Sequence[int]]
+) -> np.ndarray:
+    """The labels at the panel's voxels, [D, H, W], with 0 outside of the volume.
+
+    Args:
+        labels: as nnU-Net reads them from the file of the panel's case.
+        transpose_forward: of the plans.
+        box: what nnU-Net has cropped the volume to: (lower, upper) of each axis after that.
+    """
+    volume = np.pad(labels.transpose(transpose_forward)[tuple(slice(*ends) for ends in box)], 1)
+    lower, upper = panel.points[1], panel.points[-1]  # the crop's first corner and its last, as parts of the volume
+    voxels = []
+    for start, end, size, padded in zip(lower, upper, panel.image.shape, volume.shape, strict=True):
+        parts = start + (np.arange(size) + 0.5) / size * (end - start)
+        voxels.append(np.floor(parts * (padded - 2) + 1).astype(int).clip(0, padded - 1))
+    return volume[np.ix_(*voxels)]
+
+
 def _panel(case: str, epoch: int, crop: ReconstructedCrop, spacing: np.ndarray) -> Panel:
     image = crop.image[:, :1]
     pooled = _pooled(image)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future
+from functools import reduce
 
 import torch
 from torch import nn
@@ -15,8 +16,8 @@ from nnunet_topomae.losses.reconstruction import reconstruction_loss, token_stat
 from nnunet_topomae.networks.copretrain import BranchOutput, CoPretrainingOutput
 from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.networks.tokens import expand_mask
-from nnunet_topomae.topology import Diagrams, TopologicalLoss
-from nnunet_topomae.topology.loss import PendingLoss
+from nnunet_topomae.topology import Diagrams, PendingLoss, TopologicalLoss
+from nnunet_topomae.topology.loss import Normalisation
 
 BRANCHES = CoPretrainingOutput._fields
 TERMS = (
@@ -75,17 +76,19 @@ class PretrainingLoss(nn.Module):
         volumes = self.reconstructed_intensities(output, image)
         token_std = token_statistics(image, self.geometry.token_size)[1][:, None] if self.normalise_targets else None
         pending = dict(pending or {})
-        for name, branch in zip(BRANCHES, output, strict=True) if target_diagrams is not None else ():
-            if name not in pending:
-                pending[name] = self.submit_topology(name, branch, image, masks, target_diagrams)
+        if target_diagrams is not None:
+            for name, branch in zip(BRANCHES, output, strict=True):
+                if name not in pending:
+                    pending[name] = self.submit_topology(name, branch, image, masks, target_diagrams)
         terms = {}
         for name, branch in zip(BRANCHES, output, strict=True):
             hidden = voxel_masks[:, : volumes[name].shape[1]]
             terms[f"reconstruction_{name}"] = reconstruction_loss(volumes[name], image[:, None], hidden, token_std)
             terms[f"position_{name}"] = position_loss(branch.points.float(), points[:, None])
-        terms["consistency_points"] = point_consistency(*(branch.points[:, 0].float() for branch in output), points)
-        first = (volume[:, 0] for volume in volumes.values())
-        terms["consistency_reconstruction"] = reconstruction_consistency(*first, image, voxel_masks[:, 0])
+        a, b = (branch.points[:, 0].float() for branch in output)
+        terms["consistency_points"] = point_consistency(a, b, points)
+        a, b = (volume[:, 0] for volume in volumes.values())
+        terms["consistency_reconstruction"] = reconstruction_consistency(a, b, image, voxel_masks[:, 0])
         for name, topology in pending.items():
             terms[f"topology_{name}"] = topology.result().loss
         return terms
@@ -124,10 +127,11 @@ class PretrainingLoss(nn.Module):
 
     def total(self, terms: dict[str, torch.Tensor], topology_every: int = 1) -> torch.Tensor:
         """Σ weight · term. Where topology is there in one of `topology_every` steps, it counts that many times."""
-        return sum(
+        weighted = (
             self._weight(name) * (topology_every if name.startswith("topology") else 1) * value
             for name, value in terms.items()
         )
+        return reduce(torch.add, weighted)
 
     def _weight(self, term: str) -> float:
         return self.weights[term if term in self.weights else term.rsplit("_", 1)[0]]
@@ -140,7 +144,7 @@ def completed_volumes(
     return {name: torch.where(voxel_mask, volume, image) for name, volume in volumes.items()}
 
 
-def topological_loss(config: TopoMAEConfig, normalisation: str) -> TopologicalLoss:
+def topological_loss(config: TopoMAEConfig, normalisation: Normalisation) -> TopologicalLoss:
     """The topological loss with the knobs of `config`."""
     return TopologicalLoss(
         dimensions=config.topology_dimensions,

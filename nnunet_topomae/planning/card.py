@@ -11,6 +11,7 @@ import torch
 from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.networks.presets import PRESETS
+from nnunet_topomae.networks.summary import NetworkSummary
 from nnunet_topomae.planning.memory import GIB, MIN_BATCH, USABLE_MEMORY, Workload, largest_batch
 from nnunet_topomae.planning.plans_file import Plans
 
@@ -74,7 +75,7 @@ class CardFit:
                 return f"Preset {preset} fits: NNUNET_TOPOMAE_PRESET={preset}, in both phases. So do smaller plans"
         return "No smaller preset fits it, plans with a smaller patch or batch do"
 
-    def _summaries(self, preset: str) -> dict:
+    def _summaries(self, preset: str) -> dict[str, NetworkSummary]:
         workload = Workload.of(self.plans, self.dataset_json, self.configuration, self.config)
         summaries = workload.summarise(self.geometry, PRESETS[preset])
         return {phase: summaries[phase] for phase in self.phases}

@@ -12,19 +12,23 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 from numba.core.event import Event, Listener, install_listener
 
 from ._jit import interruptible
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _lock = threading.RLock()
 
 
-def hold_forks(function: Callable) -> Callable:
+def hold_forks(function: Callable[P, T]) -> Callable[P, T]:
     """Let no process fork during the function, and one thread at a time run functions of this kind."""
 
     @functools.wraps(function)
-    def held(*args, **kwargs):
+    def held(*args: P.args, **kwargs: P.kwargs) -> T:
         with _lock:
             return function(*args, **kwargs)
 

@@ -6,6 +6,7 @@ import _thread
 import functools
 import threading
 from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import numba
 from llvmlite import ir
@@ -13,24 +14,27 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-def jit(function: Callable) -> Callable:
+
+def jit(function: Callable[P, T]) -> Callable[P, T]:
     """Compile without the GIL, and keep the result on disk wherever Numba finds a folder to write to.
 
     Numba compiles again when the function's own file has changed, not when that of a function it calls has.
     """
     try:
-        return numba.njit(function, nogil=True, cache=True)
+        return numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:  # neither the folder of this package nor the user's cache folder is writable
-        return numba.njit(function, nogil=True)
+        return numba.njit(nogil=True)(function)
 
 
-def inline(function: Callable) -> Callable:
+def inline(function: Callable[P, T]) -> Callable[P, T]:
     """Compile for use inside other compiled functions, and always merge into them: for the small parts of hot loops."""
-    return numba.njit(function, forceinline=True)
+    return numba.njit(forceinline=True)(function)
 
 
-def interruptible(function: Callable) -> Callable:
+def interruptible(function: Callable[P, T]) -> Callable[P, T]:
     """Keep the handlers of signals, above all Ctrl-C's, out of compiled code: in the main thread, compute in another.
 
     Python runs handlers in the main thread, and compiled code calls Python to pack and unpack tuples, arrays. It does
@@ -39,26 +43,26 @@ def interruptible(function: Callable) -> Callable:
     """
 
     @functools.wraps(function)
-    def call(*args, **kwargs):
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
         if threading.current_thread() is not threading.main_thread():
             return function(*args, **kwargs)
-        outcome = []
+        results: list[T] = []
+        errors: list[BaseException] = []
         finished = _thread.allocate_lock()  # simpler than a Future, which an exception at a bad moment can break
         finished.acquire()
 
         def compute() -> None:
             try:
-                outcome.append((function(*args, **kwargs), None))
+                results.append(function(*args, **kwargs))
             except BaseException as error:
-                outcome.append((None, error))
+                errors.append(error)
             finished.release()
 
         _thread.start_new_thread(compute, ())
         finished.acquire()
-        result, error = outcome.pop()
-        if error is not None:
-            raise error
-        return result
+        if errors:
+            raise errors.pop()
+        return results.pop()
 
     return call
 

@@ -61,7 +61,7 @@ def set_weight(tree, slot, weight):
     tree.points[slot >> 3, 2, slot & 7] = weight
 
 
-def weights_of(tree):
+def weights_of(tree: Tree) -> np.ndarray:
     """[n] weights in the order of the caller's arrays."""
     weights = np.empty(np.count_nonzero(tree.row >= 0))
     weights[tree.row[tree.row >= 0]] = tree.points[:, 2][tree.row >= 0]

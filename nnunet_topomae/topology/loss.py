@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -135,14 +135,16 @@ class TopologicalLoss(nn.Module):
             target: the same shape, finite; may be None where `target_diagrams` are given.
             target_diagrams: what `diagrams` or `submit_diagrams` of this loss returned for the target.
         """
-        self._check(reconstruction, target, target_diagrams)
+        self._check(reconstruction, target)
         with torch.autocast(reconstruction.device.type, enabled=False):
             pooled = self._pooled(reconstruction)
-            if target_diagrams is None:
+            if target_diagrams is not None:
+                (values,) = _to_numpy(pooled)
+            elif target is not None:
                 values, target_values = _to_numpy(pooled, self._pooled(target))
                 target_diagrams = self._submit_diagrams(_finite_target(target_values))
             else:
-                (values,) = _to_numpy(pooled)
+                raise ValueError("give a target or its diagrams")
         boxes = self._boxes(values)
         if len(target_diagrams) != len(boxes):
             each = "sample and channel" if self.window is None else "sample, channel and window"
@@ -224,10 +226,8 @@ class TopologicalLoss(nn.Module):
         volumes = volumes.float()
         return volumes if self.max_side is None else average_pool(volumes, self.max_side)
 
-    def _check(self, reconstruction: Tensor, target: Tensor | None, diagrams: Sequence | None) -> None:
+    def _check(self, reconstruction: Tensor, target: Tensor | None) -> None:
         _check_volumes(reconstruction, "reconstruction")
-        if target is None and diagrams is None:
-            raise ValueError("give a target or its diagrams")
         if target is not None:
             _check_volumes(target, "target")
             if target.shape != reconstruction.shape:
@@ -291,21 +291,21 @@ class PendingLoss:
     def _differentiable(self, value: float, gradient: np.ndarray) -> Tensor:
         if value > torch.finfo(torch.float32).max:
             value, gradient = math.inf, np.full_like(gradient, math.inf)
-        gradient = torch.from_numpy(gradient.astype(np.float32)).to(self.pooled.device)
-        return _KnownGradient.apply(self.pooled, value, gradient)
+        slopes = torch.from_numpy(gradient.astype(np.float32)).to(self.pooled.device)
+        return _KnownGradient.apply(self.pooled, value, slopes)
 
 
 class _KnownGradient(torch.autograd.Function):
     """A scalar of known value and gradient in `volume`. Dense, without scatter: deterministic on a GPU too."""
 
     @staticmethod
-    def forward(ctx, volume: Tensor, value: float, gradient: Tensor) -> Tensor:
+    def forward(ctx: Any, volume: Tensor, value: float, gradient: Tensor) -> Tensor:
         ctx.save_for_backward(gradient)
         return torch.full((), value, dtype=volume.dtype, device=volume.device)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_output: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return grad_output * gradient, None, None
 
@@ -425,7 +425,7 @@ def _finite_target(values: np.ndarray) -> np.ndarray:
 
 def _to_numpy(*volumes: Tensor) -> list[np.ndarray]:
     """Tensors of one shape to host memory, in one transfer where they are on one device."""
-    volumes = [v.detach() for v in volumes]
-    if len({v.device for v in volumes}) == 1:
-        return list(torch.stack(volumes).cpu().numpy())
-    return [v.cpu().numpy() for v in volumes]
+    detached = [v.detach() for v in volumes]
+    if len({v.device for v in detached}) == 1:
+        return list(torch.stack(detached).cpu().numpy())
+    return [v.cpu().numpy() for v in detached]

@@ -9,6 +9,7 @@ follows from the first by Alexander duality.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -50,7 +51,8 @@ def betti_numbers(mask: np.ndarray, connectivity: Connectivity = 6) -> BettiNumb
 def _betti_numbers_6(mask: np.ndarray) -> BettiNumbers:
     # Foreground 0, background 1: what is born at 0 is the homology of the foreground, for nothing dies before 1.
     diagrams = persistence_diagrams(np.where(mask, np.float32(0), np.float32(1)))
-    return tuple(int(np.count_nonzero(diagram.birth == 0)) for diagram in diagrams)
+    components, tunnels, cavities = (int(np.count_nonzero(diagram.birth == 0)) for diagram in diagrams)
+    return components, tunnels, cavities
 
 
 def betti_error(
@@ -131,7 +133,7 @@ def bottleneck_distance(a: PersistenceDiagram, b: PersistenceDiagram, tolerance:
 
 
 @hold_forks
-def _import_gudhi():
+def _import_gudhi() -> ModuleType:
     import gudhi  # takes long to import
 
     return gudhi

@@ -8,9 +8,10 @@ are the sublevel sets of the negative image. Homology is taken with coefficients
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from types import ModuleType
 from typing import Literal, get_args
 
 import numpy as np
@@ -21,6 +22,7 @@ from ._first_use import hold_forks, once
 from ._jit import interruptible
 
 Backend = Literal["numba", "gudhi"]
+Engine = Callable[[np.ndarray, tuple[int, ...]], tuple[dict[int, np.ndarray], int]]
 _LARGEST_EXACT_INTEGER = 2**53  # float64 holds every integer up to here
 
 
@@ -141,7 +143,7 @@ def warm_up() -> None:
         _cubical_numba.persistence_pairs(plateau.astype(dtype), (0, 1, 2))
 
 
-def _engine(backend: Backend):
+def _engine(backend: Backend) -> Engine:
     if backend == "numba":
         warm_up()
         return interruptible(_cubical_numba.persistence_pairs)
@@ -151,7 +153,7 @@ def _engine(backend: Backend):
 
 
 @hold_forks
-def _import_gudhi():
+def _import_gudhi() -> ModuleType:
     from . import _cubical_gudhi  # takes long to import
 
     return _cubical_gudhi

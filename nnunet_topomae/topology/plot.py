@@ -38,7 +38,7 @@ def plot_diagrams(
     axis = axis or plt.figure(figsize=(4.4, 4.4), layout="constrained").add_subplot()
     drawn = [*diagrams, other] if other else diagrams
     least, largest = _range(drawn)
-    if result is not None:
+    if other is not None and result is not None:
         _draw_matching(axis, diagrams[0], other, result)
     for k, diagram in enumerate(drawn):
         label = f"D{diagram.dimension}: {NAMES[diagram.dimension]}" if diagram.dimension is not None else None

@@ -84,10 +84,10 @@ def shutdown() -> None:
         workers.close()
 
 
-class _Task(Future):
+class _Task(Future[T]):
     """A future that knows its work. Whoever waits for it holds it; the queue does not."""
 
-    def __init__(self, function: Callable, args: tuple, size: float | Callable[..., float]) -> None:
+    def __init__(self, function: Callable[..., T], args: tuple[Any, ...], size: float | Callable[..., float]) -> None:
         super().__init__()
         self.function = function
         self.args = args
@@ -95,14 +95,15 @@ class _Task(Future):
         self.urgent = False
 
     @property
-    def needs(self) -> list[Future]:
+    def needs(self) -> list[Future[Any]]:
         return [arg for arg in self.args if isinstance(arg, Future)]
 
     def run(self) -> None:
         if not self.set_running_or_notify_cancel():
             return
         function, args = self.function, self.args
-        self.function, self.args = None, ()  # whoever keeps the result need not keep the volume
+        del self.function  # whoever keeps the result need not keep the volume
+        self.args = ()
         try:
             self.set_result(function(*args))
         except BaseException as error:  # whoever asks for the result gets it; the worker lives on
@@ -113,7 +114,7 @@ class _Workers:
     """Threads that take tasks from one queue. Daemons, so that the interpreter's exit does not wait for the queue."""
 
     def __init__(self, count: int) -> None:
-        self.queue: list[tuple[bool, float, int, weakref.ref[_Task]]] = []  # a heap: urgent, long, old tasks first
+        self.queue: list[tuple[bool, float, int, weakref.ref[_Task[Any]]]] = []  # a heap: urgent, long, old tasks first
         self.numbers = itertools.count()
         self.changed = threading.Condition()
         self.closed = False
@@ -121,7 +122,7 @@ class _Workers:
         for thread in self.threads:
             thread.start()
 
-    def put_when_ready(self, task: _Task) -> None:
+    def put_when_ready(self, task: _Task[Any]) -> None:
         """Queue the task, now or as soon as the first of those that it needs and that is not done yet has ended."""
         for needed in task.needs:
             if not needed.done():
@@ -138,11 +139,11 @@ class _Workers:
             heapq.heappush(self.queue, (not task.urgent, -size, next(self.numbers), weakref.ref(task)))
             self.changed.notify()
 
-    def _needed_is_done(self, waiting: weakref.ref[_Task], _: Future) -> None:
+    def _needed_is_done(self, waiting: weakref.ref[_Task[Any]], _: Future[Any]) -> None:
         if (task := waiting()) is not None:
             self.put_when_ready(task)
 
-    def hurry(self, futures: Sequence[Future]) -> None:
+    def hurry(self, futures: Sequence[Future[Any]]) -> None:
         """Put these tasks, and those that they need, before all others."""
         for task in (f for f in futures if isinstance(f, _Task) and not f.done()):
             task.urgent = True

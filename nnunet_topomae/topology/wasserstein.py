@@ -270,8 +270,7 @@ def _diagonal_cost(diagram: np.ndarray) -> float:
 
 def _checked(diagram: PersistenceDiagram | np.ndarray, name: str) -> np.ndarray:
     """[n, 2] (birth, death), death ≥ birth; only in a diagram's may a death be infinite."""
-    essential = isinstance(diagram, PersistenceDiagram)
-    if essential:
+    if isinstance(diagram, PersistenceDiagram):
         points = -diagram.points if diagram.superlevel else diagram.points
     else:
         points = as_array(diagram, f"diagram {name}")
@@ -283,6 +282,7 @@ def _checked(diagram: PersistenceDiagram | np.ndarray, name: str) -> np.ndarray:
         raise ValueError(f"diagram {name} must have the shape [n, 2] of (birth, death), got {list(points.shape)}")
     points = points.astype(np.float64, copy=False)
     finite = np.isfinite(points)
+    essential = isinstance(diagram, PersistenceDiagram)
     bad = ~finite.all(axis=1) & ~(essential & finite[:, 0] & (points[:, 1] == np.inf))
     if bad.any():
         row = int(np.argmax(bad))

@@ -32,31 +32,42 @@ def save_segmentation_figure(path: str | Path, cases: Sequence[SegmentedCase], l
     figure = Figure(figsize=(2.4 * len(columns), 2.5 * len(cases) + 0.9), layout="constrained")
     for row, case in zip(figure.subplots(len(cases), len(columns), squeeze=False), cases, strict=True):
         for cell, (axis, what) in zip(row, columns, strict=True):
-            index = _fullest_slice(case.reference, axis)
+            index = fullest_slice(case.reference, axis)
             labels = None if what == "image" else getattr(case, what).take(index, axis)
-            _draw(cell, case.image.take(index, axis), labels, plane_aspect(axis, case.spacing), grey_window(case.image))
+            draw_slice(
+                cell, case.image.take(index, axis), labels, plane_aspect(axis, case.spacing), grey_window(case.image)
+            )
             cell.set_title(f"{plane_name(axis)}, slice {index}" if what == "image" else what, fontsize=11)
         row[0].set_ylabel(case.name, fontsize=11)
-    legend = [Patch(color=_colour(label), label=name) for label, name in sorted(label_names.items()) if label]
-    figure.legend(handles=legend, loc="outside lower center", ncols=min(len(legend), 8), fontsize=12, frameon=False)
+    add_legend(figure, label_names)
     figure.savefig(path, dpi=100)
 
 
-def _draw(cell: Axes, image: np.ndarray, labels: np.ndarray | None, aspect: float, window: dict[str, float]) -> None:
+def draw_slice(
+    cell: Axes, image: np.ndarray, labels: np.ndarray | None, aspect: float, window: Mapping[str, float]
+) -> None:
+    """A slice of an image in grey, and of its labels in colour."""
     cell.imshow(image, "gray", aspect=aspect, interpolation="nearest", **window)
     if labels is not None:
         overlay = np.zeros((*labels.shape, 4))
         for label in np.unique(labels[labels > 0]):
-            overlay[labels == label] = to_rgba(_colour(int(label)), alpha=0.75)
+            overlay[labels == label] = to_rgba(colour(int(label)), alpha=0.75)
         cell.imshow(overlay, aspect=aspect, interpolation="nearest")
     bare(cell)
 
 
-def _colour(label: int) -> str:
+def add_legend(figure: Figure, label_names: Mapping[int, str]) -> None:
+    """What the colours stand for, below."""
+    legend = [Patch(color=colour(label), label=name) for label, name in sorted(label_names.items()) if label]
+    figure.legend(handles=legend, loc="outside lower center", ncols=min(len(legend), 8), fontsize=12, frameon=False)
+
+
+def colour(label: int) -> str:
+    """Of a class, in every picture."""
     return CLASSES[(label - 1) % len(CLASSES)]
 
 
-def _fullest_slice(labels: np.ndarray, axis: int) -> int:
+def fullest_slice(labels: np.ndarray, axis: int) -> int:
     """The slice with most classes, and among those with most labelled voxels."""
     slices = np.moveaxis(labels, axis, 0)
     return max(range(len(slices)), key=lambda i: (len(np.unique(slices[i])), np.count_nonzero(slices[i])))

@@ -10,7 +10,8 @@ import torch
 from matplotlib.image import imread
 from nnunetv2.training.logging.nnunet_logger import WandbLogger
 
-from nnunet_topomae.evaluation.panels import MAX_CASES, read_panels
+from nnunet_topomae.evaluation.panels import MAX_CASES, Panel, labels_in_panel, read_panels
+from nnunet_topomae.pretext.position import crop_at, nine_points
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 
 
@@ -81,3 +82,15 @@ def test_a_damaged_file_is_named(tmp_path: Path):
     with pytest.raises(ValueError, match="epoch_0001.npz cannot be read as panels of a pre-training"):
         read_panels(tmp_path)
     assert read_panels(tmp_path / "nowhere") == []
+
+
+def test_labels_are_taken_to_the_crop_of_a_panel():
+    labels = np.random.default_rng(0).integers(0, 4, (9, 11, 13))  # as in the file
+    transpose_forward, box, lower, size = (2, 0, 1), ((1, 12), (0, 9), (2, 11)), (3, -2, 4), (6, 7, 8)
+    cropped = labels.transpose(transpose_forward)[1:12, 0:9, 2:11]
+    points = nine_points(crop_at(lower), size, cropped.shape).numpy()
+    panel = Panel(*[None] * len(Panel._fields))._replace(image=np.zeros(size, np.uint8), points=points)
+
+    found = labels_in_panel(panel, labels, transpose_forward, box)
+    expected = np.pad(cropped, 8)[tuple(slice(8 + start, 8 + start + n) for start, n in zip(lower, size, strict=True))]
+    assert np.array_equal(found, expected) and (found[:, :2] == 0).all()

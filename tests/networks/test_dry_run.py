@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_topomae.networks import CoPretrainingNetwork, HybridSegmentationNetwork
+from nnunet_topomae.networks import dry_run as module
 from nnunet_topomae.networks.dry_run import dry_run
+
+aten = torch.ops.aten
 
 SIZE = (8, 24, 32)
 
@@ -36,9 +40,20 @@ def pretrain(network: CoPretrainingNetwork, image: torch.Tensor) -> None:
     network.partner(image)
 
 
-@pytest.fixture(params=["pre-training", "bottleneck", "stages", "cross_attention"])
+def plain_unet() -> PlainConvUNet:
+    """As nnU-Net plans it, in small: instance norm, concatenation."""
+    sizes = {"features_per_stage": (4, 8, 16), "kernel_sizes": 3, "strides": (1, 2, (1, 2, 2))}
+    blocks = {"n_conv_per_stage": 2, "n_conv_per_stage_decoder": 1, "conv_op": nn.Conv3d, "conv_bias": True}
+    norm = {"norm_op": nn.InstanceNorm3d, "norm_op_kwargs": {"affine": True}}
+    activation = {"nonlin": nn.LeakyReLU, "nonlin_kwargs": {"inplace": True}}
+    return PlainConvUNet(1, n_stages=3, num_classes=3, deep_supervision=True, **sizes, **blocks, **norm, **activation)
+
+
+@pytest.fixture(params=["pre-training", "bottleneck", "stages", "cross_attention", "nnU-Net"])
 def phase(request, minimal, geometry):
     """How to build a network, and its forward pass."""
+    if request.param == "nnU-Net":
+        return plain_unet, lambda network, image: network(image)
     if request.param == "pre-training":
         return lambda: CoPretrainingNetwork(1, geometry, minimal), pretrain
     return (
@@ -74,3 +89,27 @@ def test_multiply_adds_are_those_of_pytorchs_counter(phase):
     with FlopCounterMode(display=False) as counter:
         forward(network, torch.zeros(1, 1, *SIZE))
     assert dry_run(build, forward, (1, *SIZE), torch.float16).multiply_adds == counter.get_total_flops() // 2
+
+
+def test_shapes_are_those_of_real_tensors(phase, monkeypatch):
+    build, forward = phase
+
+    def filled(value):
+        if isinstance(value, torch.Tensor):
+            return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype).zero_()
+        return [filled(item) for item in value] if isinstance(value, list) else value
+
+    def checked(operation, shape):
+        def check(*args, **kwargs):
+            outline, real = shape(*args, **kwargs), operation(*map(filled, args), **kwargs)
+            for a, b in zip(*(x if isinstance(x, tuple) else (x,) for x in (outline, real)), strict=True):
+                assert (a.shape, a.dtype) == (b.shape, b.dtype), operation
+                if operation is not aten.convolution.default:  # whose order in memory each backend chooses
+                    assert a.stride() == b.stride(), operation
+            return outline
+
+        return check
+
+    checks = {operation: checked(operation, shape) for operation, shape in module.SHAPES.items()}
+    monkeypatch.setattr(module, "SHAPES", checks)
+    dry_run(build, forward, (1, *SIZE), torch.float32)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +54,16 @@ def test_plan_writes_plans_that_train_on_the_data_that_are_there(
     assert trainer.config.preset == "tiny" and trainer.configuration_manager.batch_size == batch_size
     assert Path(trainer.output_folder_base).name == "TopoMAEPretrainer__nnUNetTopoMAEPlans__3d_fullres"
     assert Path(trainer.preprocessed_dataset_folder).is_dir()
+
+
+def test_describe_imports_nothing_that_takes_seconds(dataset: Path) -> None:
+    code = (
+        "import sys; from nnunet_topomae import cli; cli.main(['describe', '-d', '100', '--all-presets'])\n"
+        "sys.exit(str({'torch._dynamo', 'torch.distributed.tensor', 'sympy', 'matplotlib', 'pandas', 'numba', 'gudhi', "
+        "'nnunetv2.training.nnUNetTrainer.nnUNetTrainer'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "| base " in done.stdout and done.stderr.strip() == "set()"
 
 
 def preprocess(image: Path, dataset: Path, plans_name: str) -> tuple[tuple[int, ...], list[float]]:
