@@ -144,7 +144,7 @@ class TopoMAEConfig:
     )
 
     random_placement: bool = _knob(
-        True,
+        False,
         "training places a volume that is smaller than the patch anywhere in it, not always in the middle",
         phase=BOTH,
     )

@@ -7,6 +7,8 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
+from dynamic_network_architectures.building_blocks.residual import StackedResidualBlocks
+from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -14,12 +16,14 @@ from torch.utils.checkpoint import checkpoint
 from nnunet_topomae.networks.transformer import Block
 from nnunet_topomae.networks.unetrpp import EPABlock
 
+BLOCKS = (Block, EPABlock, StackedConvBlocks, StackedResidualBlocks)
+
 
 def with_checkpoints(network: nn.Module) -> nn.Module:
-    """`network`, whose transformer and EPA blocks keep only their input in training: the rest is computed again when
-    the gradient comes by. Values, gradients and batch statistics are the same."""
+    """`network`, whose transformer, EPA and convolution blocks keep only their input in training: the rest is computed
+    again when the gradient comes by. Values, gradients and batch statistics are the same."""
     for block in network.modules():
-        if isinstance(block, Block | EPABlock):
+        if isinstance(block, BLOCKS):
             block.forward = partial(_forward, block, block.forward)
     return network
 

@@ -34,6 +34,16 @@ class PlanArchitecture:
         architecture = configuration["architecture"]
         return cls(architecture["network_class_name"], architecture["arch_kwargs"], architecture["_kw_requires_import"])
 
+    def grids(self, patch_size: Size3D) -> tuple[Size3D, ...]:
+        """Of the features of its stages, finest first. Raises ValueError for strides that do not divide the patch."""
+        return tuple(_grid(patch_size, stride) for stride in self.cumulative_strides)
+
+    @property
+    def cumulative_strides(self) -> list[list[int]]:
+        """Voxels per grid point in each stage."""
+        strides = self.arguments["strides"]
+        return list(accumulate(strides, lambda a, b: [x * y for x, y in zip(a, b, strict=True)]))
+
     def build(self, input_channels: int, num_classes: int, deep_supervision: bool) -> nn.Module:
         """The network as nnU-Net's own trainer has it, with its initial weights."""
         from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -91,10 +101,11 @@ class PlanNetwork(Partner):
             self.decoder.seg_layers = self.decoder.seg_layers[-1:]
         self.key_to_encoder, self.key_to_stem = network.key_to_encoder, network.key_to_stem
         self.keys_to_in_proj = tuple(network.keys_to_in_proj)
-        strides = list(accumulate(self.encoder.strides, lambda a, b: [x * y for x, y in zip(a, b, strict=True)]))
         self.feature_channels = tuple(self.encoder.output_channels)
-        self.feature_grids = tuple(_grid(patch_size, stride) for stride in strides)
-        self.deep_supervision_scales = [[1 / edge for edge in stride] for stride in strides[:-1]]
+        self.feature_grids = architecture.grids(patch_size)
+        self.deep_supervision_scales = [
+            [1 / edge for edge in stride] for stride in architecture.cumulative_strides[:-1]
+        ]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         """[B, C, D, H, W] to logits [B, K, D, H, W], or to a list of them, finest first, under deep supervision."""

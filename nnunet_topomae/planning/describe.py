@@ -51,7 +51,7 @@ def describe(
         [
             f"{plans['dataset_name']}, {plans['plans_name']}, {configuration}: "
             f"{workload.image_channels} channel(s), {workload.num_outputs} output(s)\n",
-            markdown_table(("", "first axis", "second axis", "third axis"), _geometry_rows(geometry)),
+            markdown_table(("", "first axis", "second axis", "third axis"), _geometry_rows(geometry, workload)),
             "",
             markdown_table(head, phases),
             "",
@@ -61,11 +61,13 @@ def describe(
     )
 
 
-def _geometry_rows(geometry: Geometry) -> list[Sequence[object]]:
+def _geometry_rows(geometry: Geometry, workload: Workload) -> list[Sequence[object]]:
+    name, grids = "UNETR++", geometry.stage_grids
+    if workload.architecture is not None:
+        name, grids = workload.architecture.class_name.split(".")[-1], workload.architecture.grids(geometry.patch_size)
     return [
         ("patch (voxels)", *geometry.patch_size),
-        ("UNETR++ stem stride", *geometry.stem_stride),
-        *((f"UNETR++ stage {number} grid", *grid) for number, grid in enumerate(geometry.stage_grids, start=1)),
+        *((f"{name} stage {number} grid", *grid) for number, grid in enumerate(grids, start=1)),
         ("ViT token (voxels)", *geometry.token_size),
         (f"ViT token grid ({geometry.num_tokens} tokens)", *geometry.token_grid),
     ]

@@ -21,7 +21,7 @@ TITLES = {
     "ema_fg_dice": "pseudo Dice, moving average",
     "epoch_seconds": "seconds an epoch",
     "point_error_vit": "point error, ViT (voxels)",
-    "point_error_partner": "point error, UNETR++ (voxels)",
+    "point_error_partner": "point error, partner (voxels)",
 }
 Values = Callable[[Run], np.ndarray]
 

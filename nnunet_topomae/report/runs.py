@@ -18,7 +18,7 @@ from nnunet_topomae.evaluation.panels import FOLDER, Panel, read_panels
 from nnunet_topomae.visualization.palette import RUNS
 
 CHECKPOINTS = {"final": "finished", "latest": "unfinished", "best": "unfinished"}  # the first that is there is read
-NETWORKS = {"vit": "ViT", "partner": "UNETR++"}
+NETWORKS = {"vit": "ViT", "partner": "partner"}
 MAX_RUNS = len(string.ascii_uppercase)
 
 

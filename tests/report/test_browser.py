@@ -111,7 +111,7 @@ def test_epochs_move_reconstructions_and_points(opened):
     browser = opened(WIDE)
     last = 3  # viewers before it are of segmented cases
     image, masked, vit, partner = pixels(browser, last)
-    assert len({image, masked, vit}) == 3 and partner == image  # the fixture's UNETR++ is perfect
+    assert len({image, masked, vit}) == 3 and partner == image  # the fixture's partner is perfect
     shown = "return [...document.querySelectorAll('g[data-epoch]')].map(g => g.style.display !== 'none')"
     assert browser.execute_script(shown) == [False, True]
     press(control(browser, last, "epoch"), "HOME")

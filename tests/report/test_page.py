@@ -36,7 +36,7 @@ def test_all_kinds_of_runs_on_one_page_that_stands_alone(results, write):
     assert page.count('<div class="viewer">') == 4
     text = words(page)
     assert "A TopoMAEFinetuner" in text and "B TopoMAEPretrainer" in text and "C nnUNetTrainer" in text
-    assert "masked MSE 0.5 ViT, 0.5 UNETR++" in text
+    assert "masked MSE 0.5 ViT, 0.5 partner" in text
 
 
 def test_names_are_text_and_no_markup(results, write):

@@ -53,7 +53,7 @@ def test_a_report_on_trainings_one_of_which_has_not_been_validated(pretrained, w
     main(["report", str(first), trainer.output_folder, "-o", str(page)])
     assert f"{page}: " in capsys.readouterr().out
     text = page.read_text(encoding="utf-8")
-    assert "topology, UNETR++" in text and "loss, segmentation" in text
+    assert "topology, partner" in text and "loss, segmentation" in text
     assert text.count('<div class="viewer">') == 2  # one crop of each of the first two validation cases
     assert "No validation/summary.json." in text
 

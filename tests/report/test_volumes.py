@@ -51,7 +51,7 @@ def test_runs_that_saw_the_same_crop_stand_beside_each_other(results):
     assert case.at("A", 2).epoch == 1 and case.at("B", 4).epoch == 2
     viewer = reconstruction_viewer(case)
     assert [panel["title"] for panel in viewer.panels[2:]] == [
-        f"{run.name}, {network}" for run in runs for network in ("ViT", "UNETR++")
+        f"{run.name}, {network}" for run in runs for network in ("ViT", "partner")
     ]
     shown = volume_of(viewer.strips["B/vit/2"], viewer.shape)
     truth = panel(CASES[2], 2, 9.0)
@@ -72,7 +72,7 @@ def test_points_lie_where_they_are_predicted(results):
     assert drawn.count("<circle") == 9 + 2 * 9 and drawn.count("<rect") == 2 * 9
     squares = re.findall(r'<rect [^>]*x="([-\d.]+)" y="([-\d.]+)"', drawn)[:9]
     truth = re.findall(r'<circle class="truth" cx="([-\d.]+)" cy="([-\d.]+)"', drawn)
-    assert np.allclose(np.array(squares, float) + 3.5, np.array(truth, float), atol=0.11)  # UNETR++ is perfect
+    assert np.allclose(np.array(squares, float) + 3.5, np.array(truth, float), atol=0.11)  # the partner is perfect
     away = np.linalg.norm(0.1 / 2 * np.array([20, 20, 20]) * SPACING)
     assert point_errors(panels[1]) == pytest.approx({"vit": away, "partner": 0.0}, rel=1e-4)
 

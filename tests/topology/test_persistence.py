@@ -243,7 +243,6 @@ def test_bad_shapes_types_and_backends_are_named():
     with pytest.raises(ValueError, match=f"exceeds {MAX_GRID_SIZE}"):
         grid_of((1024, 1024, 1024))
 
-
     for wrong in (1, (), (0, 0), (3,), (1.0,), "01"):
         with pytest.raises(ValueError, match="dimensions must be some of 0, 1, 2"):
             persistence_diagrams(np.zeros((2, 2, 2)), dimensions=wrong)

@@ -173,3 +173,26 @@ def test_folds_of_one_folder_must_share_an_architecture(workshop):
     Path(trainer.output_folder_base, "plans.json").write_text(json.dumps({"topomae": {"preset": "base"}}))
     with pytest.raises(ValueError, match="preset = 'base', this run has 'tiny'"):
         trainer.run_training()
+
+
+@pytest.mark.parametrize("fusion", ["stages", "partner_only"])
+def test_the_plans_own_network_is_pretrained_and_fine_tuned_goes_on_and_predicts(workshop, fusion, tmp_path):
+    knobs = {"partner": "plan", "fusion": fusion, "seed": 0}
+    pretrainer = workshop.build(TopoMAEPretrainer, **knobs)
+    pretrainer.run_training()
+    trainer = workshop.build(TopoMAEFinetuner, finetune_epochs=2, **knobs)
+    trainer.run_training()
+    trainer.perform_actual_validation()
+    assert set(trainer.plain_network.encoder.state_dict()) == set(pretrainer.plain_network.partner.encoder.state_dict())
+    assert len(trainer.loss.weight_factors) == len(trainer.configuration_manager.pool_op_kernel_sizes) - 1
+
+    resumed = workshop.build(TopoMAEFinetuner)  # the knobs are those of the checkpoint
+    resumed.load_checkpoint(str(Path(trainer.output_folder, "checkpoint_final.pth")))
+    assert resumed.config.partner == "plan" and resumed.initial_lr == trainer.initial_lr
+    for name, weight in trainer.plain_network.state_dict().items():
+        assert torch.equal(weight, resumed.plain_network.state_dict()[name])
+
+
+def test_a_pretraining_with_another_partner_is_an_error_with_the_knob_to_set(workshop, pretrained):
+    with pytest.raises(ValueError, match="partner = 'unetrpp'.*'plan'.*NNUNET_TOPOMAE_PARTNER=unetrpp"):
+        workshop.build(TopoMAEFinetuner, partner="plan").run_training()
