@@ -104,6 +104,7 @@ ARMS |= {  # nnU-Net's own network in the place of UNETR++
     "plan_full_no_vit": Arm(
         "nnU-Net's network: full method, ViT left out", pretraining="plan_full", knobs=PLAN | WITHOUT_VIT
     ),
+    "plan_exported": Arm("full method, fine-tuned by nnU-Net", NNUNET, pretraining="plan_full"),
 }
 DEFAULT_ARMS = ("nnunet", "scratch", "reconstruction", "topology", "position", "full", "vit", "unetrpp")
 
@@ -207,7 +208,7 @@ def _finetune(out, options, budget, common, run: Run, checkpoint: Path | None) -
         knobs["pretrained"] = checkpoint
     _set_environment(out, folder, knobs)
     start = time.monotonic()
-    trainer = _train(arm.trainer, run.fold, options, budget)
+    trainer = _train(arm.trainer, run.fold, options, budget, checkpoint)
     seconds = time.monotonic() - start
     if not budget.mirroring:
         trainer.inference_allowed_mirroring_axes = None
@@ -220,8 +221,8 @@ def _finetune(out, options, budget, common, run: Run, checkpoint: Path | None) -
     return f"{run.arm}, {run.labels} labels, seed {run.seed}"
 
 
-def _train(name: str, fold: int, options: argparse.Namespace, budget: Budget):
-    """A finished training with nnU-Net's own trainer class of that name."""
+def _train(name: str, fold: int, options: argparse.Namespace, budget: Budget, pretraining: Path | None = None):
+    """A finished training with the trainer class of that name. Ours find the pre-training in their knobs."""
     import numpy as np
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
@@ -237,10 +238,23 @@ def _train(name: str, fold: int, options: argparse.Namespace, budget: Budget):
         trainer.num_epochs = _epochs(budget.finetune_steps)
         trainer.num_iterations_per_epoch = STEPS_PER_EPOCH
         trainer.num_val_iterations_per_epoch = 2
+        if pretraining:
+            _load_exported(trainer, pretraining)
     if Path(trainer.output_folder, "checkpoint_latest.pth").is_file():
         trainer.load_checkpoint(str(Path(trainer.output_folder, "checkpoint_latest.pth")))
     trainer.run_training()
     return trainer
+
+
+def _load_exported(trainer, pretraining: Path) -> None:
+    """As `nnUNetv2_train -pretrained_weights` does, of what `nnunet-topomae export-encoder` writes."""
+    from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+
+    from nnunet_topomae.export import export_encoders
+
+    files = export_encoders(pretraining, Path(trainer.output_folder, "exported"), overwrite=True)
+    trainer.initialize()
+    load_pretrained_weights(trainer.network, next(file for file in files if file.name.endswith("_nnunet.pth")))
 
 
 def _validate(trainer) -> dict[str, dict[str, dict[str, float]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from torch import nn
 from nnunet_topomae.export import export_encoders
 from nnunet_topomae.networks import PRESETS, CoPretrainingNetwork, Geometry
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
+from nnunet_topomae.networks.plan_network import PlanArchitecture
 from nnunet_topomae.training.leakage import recorded_cases
 
 GEOMETRY = Geometry((16, 32, 24), stem_stride=(1, 2, 2), stage_strides=((2, 2, 2), (2, 2, 1), (1, 2, 1)))
@@ -190,3 +192,70 @@ def test_other_checkpoints_are_refused_and_nothing_is_written(checkpoint, tmp_pa
 def test_what_pretraining_has_seen_is_read_back_from_the_exported_checkpoint(exported):
     content = torch.load(exported / "unetrpp_nnssl.pth", weights_only=True)
     assert recorded_cases(content) == {"Dataset007": {"12ab": "a case"}}
+
+
+# ------------------------------------------------------------------------------------------------ the plan's network
+
+
+@pytest.fixture(scope="module", params=["PlainConvUNet", "ResidualEncoderUNet"])
+def exported_plan(request, tmp_path_factory) -> tuple[Path, CoPretrainingNetwork, PlanArchitecture]:
+    """Files of a pre-training whose partner is nnU-Net's own network, that pre-training, and the plan's description."""
+    blocks = "n_conv_per_stage" if request.param == "PlainConvUNet" else "n_blocks_per_stage"
+    strides = PLANS["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["strides"]
+    section = {
+        "network_class_name": f"dynamic_network_architectures.architectures.unet.{request.param}",
+        "arch_kwargs": {
+            "n_stages": 5,
+            "features_per_stage": [4, 8, 8, 8, 8],
+            "conv_op": "torch.nn.modules.conv.Conv3d",
+            "kernel_sizes": [[3, 3, 3]] * 5,
+            "strides": strides,
+            blocks: [1] * 5,
+            "n_conv_per_stage_decoder": [1] * 4,
+            "conv_bias": True,
+            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "nonlin"],
+    }
+    plans = deepcopy(PLANS) | {"topomae": {"preset": "tiny", "partner": "plan"}}
+    plans["configurations"]["3d_fullres"]["architecture"] = section
+    architecture = PlanArchitecture.of(plans["configurations"]["3d_fullres"])
+    network = CoPretrainingNetwork(2, GEOMETRY, PRESETS["tiny"], architecture=architecture).eval()
+    folder = tmp_path_factory.mktemp("plan")
+    arguments = {"plans": plans, "configuration": "3d_fullres", "fold": 0, "cases_seen": {"Dataset007": {"12ab": "x"}}}
+    torch.save({"network_weights": network.state_dict(), "init_args": arguments}, folder / "checkpoint_final.pth")
+    export_encoders(folder / "checkpoint_final.pth", folder / "exported")
+    return folder / "exported", network, architecture
+
+
+def test_nnunets_own_trainer_takes_the_plans_network_as_it_is(exported_plan, image):
+    """`nnUNetv2_train -pretrained_weights`: every weight but the segmentation layers' must be there."""
+    folder, pretrained, architecture = exported_plan
+    file = folder / "plan_network_nnunet.pth"
+    network = architecture.build(2, 4, deep_supervision=False).eval()
+    load_pretrained_weights(network, file)
+    with torch.no_grad():
+        network.decoder.seg_layers = pretrained.partner.decoder.seg_layers
+        expected = pretrained.partner(image).reconstruction[:, 0]
+        torch.testing.assert_close(network(image), expected, rtol=0, atol=0)
+    assert recorded_cases(torch.load(file, weights_only=True)) == {"Dataset007": {"12ab": "a case"}}
+
+
+def test_the_plans_network_is_rebuilt_from_the_json(exported_plan, image):
+    folder, pretrained, _ = exported_plan
+    part = json.loads((folder / "encoders.json").read_text())["partner"]
+    channels = part["arguments"].pop("input_channels")
+    network = get_network_from_plans(
+        part["class"], part["arguments"], part["arguments_to_import"], channels, 3, deep_supervision=False
+    ).eval()
+    missing, unexpected = network.load_state_dict(load_file(folder / part["file"]), strict=False)
+    assert not unexpected and all(name.startswith(tuple(part["without"])) for name in missing)
+    with torch.no_grad():
+        for ours, theirs in zip(network.encoder(image), pretrained.partner.encoder(image), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    nnssl = torch.load(folder / "plan_network_nnssl.pth", weights_only=True)["nnssl_adaptation_plan"]
+    for key in (nnssl["key_to_encoder"], nnssl["key_to_stem"], *nnssl["keys_to_in_proj"]):
+        network.get_submodule(key)

@@ -25,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset", default="base", help="size of the networks: tiny, small or base (default: %(default)s)"
     )
+    parser.add_argument(
+        "--partner",
+        metavar="NAME",
+        help="network beside the ViT: unetrpp, or plan for nnU-Net's own (default: as the plans have it, else unetrpp)",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -40,7 +45,12 @@ def run(options: argparse.Namespace) -> None:
     folder = dataset_folder(options.d)
     file = new_plans_file(folder, options.o)
     plans = fit_plans(
-        read_plans(folder, options.p), read_dataset_json(folder), options.memory, options.preset, options.o
+        read_plans(folder, options.p),
+        read_dataset_json(folder),
+        options.memory,
+        options.preset,
+        options.o,
+        options.partner,
     )
     for name, configuration in plans["configurations"].items():
         if len(configuration.get("patch_size", ())) == 3:

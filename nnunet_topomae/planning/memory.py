@@ -87,7 +87,14 @@ def largest_batch(summaries: Iterable[NetworkSummary], memory_gib: float) -> int
     return min(summary.largest_batch(int(USABLE_MEMORY * memory_gib * GIB)) for summary in summaries)
 
 
-def fit_plans(plans: Plans, dataset_json: dict[str, Any], memory_gib: float, preset: str, new_name: str) -> Plans:
+def fit_plans(
+    plans: Plans,
+    dataset_json: dict[str, Any],
+    memory_gib: float,
+    preset: str,
+    new_name: str,
+    partner: str | None = None,
+) -> Plans:
     """The plans with a patch and a batch for these networks in each 3d configuration, and the preset as their knob.
 
     A patch stays as nnU-Net planned it if two crops of it fit; else it is shrunk by the rule of nnU-Net's planner until
@@ -100,13 +107,15 @@ def fit_plans(plans: Plans, dataset_json: dict[str, Any], memory_gib: float, pre
         memory_gib: of the card.
         preset: one of `networks.presets.PRESETS`.
         new_name: of the variant.
+        partner: the knob of that name; None: as in the plans.
 
     Raises:
         ValueError: no 3d configuration; nothing fits.
         ConfigError: a bad knob in the plans.
     """
     new = {**deepcopy(plans), "plans_name": new_name}
-    new[PLANS_SECTION] = {**plans.get(PLANS_SECTION, {}), "preset": preset}
+    chosen = {"preset": preset} if partner is None else {"preset": preset, "partner": partner}
+    new[PLANS_SECTION] = {**plans.get(PLANS_SECTION, {}), **chosen}
     config = TopoMAEConfig.from_plans(new)
     names = [name for name, own in plans["configurations"].items() if len(own.get("patch_size", ())) == 3]
     if not names:

@@ -24,7 +24,7 @@ def simple_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks whose memory is known; fine-tuning takes twice as much as pre-training."""
 
     def cost(factor: int):  # noqa: ANN202
-        def summarise(*arguments: object) -> NetworkSummary:
+        def summarise(*arguments: object, architecture: object) -> NetworkSummary:
             name = next(name for name, preset in PRESETS.items() if preset in arguments)
             return NetworkSummary(0, 0, 0, factor * BYTES_PER_VOXEL[name] * int(np.prod(PATCH)))
 

@@ -7,6 +7,8 @@ import pytest
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
 from nnunet_topomae.config import ConfigError
+from nnunet_topomae.networks.geometry import Geometry
+from nnunet_topomae.networks.plan_network import PlanArchitecture
 from nnunet_topomae.networks.summary import NetworkSummary
 from nnunet_topomae.planning import memory
 from nnunet_topomae.planning.memory import GIB, USABLE_MEMORY, fit_plans, largest_batch
@@ -19,7 +21,7 @@ def simple_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks whose memory is known: 1 GiB, and 1000 bytes a voxel in pre-training, 2000 in fine-tuning."""
 
     def cost(bytes_per_voxel: int):  # noqa: ANN202
-        def summarise(channels: int, *rest: object) -> NetworkSummary:
+        def summarise(channels: int, *rest: object, architecture: object) -> NetworkSummary:
             (geometry,) = (argument for argument in rest if hasattr(argument, "patch_size"))
             return NetworkSummary(0, 0, GIB, bytes_per_voxel * int(np.prod(geometry.patch_size)))
 
@@ -76,6 +78,22 @@ def test_a_patch_that_does_not_fit_shrinks_as_in_the_planner_of_nnunet(
     for key in ("strides", "kernel_sizes", "features_per_stage", "n_conv_per_stage", "n_conv_per_stage_decoder"):
         ours, theirs = (plan["architecture"]["arch_kwargs"][key] for plan in (new, expected))
         assert np.array_equal(ours, theirs), key
+
+
+def test_the_plans_own_network_is_measured_at_every_patch_that_is_tried(
+    plans: dict, dataset_json: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def summarise(channels: int, geometry: Geometry, *rest: object, architecture: PlanArchitecture) -> NetworkSummary:
+        tried.append((geometry.patch_size, architecture.grids(geometry.patch_size)))
+        return NetworkSummary(0, 0, GIB, 1000 * int(np.prod(geometry.patch_size)))
+
+    monkeypatch.setattr(memory, "summarise_pretraining", summarise)
+    patch = plans["configurations"]["3d_fullres"]["patch_size"]
+    new = fit_plans(plans, dataset_json, card(1, patch), "base", "mine", partner="plan")
+    assert new["topomae"] == {"preset": "base", "partner": "plan"}
+    assert len({grids for _, grids in tried}) == len(tried) > 1 and all(grids[0] == patch for patch, grids in tried)
 
 
 def planner_of_nnunet(spacing: tuple[float, ...], median: np.ndarray, max_voxels: float) -> dict:
