@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from nnunet_topomae.data.phantom import write_phantom_dataset
+from nnunet_topomae.folders import trainers_folder
 from nnunet_topomae.networks.pretrained import repeat_channels
 from nnunet_topomae.networks.vit import ViTEncoder
 
@@ -89,6 +90,23 @@ def test_export_encoder(pretrained, source, tmp_path):
     again = source.run("nnunet-topomae", "export-encoder", pretrained, "-o", tmp_path / "encoders", check=False)
     assert again.returncode and "not overwritten. Use --force to overwrite" in again.stdout
     source.run("nnunet-topomae", "export-encoder", pretrained, "-o", tmp_path / "encoders", "--force")
+
+
+def test_the_plans_own_network_is_pretrained_and_goes_on_in_nnunets_own_trainer(source, train, tmp_path):
+    source.run("nnunet-topomae", "plan", "-d", source.dataset_id, "--preset", "tiny", "--partner", "plan", "-o", "own")
+    described = source.run("nnunet-topomae", "describe", "-d", source.dataset_id, "-p", "own").stdout
+    assert "PlainConvUNet stage 1 grid" in described and "UNETR++" not in described
+    train(source, "TopoMAEPretrainer", options=("-p", "own"), NNUNET_TOPOMAE_WEIGHT_TOPOLOGY=0)
+    results = source.results / source.dataset_name
+    checkpoint = results / "TopoMAEPretrainer__own__3d_fullres" / "fold_0" / "checkpoint_final.pth"
+    source.run("nnunet-topomae", "export-encoder", checkpoint, "-o", tmp_path)
+    weights = tmp_path / "plan_network_nnunet.pth"
+
+    both = os.pathsep.join([str(trainers_folder()), str(Path(__file__).parent / "trainers")])
+    options = ("-p", "own", "-pretrained_weights", weights)
+    log = train(source, "OneStepTrainer", options=options, nnUNet_extTrainer=both)
+    assert f"Loading pretrained weights from file  {weights}" in log
+    assert (results / "OneStepTrainer__own__3d_fullres" / "fold_0" / "checkpoint_final.pth").is_file()
 
 
 class Touch:
