@@ -1,13 +1,14 @@
 """Where the time of a training step goes, by trainer and by who augments, into docs/benchmarks.md.
 
     python benchmarks/training.py DATASET CONFIGURATION FOLD [-p PLANS] [--device cuda|cpu] [--minutes 10]
-    python benchmarks/training.py --phantom 160 [...]      # a synthetic data set of that width, planned by nnU-Net
+    python benchmarks/training.py --phantom 160 [--patch 64 64 64] [...]   # a synthetic data set of that width
 
 TopoMAEPretrainer, TopoMAEFinetuner (its network from random weights) and nnUNetTrainer, each with data workers and with
-the device, take turns, each turn in a process of its own. Parts are exclusive of each other; in a first pass nothing
-but the whole is timed. On a GPU elapsed time, waiting for the device before and after each part of the second pass; on
-a CPU the CPU time of one thread, with crops drawn in the same process (nnUNet_n_proc_DA=0), so that other programs do
-not matter; topology's threads are counted apart. Nothing is written to nnUNet_results.
+the device, take turns, each turn in a process of its own; what fails, or is out of time, is named below the table.
+Parts are exclusive of each other; in a first pass nothing but the whole is timed. On a GPU elapsed time, waiting for
+the device before and after each part of the second pass; on a CPU the CPU time of one thread, with crops drawn in the
+same process (nnUNet_n_proc_DA=0), so that other programs do not matter; topology's threads are counted apart. Nothing
+is written to nnUNet_results.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ import functools
 import json
 import multiprocessing
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import product
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +52,7 @@ PARTS = (
     "rest",
 )
 ENGINE = ("homology", "matching")  # in threads of their own
+Key = tuple[str, str]  # trainer and place
 
 
 class Stopwatch:
@@ -110,8 +115,8 @@ def build(trainer: str, place: str, options: argparse.Namespace) -> Any:
     plans["continue_training"] = False
     plans["topomae"] = {"preset": options.preset, "pretrained": "none", "augment_on": place, "seed": 0}
     plans["topomae"] |= {"iterations_per_epoch": 10**6}
-    if options.batch:
-        plans["configurations"][options.configuration]["batch_size"] = options.batch
+    changed = {"batch_size": options.batch, "patch_size": options.patch}
+    plans["configurations"][options.configuration] |= {name: value for name, value in changed.items() if value}
     dataset_json = json.loads((folder / "dataset.json").read_text())
     built = kind(plans, options.configuration, options.fold, dataset_json, torch.device(options.device))
     built.num_iterations_per_epoch = 10**6
@@ -227,11 +232,11 @@ def idle_between(busy: Sequence[tuple[float, float]]) -> float:
     return 1 - covered / (reached - busy[0][0])
 
 
-def table(results: dict[tuple[str, str], list[dict[str, Any]]], device: str) -> str:
+def table(results: dict[Key, list[dict[str, Any]]], device: str) -> str:
     """A row a trainer and place, medians of the rounds. Seconds only of a GPU."""
     on_gpu = device == "cuda"
 
-    def median(key: tuple[str, str], value: Callable[[dict], float]) -> float:
+    def median(key: Key, value: Callable[[dict], float]) -> float:
         return statistics.median(value(result) for result in results[key])
 
     def whole(result: dict) -> float:
@@ -258,8 +263,8 @@ def table(results: dict[tuple[str, str], list[dict[str, Any]]], device: str) -> 
     return markdown_table(head, rows)
 
 
-def plan_phantom(width: int, folder: Path) -> int:
-    """A synthetic data set in nnU-Net's folders below `folder`, planned; returns its number."""
+def plan_phantom(width: int, folder: Path, end: float) -> int:
+    """A synthetic data set in nnU-Net's folders below `folder`, planned until then; returns its number."""
     for kind in ("raw", "preprocessed"):
         os.environ[f"nnUNet_{kind}"] = str(folder / kind)
     from nnunet_topomae.data.phantom import write_phantom_dataset
@@ -268,7 +273,11 @@ def plan_phantom(width: int, folder: Path) -> int:
     command = ["nnUNetv2_plan_and_preprocess", "-d", "100", "-c", "3d_fullres", "-np", "2", "-npfp", "2"]
     environment = os.environ | {"nnUNet_results": str(folder / "results")}
     program = str(Path(sys.executable).parent / command[0])
-    subprocess.run([program, *command[1:]], check=True, env=environment, stdout=subprocess.DEVNULL)
+    left = max(0, end - time.monotonic())
+    try:
+        subprocess.run([program, *command[1:]], check=True, env=environment, stdout=subprocess.DEVNULL, timeout=left)
+    except subprocess.TimeoutExpired:
+        raise SystemExit("the phantom could not be planned in time: give more --minutes, or a smaller one") from None
     return 100
 
 
@@ -281,55 +290,88 @@ def main() -> None:
     parser.add_argument("--phantom", type=int, metavar="WIDTH", help="make a data set about so many voxels wide")
     parser.add_argument("--preset", default="small", help="default: %(default)s")
     parser.add_argument("--batch", type=int, help="default: that of the plans")
+    parser.add_argument("--patch", type=int, nargs=3, metavar="VOXELS", help="default: that of the plans")
+    parser.add_argument("--trainers", nargs="+", choices=TRAINERS, default=TRAINERS, help="default: all")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--compile", action="store_true", help="with torch.compile; the parts are then less telling")
     parser.add_argument("--warm-up", type=int, default=2, help="steps before (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each pass (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, default=10, help="no turn begins after them (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=10, help="the turns end by then (default: %(default)s)")
     parser.add_argument("--docs", type=Path, default=REPOSITORY / "docs")
     options = parser.parse_args()
     if (options.dataset is None) == (options.phantom is None):
         parser.error("name a data set, or give --phantom WIDTH")
+    signal.signal(signal.SIGTERM, _leave)
     end = time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as folder:
         if options.phantom:
-            options.dataset = plan_phantom(options.phantom, Path(folder))
-        report(options, take_turns(options, end))
+            options.dataset = plan_phantom(options.phantom, Path(folder), end)
+        results, missing = take_turns(options, end)
+    for (trainer, place), why in missing.items():
+        print(f"{trainer} with {place}: {why}", file=sys.stderr)
+    if results:
+        report(options, results, missing)
+    if missing:
+        raise SystemExit("not everything was measured, see above")
 
 
-def take_turns(options: argparse.Namespace, end: float) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """At least one round, whatever it takes; no half one is used."""
-    results: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    context = multiprocessing.get_context("spawn")
-    rounds = 0
-    while not rounds or time.monotonic() < end:
-        turn = {}
-        for key in product(TRAINERS, PLACES):
-            if rounds and time.monotonic() > end:
-                return results
-            worker = context.Process(target=_in_process, args=(queue := context.Queue(), *key, options))
-            worker.start()
-            turn[key] = queue.get()
-            worker.join()
-            if isinstance(turn[key], str):
-                raise SystemExit(f"{' with '.join(key)} failed:\n{turn[key]}")
-            print(f"round {rounds + 1}: {' with '.join(key)}: {turn[key]['step']:.3g} s a step", flush=True)
-        rounds += 1
+def take_turns(options: argparse.Namespace, end: float) -> tuple[dict[Key, list[dict[str, Any]]], dict[Key, str]]:
+    """As many rounds as end in time, or what can be had of the first; and what is missing of that, and why."""
+    results: dict[Key, list[dict[str, Any]]] = {}
+    missing: dict[Key, str] = {}
+    keys = list(product(options.trainers, PLACES))
+    while True:
+        begin, turn = time.monotonic(), {}
+        for key in keys:
+            result = take_turn(*key, options, end)
+            if isinstance(result, str):
+                missing[key] = result
+            else:
+                turn[key] = result
+                print(f"round {len(results.get(key, [])) + 1}: {' with '.join(key)} measured", flush=True)
+            if missing and results:
+                return results, {}  # the rounds before are whole
         for key, result in turn.items():
-            results[key].append(result)
-    return results
+            results.setdefault(key, []).append(result)
+        now = time.monotonic()
+        if missing or now + (now - begin) > end:
+            return results, missing
 
 
-def _in_process(queue: Any, trainer: str, place: str, options: argparse.Namespace) -> None:
+def take_turn(trainer: str, place: str, options: argparse.Namespace, end: float) -> dict[str, Any] | str:
+    """What a process of its own measures, or why it has not."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    worker = context.Process(target=_in_process, args=(theirs, trainer, place, options))
+    if time.monotonic() >= end:
+        return "no time left"
+    worker.start()
+    theirs.close()  # so that its end shows here
     try:
-        queue.put(measure(trainer, place, options))
-    except BaseException:
-        import traceback
+        return ours.recv() if ours.poll(max(0, end - time.monotonic())) else "stopped, as the time was up"
+    except EOFError:
+        worker.join()
+        return f"its process ended with status {worker.exitcode}"
+    finally:
+        worker.terminate()
+        worker.join(timeout=10)
+        worker.kill()
 
-        queue.put(traceback.format_exc())
+
+def _in_process(results: Connection, trainer: str, place: str, options: argparse.Namespace) -> None:
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        results.send(measure(trainer, place, options))
+    except Exception:
+        results.send(traceback.format_exc())
 
 
-def report(options: argparse.Namespace, results: dict[tuple[str, str], list[dict[str, Any]]]) -> None:
+def _leave(*_: Any) -> None:
+    """On SIGTERM: temporary folders and processes are cleared away as after an error."""
+    raise SystemExit(1)
+
+
+def report(options: argparse.Namespace, results: dict[Key, list[dict[str, Any]]], missing: dict[Key, str]) -> None:
     first = next(iter(results.values()))
     patch = "×".join(map(str, first[0]["patch"]))
     what = f"a phantom {options.phantom} voxels wide" if options.phantom else str(options.dataset)
@@ -338,15 +380,20 @@ def report(options: argparse.Namespace, results: dict[tuple[str, str], list[dict
         import torch
 
         where = torch.cuda.get_device_name() + (", torch.compile" if options.compile else ", without torch.compile")
-    text = f"""### A training step, {what}, patch {patch}
+    compiled = "-compiled" if options.compile else ""
+    name = f"training-{options.device}{compiled}-{what.replace(' ', '-')}-{options.preset}-{patch}"
+    absent = ", ".join(" with ".join(key) for key in missing)
+    text = f"""### A training step, {what}, preset {options.preset}, patch {patch}
 
 Written by `benchmarks/training.py` on {machine(PACKAGES)}, {where}.
-Preset `{options.preset}`, batch {first[0]["volumes"]}; median of {len(first)} rounds of {options.steps} steps in which
+Batch {first[0]["volumes"]}; median of {len(first)} rounds of {options.steps} steps in which
 the trainers took turns. Shares of a step; homology and matching run in threads of their own, beside it.
 
 {table(results, options.device)}
+
+{f"Not measured, for want of time or by an error: {absent}." if absent else ""}
 """
-    replace_section(options.docs / "benchmarks.md", f"training-{options.device}-{patch}", text)
+    replace_section(options.docs / "benchmarks.md", name, text)
     print(text)
 
 
