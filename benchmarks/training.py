@@ -7,13 +7,14 @@ TopoMAEPretrainer, TopoMAEFinetuner (its network from random weights) and nnUNet
 the device, take turns, each turn in a process of its own; what fails, or is out of time, is named below the table.
 Parts are exclusive of each other; in a first pass nothing but the whole is timed. On a GPU elapsed time, waiting for
 the device before and after each part of the second pass; on a CPU the CPU time of one thread, with crops drawn in the
-same process (nnUNet_n_proc_DA=0), so that other programs do not matter; topology's threads are counted apart. Nothing
-is written to nnUNet_results.
+same process (nnUNet_n_proc_DA=0), so that other programs do not matter; topology's threads are counted apart. With
+--threads 2 or more elapsed time there too, on a machine at rest. Nothing is written to nnUNet_results.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import multiprocessing
@@ -29,6 +30,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import product
 from multiprocessing.connection import Connection
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +163,7 @@ def watch(trainer: Any, stopwatch: Stopwatch) -> None:
 
 def measure(trainer_name: str, place: str, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds a step, undisturbed and by part, and memory, in this process."""
-    on_gpu = options.device == "cuda"
+    on_gpu, elapsed = options.device == "cuda", is_elapsed(options)
     with tempfile.TemporaryDirectory() as results:
         os.environ["nnUNet_results"] = results
         os.environ["nnUNet_compile"] = "t" if options.compile else "f"
@@ -170,8 +172,8 @@ def measure(trainer_name: str, place: str, options: argparse.Namespace) -> dict[
         import torch
 
         if not on_gpu:
-            torch.set_num_threads(1)
-        clock = time.perf_counter if on_gpu else time.thread_time
+            torch.set_num_threads(options.threads)
+        clock = time.perf_counter if elapsed else time.thread_time
         synchronise = torch.cuda.synchronize if on_gpu else lambda: None
         engine: dict[str, float] = defaultdict(float)
         watch_engine(engine)
@@ -180,16 +182,25 @@ def measure(trainer_name: str, place: str, options: argparse.Namespace) -> dict[
         def step() -> None:
             trainer.train_step(next(trainer.dataloader_train))
 
+        def seconds_a_step() -> float:
+            synchronise()
+            begin = clock()
+            for _ in range(options.steps):
+                step()
+            synchronise()
+            return (clock() - begin) / options.steps
+
         for _ in range(options.warm_up):
             step()
-        synchronise()
         engine.clear()
-        begin = clock()
-        for _ in range(options.steps):
-            step()
-        synchronise()
-        undisturbed = (clock() - begin) / options.steps
+        undisturbed = seconds_a_step()
         topology = {part: seconds / options.steps for part, seconds in engine.items()}
+        without_topology = undisturbed
+        if engine:
+            trainer.current_step, config = 1, trainer.config
+            trainer.config = dataclasses.replace(config, topology_every=2**60)  # never again
+            without_topology = seconds_a_step()
+            trainer.config = config
         idle = idle_share(step, options.steps) if on_gpu else None
 
         stopwatch = Stopwatch(clock, synchronise)
@@ -198,7 +209,8 @@ def measure(trainer_name: str, place: str, options: argparse.Namespace) -> dict[
             stopwatch.time("rest", step)
         trainer.on_train_end()
         return {
-            "step": undisturbed,
+            "step": undisturbed if elapsed else undisturbed + sum(topology.values()),
+            "without topology": without_topology,
             "parts": {part: stopwatch.seconds[part] / options.steps for part in PARTS},
             "engine": topology,
             "idle": idle,
@@ -232,34 +244,36 @@ def idle_between(busy: Sequence[tuple[float, float]]) -> float:
     return 1 - covered / (reached - busy[0][0])
 
 
-def table(results: dict[Key, list[dict[str, Any]]], device: str) -> str:
+def is_elapsed(options: argparse.Namespace) -> bool:
+    """Whether times are elapsed ones, not CPU time."""
+    return options.device == "cuda" or options.threads > 1
+
+
+def table(results: dict[Key, list[dict[str, Any]]], on_gpu: bool) -> str:
     """A row a trainer and place, medians of the rounds. Seconds only of a GPU."""
-    on_gpu = device == "cuda"
 
     def median(key: Key, value: Callable[[dict], float]) -> float:
         return statistics.median(value(result) for result in results[key])
-
-    def whole(result: dict) -> float:
-        return result["step"] if on_gpu else result["step"] + sum(result["engine"].values())
 
     rows = []
     for trainer, place in results:
         key = trainer, place
         row = [trainer, place]
         if on_gpu:
-            seconds = median(key, whole)
+            seconds = median(key, itemgetter("step"))
             row += [f"{1000 * seconds:.0f} ms", f"{results[key][0]['volumes'] / seconds:.1f}"]
-        row.append(f"{median((trainer, 'workers'), whole) / median(key, whole):.2f}")
+        row.append(f"{median((trainer, 'workers'), itemgetter('step')) / median(key, itemgetter('step')):.2f}")
         for part in PARTS:
             row.append(f"{100 * median(key, lambda r, part=part: r['parts'][part] / sum(r['parts'].values())):.0f} %")
         for part in ENGINE:
-            row.append(f"{100 * median(key, lambda r, part=part: r['engine'].get(part, 0) / whole(r)):.0f} %")
+            row.append(f"{100 * median(key, lambda r, part=part: r['engine'].get(part, 0) / r['step']):.0f} %")
+        row.append(f"{100 * median(key, lambda r: 1 - r['without topology'] / r['step']):.0f} %")
         row.append(f"{median(key, lambda r: r['host']):.1f} GiB")
         if on_gpu:
             row += [f"{median(key, lambda r: r['device']):.1f} GiB", f"{100 * median(key, lambda r: r['idle']):.0f} %"]
         rows.append(row)
     head = ["trainer", "augments", *(["step", "volumes/s"] if on_gpu else []), "speed / workers", *PARTS]
-    head += [*ENGINE, "host memory", *(["device memory", "GPU idle"] if on_gpu else [])]
+    head += [*ENGINE, "topology adds", "host memory", *(["device memory", "GPU idle"] if on_gpu else [])]
     return markdown_table(head, rows)
 
 
@@ -293,6 +307,7 @@ def main() -> None:
     parser.add_argument("--patch", type=int, nargs=3, metavar="VOXELS", help="default: that of the plans")
     parser.add_argument("--trainers", nargs="+", choices=TRAINERS, default=TRAINERS, help="default: all")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch on a CPU (default: %(default)s)")
     parser.add_argument("--compile", action="store_true", help="with torch.compile; the parts are then less telling")
     parser.add_argument("--warm-up", type=int, default=2, help="steps before (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each pass (default: %(default)s)")
@@ -375,21 +390,23 @@ def report(options: argparse.Namespace, results: dict[Key, list[dict[str, Any]]]
     first = next(iter(results.values()))
     patch = "×".join(map(str, first[0]["patch"]))
     what = f"a phantom {options.phantom} voxels wide" if options.phantom else str(options.dataset)
-    where = "one core, CPU time; `data` and `augmentation` by the code of one worker"
+    timed = "elapsed time" if is_elapsed(options) else "CPU time"
+    where = f"PyTorch on {options.threads} threads, {timed}; `data` and `augmentation` by the code of one worker"
     if options.device == "cuda":
         import torch
 
         where = torch.cuda.get_device_name() + (", torch.compile" if options.compile else ", without torch.compile")
-    compiled = "-compiled" if options.compile else ""
-    name = f"training-{options.device}{compiled}-{what.replace(' ', '-')}-{options.preset}-{patch}"
+    how = "-compiled" if options.compile else f"-{options.threads}" if options.threads > 1 else ""
+    name = f"training-{options.device}{how}-{what.replace(' ', '-')}-{options.preset}-{patch}"
     absent = ", ".join(" with ".join(key) for key in missing)
     text = f"""### A training step, {what}, preset {options.preset}, patch {patch}
 
 Written by `benchmarks/training.py` on {machine(PACKAGES)}, {where}.
 Batch {first[0]["volumes"]}; median of {len(first)} rounds of {options.steps} steps in which
-the trainers took turns. Shares of a step; homology and matching run in threads of their own, beside it.
+the trainers took turns. Shares of a step; homology and matching run in threads of their own, beside it (CPU time).
+`topology adds`: 1 − step without topology / step.
 
-{table(results, options.device)}
+{table(results, options.device == "cuda")}
 
 {f"Not measured, for want of time or by an error: {absent}." if absent else ""}
 """
