@@ -311,6 +311,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="with torch.compile; the parts are then less telling")
     parser.add_argument("--warm-up", type=int, default=2, help="steps before (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each pass (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="at most (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=10, help="the turns end by then (default: %(default)s)")
     parser.add_argument("--docs", type=Path, default=REPOSITORY / "docs")
     options = parser.parse_args()
@@ -335,7 +336,7 @@ def take_turns(options: argparse.Namespace, end: float) -> tuple[dict[Key, list[
     results: dict[Key, list[dict[str, Any]]] = {}
     missing: dict[Key, str] = {}
     keys = list(product(options.trainers, PLACES))
-    while True:
+    for number in range(1, options.rounds + 1):
         begin, turn = time.monotonic(), {}
         for key in keys:
             result = take_turn(*key, options, end)
@@ -343,14 +344,16 @@ def take_turns(options: argparse.Namespace, end: float) -> tuple[dict[Key, list[
                 missing[key] = result
             else:
                 turn[key] = result
-                print(f"round {len(results.get(key, [])) + 1}: {' with '.join(key)} measured", flush=True)
+                print(f"round {number}: {' with '.join(key)} measured", flush=True)
             if missing and results:
-                return results, {}  # the rounds before are whole
+                print(f"round {number} ended early: {result}", file=sys.stderr)
+                return results, {}  # of whole rounds
         for key, result in turn.items():
             results.setdefault(key, []).append(result)
         now = time.monotonic()
         if missing or now + (now - begin) > end:
-            return results, missing
+            break
+    return results, missing
 
 
 def take_turn(trainer: str, place: str, options: argparse.Namespace, end: float) -> dict[str, Any] | str:
