@@ -35,17 +35,17 @@ number=0
 step() {
     local name limit left status
     number=$((number + 1))
-    name=$(printf '%02d_%s' "$number" "$1"); limit=$(($2 * 60)); shift 2
+    name=$(printf '%02d_%s%s' "$number" "${dry_run:+dry_}" "$1"); limit=$(($2 * 60)); shift 2
     if [ -e "$results/$name.done" ]; then say "$name: done before"; return; fi
     left=$((end - SECONDS))
     if [ "$left" -lt 5 ]; then say "$name: no time left, call again to go on"; return; fi
     if [ "$left" -lt "$limit" ]; then limit=$left; fi
     local begin=$SECONDS
-    timeout "$limit" "$@" > "$results/$name.log" 2>&1 < /dev/null
+    timeout -k 15 "$limit" "$@" > "$results/$name.log" 2>&1 < /dev/null
     status=$?
     case $status in
         0) touch "$results/$name.done"; say "$name: ended well in $((SECONDS - begin)) s" ;;
-        124) say "$name: stopped after $limit s, see $name.log" ;;
+        124 | 137) say "$name: stopped after $limit s, see $name.log" ;;
         *) say "$name: failed with status $status, see $name.log" ;;
     esac
 }
