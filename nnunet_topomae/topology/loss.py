@@ -137,6 +137,7 @@ class TopologicalLoss(nn.Module):
             target_diagrams: what `diagrams` or `submit_diagrams` of this loss returned for the target.
         """
         self._check(reconstruction, target, target_diagrams)
+        values: np.ndarray | Future[np.ndarray]
         with torch.autocast(reconstruction.device.type, enabled=False):
             pooled = self._pooled(reconstruction)
             if target_diagrams is None:
