@@ -366,7 +366,11 @@ def take_turn(trainer: str, place: str, options: argparse.Namespace, end: float)
     worker.start()
     theirs.close()  # so that its end shows here
     try:
-        return ours.recv() if ours.poll(max(0, end - time.monotonic())) else "stopped, as the time was up"
+        if not ours.poll(max(0, end - time.monotonic())):
+            return "stopped, as the time was up"
+        result = ours.recv()
+        worker.join(timeout=10)
+        return result
     except EOFError:
         worker.join()
         return f"its process ended with status {worker.exitcode}"
@@ -405,9 +409,9 @@ def report(options: argparse.Namespace, results: dict[Key, list[dict[str, Any]]]
     text = f"""### A training step, {what}, preset {options.preset}, patch {patch}
 
 Written by `benchmarks/training.py` on {machine(PACKAGES)}, {where}.
-Batch {first[0]["volumes"]}; median of {len(first)} rounds of {options.steps} steps in which
-the trainers took turns. Shares of a step; homology and matching run in threads of their own, beside it (CPU time).
-`topology adds`: 1 − step without topology / step.
+Batch {first[0]["volumes"]}; rounds in which the trainers took turns: {len(first)}, of {options.steps} steps; medians.
+After {options.warm_up} steps from random weights. Shares of a step; homology and matching (CPU time) run in threads of
+their own, beside it. `topology adds`: 1 − step without topology / step.
 
 {table(results, options.device == "cuda")}
 
