@@ -22,14 +22,14 @@ from nnunet_topomae.visualization.tables import markdown_table
 NUM_CLASSES = 9  # of the hybrid network in networks.py
 
 
-def peak_gibibytes(prepare: Callable[[], Callable[[], object]], device: torch.device) -> float:
-    """Of the allocator, over two steps; NaN on a CPU."""
+def peak_gibibytes(prepare: Callable[[], Callable[[], object]], device: torch.device) -> float | None:
+    """Of the allocator, over two steps; None on a CPU."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     step = prepare()
     step(), step()
-    return torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else float("nan")
+    return torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
 
 
 def memory(options: argparse.Namespace) -> None:
@@ -52,7 +52,7 @@ def memory(options: argparse.Namespace) -> None:
                 estimate = summary.training_bytes(options.batch) / 2**30
                 try:
                     measured = peak_gibibytes(prepare, device)
-                    cells = f"{measured:.2f} GiB", f"{measured / estimate:.2f}"
+                    cells = ("–", "–") if measured is None else (f"{measured:.2f} GiB", f"{measured / estimate:.2f}")
                 except torch.cuda.OutOfMemoryError:
                     cells = "more than the card has", "–"
                 rows.append([preset, f"{side}³", phase, f"{estimate:.2f} GiB", *cells])

@@ -35,17 +35,17 @@ number=0
 step() {
     local name limit left status
     number=$((number + 1))
-    name=$(printf '%02d_%s' "$number" "$1"); limit=$(($2 * 60)); shift 2
+    name=$(printf '%02d_%s%s' "$number" "${dry_run:+dry_}" "$1"); limit=$(($2 * 60)); shift 2
     if [ -e "$results/$name.done" ]; then say "$name: done before"; return; fi
     left=$((end - SECONDS))
     if [ "$left" -lt 5 ]; then say "$name: no time left, call again to go on"; return; fi
     if [ "$left" -lt "$limit" ]; then limit=$left; fi
     local begin=$SECONDS
-    timeout "$limit" "$@" > "$results/$name.log" 2>&1 < /dev/null
+    timeout -k 15 "$limit" "$@" > "$results/$name.log" 2>&1 < /dev/null
     status=$?
     case $status in
         0) touch "$results/$name.done"; say "$name: ended well in $((SECONDS - begin)) s" ;;
-        124) say "$name: stopped after $limit s, see $name.log" ;;
+        124 | 137) say "$name: stopped after $limit s, see $name.log" ;;
         *) say "$name: failed with status $status, see $name.log" ;;
     esac
 }
@@ -65,16 +65,16 @@ say "$(date '+%Y-%m-%d %H:%M'), $("$python" -c 'import torch; print(torch.__vers
 if [ -n "$dry_run" ]; then
     step tests 5 "$python" -m pytest -q tests/augmentation/test_random_streams.py
     step two_ranks 2 "$python" -m torch.distributed.run --standalone --nproc_per_node 2 benchmarks/two_ranks.py
-    step step_by_part 18 "$python" benchmarks/training.py --phantom 32 --preset tiny --steps 1 --warm-up 1 --minutes 0 --docs "$docs"
+    step step_by_part 10 "$python" benchmarks/training.py --phantom 32 --preset tiny --steps 1 --warm-up 1 --rounds 1 --minutes 9.5 --docs "$docs"
     step precision 2 "$python" benchmarks/gpu_checks.py --device "$device" precision --preset tiny --patch 32 --steps 2
     step memory 2 "$python" benchmarks/gpu_checks.py --device "$device" memory --presets tiny --patches 32 --batch 1
 else
     step tests 5 "$python" -m pytest -q tests/augmentation tests/commands/test_cuda.py tests/networks/test_half_precision.py
-    step step_by_part 6 "$python" benchmarks/training.py "${data[@]}" --device "$device" --steps 20 --warm-up 5 --minutes 3 --docs "$docs"
+    step step_by_part 6 "$python" benchmarks/training.py "${data[@]}" --device "$device" --steps 20 --warm-up 5 --rounds 2 --minutes 5.5 --docs "$docs"
     step precision 2 "$python" benchmarks/gpu_checks.py --device "$device" precision
     step memory 3 "$python" benchmarks/gpu_checks.py --device "$device" memory
-    step large_plan 6 "$python" benchmarks/training.py --phantom 160 --preset base --device "$device" --steps 10 --minutes 1 --docs "$docs"
-    step compiled 5 "$python" benchmarks/training.py "${data[@]}" --device "$device" --compile --steps 20 --warm-up 5 --minutes 1 --docs "$docs"
+    step large_plan 6 "$python" benchmarks/training.py --phantom 160 --preset base --device "$device" --steps 10 --rounds 1 --minutes 5.5 --docs "$docs"
+    step compiled 5 "$python" benchmarks/training.py "${data[@]}" --device "$device" --compile --steps 20 --warm-up 5 --rounds 1 --minutes 4.5 --docs "$docs"
     step two_ranks 1 bash -c two_ranks_on_one_card
     if [ -n "$dataset" ]; then
         step few_labels 25 "$python" benchmarks/few_labels.py -d "$dataset" --budget gpu-hours --labels 8 --seeds 1 --device "$device" --out "$results/few_labels"

@@ -152,12 +152,12 @@ def pretraining_step(preset: str, patch: Sequence[int], batch: int, device: torc
     from nnunet_topomae.losses.pretraining import PretrainingLoss
     from nnunet_topomae.networks import PRESETS, CoPretrainingNetwork, geometry_from_plan
     from nnunet_topomae.pretext.masking import draw_masks
-    from nnunet_topomae.training.schedule import adamw
+    from nnunet_topomae.training.schedule import ParameterGroup, adamw
 
     config, geometry = TopoMAEConfig(weight_topology=0), geometry_from_plan(patch, _pooling(patch))
     network = CoPretrainingNetwork(1, geometry, PRESETS[preset]).to(device)
     criterion = PretrainingLoss(config, geometry)
-    optimizer = adamw([(network.parameters(), 1e-4)], 0.05)
+    optimizer = adamw([ParameterGroup("all", network.parameters(), 1e-4)], 0.05)
     image, points = torch.randn(batch, 1, *patch, device=device), torch.rand(batch, 9, 3, device=device)
 
     def loss() -> torch.Tensor:

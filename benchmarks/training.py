@@ -1,30 +1,36 @@
 """Where the time of a training step goes, by trainer and by who augments, into docs/benchmarks.md.
 
     python benchmarks/training.py DATASET CONFIGURATION FOLD [-p PLANS] [--device cuda|cpu] [--minutes 10]
-    python benchmarks/training.py --phantom 160 [...]      # a synthetic data set of that width, planned by nnU-Net
+    python benchmarks/training.py --phantom 160 [--patch 64 64 64] [...]   # a synthetic data set of that width
 
 TopoMAEPretrainer, TopoMAEFinetuner (its network from random weights) and nnUNetTrainer, each with data workers and with
-the device, take turns, each turn in a process of its own. Parts are exclusive of each other; in a first pass nothing
-but the whole is timed. On a GPU elapsed time, waiting for the device before and after each part of the second pass; on
-a CPU the CPU time of one thread, with crops drawn in the same process (nnUNet_n_proc_DA=0), so that other programs do
-not matter; topology's threads are counted apart. Nothing is written to nnUNet_results.
+the device, take turns, each turn in a process of its own; what fails, or is out of time, is named below the table.
+Parts are exclusive of each other; in a first pass nothing but the whole is timed. On a GPU elapsed time, waiting for
+the device before and after each part of the second pass; on a CPU the CPU time of one thread, with crops drawn in the
+same process (nnUNet_n_proc_DA=0), so that other programs do not matter; topology's threads are counted apart. With
+--threads 2 or more elapsed time there too, on a machine at rest. Nothing is written to nnUNet_results.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import multiprocessing
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import product
+from multiprocessing.connection import Connection
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +54,7 @@ PARTS = (
     "rest",
 )
 ENGINE = ("homology", "matching")  # in threads of their own
+Key = tuple[str, str]  # trainer and place
 
 
 class Stopwatch:
@@ -109,9 +116,9 @@ def build(trainer: str, place: str, options: argparse.Namespace) -> Any:
     plans = json.loads((folder / f"{options.plans}.json").read_text())
     plans["continue_training"] = False
     plans["topomae"] = {"preset": options.preset, "pretrained": "none", "augment_on": place, "seed": 0}
-    plans["topomae"] |= {"iterations_per_epoch": 10**6}
-    if options.batch:
-        plans["configurations"][options.configuration]["batch_size"] = options.batch
+    plans["topomae"] |= {"iterations_per_epoch": 10**6, "warmup_fraction": 0.0}  # --warm-up trains
+    changed = {"batch_size": options.batch, "patch_size": options.patch}
+    plans["configurations"][options.configuration] |= {name: value for name, value in changed.items() if value}
     dataset_json = json.loads((folder / "dataset.json").read_text())
     built = kind(plans, options.configuration, options.fold, dataset_json, torch.device(options.device))
     built.num_iterations_per_epoch = 10**6
@@ -156,7 +163,7 @@ def watch(trainer: Any, stopwatch: Stopwatch) -> None:
 
 def measure(trainer_name: str, place: str, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds a step, undisturbed and by part, and memory, in this process."""
-    on_gpu = options.device == "cuda"
+    on_gpu, elapsed = options.device == "cuda", is_elapsed(options)
     with tempfile.TemporaryDirectory() as results:
         os.environ["nnUNet_results"] = results
         os.environ["nnUNet_compile"] = "t" if options.compile else "f"
@@ -165,8 +172,8 @@ def measure(trainer_name: str, place: str, options: argparse.Namespace) -> dict[
         import torch
 
         if not on_gpu:
-            torch.set_num_threads(1)
-        clock = time.perf_counter if on_gpu else time.thread_time
+            torch.set_num_threads(options.threads)
+        clock = time.perf_counter if elapsed else time.thread_time
         synchronise = torch.cuda.synchronize if on_gpu else lambda: None
         engine: dict[str, float] = defaultdict(float)
         watch_engine(engine)
@@ -175,16 +182,25 @@ def measure(trainer_name: str, place: str, options: argparse.Namespace) -> dict[
         def step() -> None:
             trainer.train_step(next(trainer.dataloader_train))
 
+        def seconds_a_step() -> float:
+            synchronise()
+            begin = clock()
+            for _ in range(options.steps):
+                step()
+            synchronise()
+            return (clock() - begin) / options.steps
+
         for _ in range(options.warm_up):
             step()
-        synchronise()
         engine.clear()
-        begin = clock()
-        for _ in range(options.steps):
-            step()
-        synchronise()
-        undisturbed = (clock() - begin) / options.steps
+        undisturbed = seconds_a_step()
         topology = {part: seconds / options.steps for part, seconds in engine.items()}
+        without_topology = undisturbed
+        if engine:
+            trainer.current_step, config = 1, trainer.config
+            trainer.config = dataclasses.replace(config, topology_every=2**60)  # never again
+            without_topology = seconds_a_step()
+            trainer.config = config
         idle = idle_share(step, options.steps) if on_gpu else None
 
         stopwatch = Stopwatch(clock, synchronise)
@@ -193,7 +209,8 @@ def measure(trainer_name: str, place: str, options: argparse.Namespace) -> dict[
             stopwatch.time("rest", step)
         trainer.on_train_end()
         return {
-            "step": undisturbed,
+            "step": undisturbed if elapsed else undisturbed + sum(topology.values()),
+            "without topology": without_topology,
             "parts": {part: stopwatch.seconds[part] / options.steps for part in PARTS},
             "engine": topology,
             "idle": idle,
@@ -227,39 +244,41 @@ def idle_between(busy: Sequence[tuple[float, float]]) -> float:
     return 1 - covered / (reached - busy[0][0])
 
 
-def table(results: dict[tuple[str, str], list[dict[str, Any]]], device: str) -> str:
+def is_elapsed(options: argparse.Namespace) -> bool:
+    """Whether times are elapsed ones, not CPU time."""
+    return options.device == "cuda" or options.threads > 1
+
+
+def table(results: dict[Key, list[dict[str, Any]]], on_gpu: bool) -> str:
     """A row a trainer and place, medians of the rounds. Seconds only of a GPU."""
-    on_gpu = device == "cuda"
 
-    def median(key: tuple[str, str], value: Callable[[dict], float]) -> float:
+    def median(key: Key, value: Callable[[dict], float]) -> float:
         return statistics.median(value(result) for result in results[key])
-
-    def whole(result: dict) -> float:
-        return result["step"] if on_gpu else result["step"] + sum(result["engine"].values())
 
     rows = []
     for trainer, place in results:
         key = trainer, place
         row = [trainer, place]
         if on_gpu:
-            seconds = median(key, whole)
+            seconds = median(key, itemgetter("step"))
             row += [f"{1000 * seconds:.0f} ms", f"{results[key][0]['volumes'] / seconds:.1f}"]
-        row.append(f"{median((trainer, 'workers'), whole) / median(key, whole):.2f}")
+        row.append(f"{median((trainer, 'workers'), itemgetter('step')) / median(key, itemgetter('step')):.2f}")
         for part in PARTS:
             row.append(f"{100 * median(key, lambda r, part=part: r['parts'][part] / sum(r['parts'].values())):.0f} %")
         for part in ENGINE:
-            row.append(f"{100 * median(key, lambda r, part=part: r['engine'].get(part, 0) / whole(r)):.0f} %")
+            row.append(f"{100 * median(key, lambda r, part=part: r['engine'].get(part, 0) / r['step']):.0f} %")
+        row.append(f"{100 * median(key, lambda r: 1 - r['without topology'] / r['step']):.0f} %")
         row.append(f"{median(key, lambda r: r['host']):.1f} GiB")
         if on_gpu:
             row += [f"{median(key, lambda r: r['device']):.1f} GiB", f"{100 * median(key, lambda r: r['idle']):.0f} %"]
         rows.append(row)
     head = ["trainer", "augments", *(["step", "volumes/s"] if on_gpu else []), "speed / workers", *PARTS]
-    head += [*ENGINE, "host memory", *(["device memory", "GPU idle"] if on_gpu else [])]
+    head += [*ENGINE, "topology adds", "host memory", *(["device memory", "GPU idle"] if on_gpu else [])]
     return markdown_table(head, rows)
 
 
-def plan_phantom(width: int, folder: Path) -> int:
-    """A synthetic data set in nnU-Net's folders below `folder`, planned; returns its number."""
+def plan_phantom(width: int, folder: Path, end: float) -> int:
+    """A synthetic data set in nnU-Net's folders below `folder`, planned until then; returns its number."""
     for kind in ("raw", "preprocessed"):
         os.environ[f"nnUNet_{kind}"] = str(folder / kind)
     from nnunet_topomae.data.phantom import write_phantom_dataset
@@ -268,7 +287,11 @@ def plan_phantom(width: int, folder: Path) -> int:
     command = ["nnUNetv2_plan_and_preprocess", "-d", "100", "-c", "3d_fullres", "-np", "2", "-npfp", "2"]
     environment = os.environ | {"nnUNet_results": str(folder / "results")}
     program = str(Path(sys.executable).parent / command[0])
-    subprocess.run([program, *command[1:]], check=True, env=environment, stdout=subprocess.DEVNULL)
+    left = max(0, end - time.monotonic())
+    try:
+        subprocess.run([program, *command[1:]], check=True, env=environment, stdout=subprocess.DEVNULL, timeout=left)
+    except subprocess.TimeoutExpired:
+        raise SystemExit("the phantom could not be planned in time: give more --minutes, or a smaller one") from None
     return 100
 
 
@@ -281,72 +304,120 @@ def main() -> None:
     parser.add_argument("--phantom", type=int, metavar="WIDTH", help="make a data set about so many voxels wide")
     parser.add_argument("--preset", default="small", help="default: %(default)s")
     parser.add_argument("--batch", type=int, help="default: that of the plans")
+    parser.add_argument("--patch", type=int, nargs=3, metavar="VOXELS", help="default: that of the plans")
+    parser.add_argument("--trainers", nargs="+", choices=TRAINERS, default=TRAINERS, help="default: all")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch on a CPU (default: %(default)s)")
     parser.add_argument("--compile", action="store_true", help="with torch.compile; the parts are then less telling")
     parser.add_argument("--warm-up", type=int, default=2, help="steps before (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each pass (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, default=10, help="no turn begins after them (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="at most (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=10, help="the turns end by then (default: %(default)s)")
     parser.add_argument("--docs", type=Path, default=REPOSITORY / "docs")
     options = parser.parse_args()
     if (options.dataset is None) == (options.phantom is None):
         parser.error("name a data set, or give --phantom WIDTH")
+    signal.signal(signal.SIGTERM, _leave)
     end = time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as folder:
         if options.phantom:
-            options.dataset = plan_phantom(options.phantom, Path(folder))
-        report(options, take_turns(options, end))
+            options.dataset = plan_phantom(options.phantom, Path(folder), end)
+        results, missing = take_turns(options, end)
+    for (trainer, place), why in missing.items():
+        print(f"{trainer} with {place}: {why}", file=sys.stderr)
+    if results:
+        report(options, results, missing)
+    if missing:
+        raise SystemExit("not everything was measured, see above")
 
 
-def take_turns(options: argparse.Namespace, end: float) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """At least one round, whatever it takes; no half one is used."""
-    results: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    context = multiprocessing.get_context("spawn")
-    rounds = 0
-    while not rounds or time.monotonic() < end:
-        turn = {}
-        for key in product(TRAINERS, PLACES):
-            if rounds and time.monotonic() > end:
-                return results
-            worker = context.Process(target=_in_process, args=(queue := context.Queue(), *key, options))
-            worker.start()
-            turn[key] = queue.get()
-            worker.join()
-            if isinstance(turn[key], str):
-                raise SystemExit(f"{' with '.join(key)} failed:\n{turn[key]}")
-            print(f"round {rounds + 1}: {' with '.join(key)}: {turn[key]['step']:.3g} s a step", flush=True)
-        rounds += 1
+def take_turns(options: argparse.Namespace, end: float) -> tuple[dict[Key, list[dict[str, Any]]], dict[Key, str]]:
+    """As many rounds as end in time, or what can be had of the first; and what is missing of that, and why."""
+    results: dict[Key, list[dict[str, Any]]] = {}
+    missing: dict[Key, str] = {}
+    keys = list(product(options.trainers, PLACES))
+    for number in range(1, options.rounds + 1):
+        begin, turn = time.monotonic(), {}
+        for key in keys:
+            result = take_turn(*key, options, end)
+            if isinstance(result, str):
+                missing[key] = result
+            else:
+                turn[key] = result
+                print(f"round {number}: {' with '.join(key)} measured", flush=True)
+            if missing and results:
+                print(f"round {number} ended early: {result}", file=sys.stderr)
+                return results, {}  # of whole rounds
         for key, result in turn.items():
-            results[key].append(result)
-    return results
+            results.setdefault(key, []).append(result)
+        now = time.monotonic()
+        if missing or now + (now - begin) > end:
+            break
+    return results, missing
 
 
-def _in_process(queue: Any, trainer: str, place: str, options: argparse.Namespace) -> None:
+def take_turn(trainer: str, place: str, options: argparse.Namespace, end: float) -> dict[str, Any] | str:
+    """What a process of its own measures, or why it has not."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    worker = context.Process(target=_in_process, args=(theirs, trainer, place, options))
+    if time.monotonic() >= end:
+        return "no time left"
+    worker.start()
+    theirs.close()  # so that its end shows here
     try:
-        queue.put(measure(trainer, place, options))
-    except BaseException:
-        import traceback
+        if not ours.poll(max(0, end - time.monotonic())):
+            return "stopped, as the time was up"
+        result = ours.recv()
+        worker.join(timeout=10)
+        return result
+    except EOFError:
+        worker.join()
+        return f"its process ended with status {worker.exitcode}"
+    finally:
+        worker.terminate()
+        worker.join(timeout=10)
+        worker.kill()
 
-        queue.put(traceback.format_exc())
+
+def _in_process(results: Connection, trainer: str, place: str, options: argparse.Namespace) -> None:
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        results.send(measure(trainer, place, options))
+    except Exception:
+        results.send(traceback.format_exc())
 
 
-def report(options: argparse.Namespace, results: dict[tuple[str, str], list[dict[str, Any]]]) -> None:
+def _leave(*_: Any) -> None:
+    """On SIGTERM: temporary folders and processes are cleared away as after an error."""
+    raise SystemExit(1)
+
+
+def report(options: argparse.Namespace, results: dict[Key, list[dict[str, Any]]], missing: dict[Key, str]) -> None:
     first = next(iter(results.values()))
     patch = "×".join(map(str, first[0]["patch"]))
     what = f"a phantom {options.phantom} voxels wide" if options.phantom else str(options.dataset)
-    where = "one core, CPU time; `data` and `augmentation` by the code of one worker"
+    timed = "elapsed time" if is_elapsed(options) else "CPU time"
+    where = f"PyTorch on {options.threads} threads, {timed}; `data` and `augmentation` by the code of one worker"
     if options.device == "cuda":
         import torch
 
         where = torch.cuda.get_device_name() + (", torch.compile" if options.compile else ", without torch.compile")
-    text = f"""### A training step, {what}, patch {patch}
+    how = "-compiled" if options.compile else f"-{options.threads}" if options.threads > 1 else ""
+    name = f"training-{options.device}{how}-{what.replace(' ', '-')}-{options.preset}-{patch}"
+    absent = ", ".join(" with ".join(key) for key in missing)
+    text = f"""### A training step, {what}, preset {options.preset}, patch {patch}
 
 Written by `benchmarks/training.py` on {machine(PACKAGES)}, {where}.
-Preset `{options.preset}`, batch {first[0]["volumes"]}; median of {len(first)} rounds of {options.steps} steps in which
-the trainers took turns. Shares of a step; homology and matching run in threads of their own, beside it.
+Batch {first[0]["volumes"]}; rounds in which the trainers took turns: {len(first)}, of {options.steps} steps; medians.
+After {options.warm_up} steps from random weights. Shares of a step; homology and matching (CPU time) run in threads of
+their own, beside it. `topology adds`: 1 − step without topology / step.
 
-{table(results, options.device)}
+{table(results, options.device == "cuda")}
+
+{f"Not measured, for want of time or by an error: {absent}." if absent else ""}
 """
-    replace_section(options.docs / "benchmarks.md", f"training-{options.device}-{patch}", text)
+    replace_section(options.docs / "benchmarks.md", name, text)
     print(text)
 
 

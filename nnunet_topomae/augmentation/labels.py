@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from itertools import product
 
 import torch
@@ -45,9 +46,9 @@ def _voxel_coordinates(points: torch.Tensor, sides: torch.Size, clip: bool) -> l
 def _at_points(padded: torch.Tensor, coordinates: list[torch.Tensor], margin: int) -> torch.Tensor:
     """[C, N]."""
     corners = _corner_labels(padded, [x.floor() for x in coordinates], margin)
-    result = corners[0]
-    mixed = (corners[1:] != result).any(dim=0)
     if padded.device.type == "cpu":  # most points lie within one label; on a GPU it would cost more to find them
+        result = corners[0]
+        mixed = reduce(torch.logical_or, [corner != result for corner in corners[1:]])  # `any` is slow along an axis
         for channel, voters in enumerate(mixed):
             where = voters.nonzero().squeeze(1)
             result[channel, where] = _vote(corners[:, channel, where], [x[where] for x in coordinates])
@@ -62,14 +63,11 @@ def _corner_labels(padded: torch.Tensor, lower: list[torch.Tensor], margin: int)
         [(x + margin + end).clamp(0, side - 1).to(torch.int32) for end in (0, 1)]
         for x, side in zip(lower, sides, strict=True)
     ]
-    flat = padded.flatten(1)
-    corners = []
-    for corner in product((0, 1), repeat=len(sides)):
-        index = torch.zeros_like(ends[0][0])
-        for axis, end in enumerate(corner):
-            index = index * sides[axis] + ends[axis][end]
-        corners.append(flat.index_select(1, index))
-    return torch.stack(corners)
+    indices = ends[0]
+    for pair, side in zip(ends[1:], sides[1:], strict=True):
+        rows = [index * side for index in indices]
+        indices = [row + end for row in rows for end in pair]
+    return torch.stack([padded.flatten(1).index_select(1, index) for index in indices])
 
 
 def _vote(labels: torch.Tensor, coordinates: list[torch.Tensor]) -> torch.Tensor:

@@ -8,7 +8,8 @@ along a fixed matching the cost is a quadratic function of those voxels, and its
 values are distinct and the optimal matching is unique, which is almost everywhere (Carrière et al., *Optimizing
 persistent homology based functions*, ICML 2021).
 
-Diagrams and matchings are computed on the CPU, by the threads of `pool`; value and gradient come back as numbers.
+Diagrams and matchings are computed on the CPU, by the threads of `pool`; value and gradient come back as numbers. The
+thread that submits does not wait for a GPU that is still computing the reconstruction: one of the pool's does.
 """
 
 from __future__ import annotations
@@ -136,28 +137,27 @@ class TopologicalLoss(nn.Module):
             target_diagrams: what `diagrams` or `submit_diagrams` of this loss returned for the target.
         """
         self._check(reconstruction, target)
+        values: np.ndarray | Future[np.ndarray]
         with torch.autocast(reconstruction.device.type, enabled=False):
             pooled = self._pooled(reconstruction)
             if target_diagrams is not None:
-                (values,) = _to_numpy(pooled)
+                values = _to_host(pooled)
             elif target is not None:
                 values, target_values = _to_numpy(pooled, self._pooled(target))
-                target_diagrams = self._submit_diagrams(_finite_target(target_values))
+                target_diagrams = self._submit_diagrams(_finite_target(target_values), target_values.shape)
             else:
                 raise ValueError("give a target or its diagrams")
-        boxes = self._boxes(values)
-        if len(target_diagrams) != len(boxes):
+        shapes = self._box_shapes(pooled.shape)
+        if len(target_diagrams) != len(shapes):
             each = "sample and channel" if self.window is None else "sample, channel and window"
-            raise ValueError(f"target_diagrams must hold one entry a {each}, {len(boxes)}; got {len(target_diagrams)}")
-        for box, theirs in zip(boxes, target_diagrams, strict=True):
+            raise ValueError(f"target_diagrams must hold one entry a {each}, {len(shapes)}; got {len(target_diagrams)}")
+        for shape, theirs in zip(shapes, target_diagrams, strict=True):
             if not isinstance(theirs, Future):
-                self._check_diagrams(theirs, box.shape)
-        if not np.isfinite(values).all():
-            return PendingLoss(self, pooled, None)
-        ours = self._submit_diagrams(values)
+                self._check_diagrams(theirs, shape)
+        ours = self._submit_diagrams(values, pooled.shape)
         comparisons = [
-            pool.submit(partial(self._compare, k, box.shape), mine, theirs, size=partial(_number_of_points, k))
-            for box, mine, theirs in zip(boxes, ours, target_diagrams, strict=True)
+            pool.submit(partial(self._compare, k, shape), mine, theirs, size=partial(_number_of_points, k))
+            for shape, mine, theirs in zip(shapes, ours, target_diagrams, strict=True)
             for k in self.dimensions
         ]
         return PendingLoss(self, pooled, comparisons)
@@ -171,7 +171,8 @@ class TopologicalLoss(nn.Module):
 
     def submit_diagrams(self, volumes: Tensor) -> list[Future[Diagrams]]:
         """`diagrams` in the background: futures, which `forward` and `submit` take as `target_diagrams`."""
-        return self._submit_diagrams(self._target_values(volumes))
+        values = self._target_values(volumes)
+        return self._submit_diagrams(values, values.shape)
 
     def diagrams_in_worker(self, volumes: Tensor) -> list[Diagrams]:
         """`diagrams`, computed by the calling thread alone: for the workers of a data loader, which are many already.
@@ -188,15 +189,28 @@ class TopologicalLoss(nn.Module):
             (values,) = _to_numpy(self._pooled(volumes))
         return _finite_target(values)
 
-    def _submit_diagrams(self, values: np.ndarray) -> list[Future[Diagrams]]:
+    def _submit_diagrams(self, values: np.ndarray | Future[np.ndarray], shape: Sequence[int]) -> list[Future[Diagrams]]:
         warm_up()  # here, not in the workers: they would do it all at once
-        run = partial(persistence_diagrams, backend=self.backend, dimensions=self.dimensions)
-        return [pool.submit(run, box, size=box.size) for box in self._boxes(values)]
+        return [
+            pool.submit(partial(self._diagrams_of_box, i), values, size=math.prod(box))
+            for i, box in enumerate(self._box_shapes(shape))
+        ]
+
+    def _diagrams_of_box(self, index: int, values: np.ndarray) -> Diagrams:
+        box = self._boxes(values)[index]
+        if not np.isfinite(box).all():
+            raise _NotFiniteError
+        return persistence_diagrams(box, self.backend, dimensions=self.dimensions)
 
     def _boxes(self, values: np.ndarray) -> list[np.ndarray]:
         """Views of [B, C, d, h, w]: for each sample and channel the whole volume, or its windows in C order."""
         cuts = window_slices(values.shape[2:], self.window)
         return [volume[cut] for volume in values.reshape(-1, *values.shape[2:]) for cut in cuts]
+
+    def _box_shapes(self, shape: Sequence[int]) -> list[tuple[int, ...]]:
+        """Those of `_boxes` of values of this shape."""
+        cuts = window_slices(shape[2:], self.window)
+        return [tuple(side.stop - side.start for side in cut) for cut in cuts] * math.prod(shape[:2])
 
     def _compare(self, k: int, shape: tuple[int, ...], ours: Diagrams, theirs: Diagrams) -> _Comparison:
         self._check_diagrams(theirs, shape)
@@ -259,21 +273,22 @@ def _number_of_points(k: int, ours: Diagrams, theirs: Diagrams) -> int:
 
 @dataclass(frozen=True, eq=False)
 class PendingLoss:
-    """A loss that is being computed. `comparisons` is None where the reconstruction is not finite.
+    """A loss that is being computed.
 
     Work that has not begun is given up when nobody holds this object any more.
     """
 
     settings: TopologicalLoss
     pooled: Tensor  # [B, C, d, h, w], on its device and in the graph
-    comparisons: list[Future[_Comparison]] | None
+    comparisons: list[Future[_Comparison]]
 
     def result(self) -> LossTerms:
         """Wait; raises what a worker raised."""
         dimensions = self.settings.dimensions
-        if self.comparisons is None:
+        try:
+            comparisons = pool.collect(self.comparisons)
+        except _NotFiniteError:
             return LossTerms((self.pooled * torch.nan).sum(), dict.fromkeys(dimensions, np.nan), (np.nan, np.nan))
-        comparisons = pool.collect(self.comparisons)
         gradient = np.zeros(self.pooled.shape)
         boxes = self.settings._boxes(gradient)  # views: what is written there is written to the whole
         scale = [0.5 / len(boxes) / (b.size if self.settings.normalisation == "voxels" else 1) for b in boxes]
@@ -293,6 +308,10 @@ class PendingLoss:
             value, gradient = math.inf, np.full_like(gradient, math.inf)
         slopes = torch.from_numpy(gradient.astype(np.float32)).to(self.pooled.device)
         return _KnownGradient.apply(self.pooled, value, slopes)
+
+
+class _NotFiniteError(Exception):
+    """A reconstruction with NaN or infinity, which has no diagram."""
 
 
 class _KnownGradient(torch.autograd.Function):
@@ -429,3 +448,18 @@ def _to_numpy(*volumes: Tensor) -> list[np.ndarray]:
     if len({v.device for v in detached}) == 1:
         return list(torch.stack(detached).cpu().numpy())
     return [v.cpu().numpy() for v in detached]
+
+
+def _to_host(volumes: Tensor) -> np.ndarray | Future[np.ndarray]:
+    """A tensor in host memory; of a CUDA device on its way there, after what computes it."""
+    if not volumes.is_cuda:
+        return volumes.detach().cpu().numpy()
+    copy = volumes.detach().to("cpu", non_blocking=True)  # which PyTorch pins
+    event = torch.cuda.Event(blocking=True)  # who waits sleeps
+    event.record(torch.cuda.current_stream(volumes.device))
+    return pool.submit(_arrived, copy, event)  # of size 0: threads have nothing better to do when they come to wait
+
+
+def _arrived(copy: Tensor, event: torch.cuda.Event) -> np.ndarray:
+    event.synchronize()
+    return copy.numpy()

@@ -88,7 +88,8 @@ class DeviceAugmentingTrainer(nnUNetTrainer):
             self.print_to_log_file(f"Data workers augment{why}.")
             return
         try:
-            grid_sample(torch.zeros(1, 1, 2, 2, 2, device=self.device), torch.zeros(1, 1, 1, 1, 3, device=self.device))
+            volume, grid = torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 1, 1, 1, 3)
+            grid_sample(volume.to(self.device), grid.to(self.device), align_corners=False)
         except (NotImplementedError, RuntimeError) as error:
             raise RuntimeError(
                 f"PyTorch {torch.__version__} cannot resample volumes on {self.device.type} ({error}): "

@@ -300,8 +300,10 @@ class TopoMAEPretrainer(TopoMAETrainer):
         self._seed_masks(-1)  # the same masks in every epoch, so that curves are comparable
 
     def _seed_masks(self, epoch: int) -> None:
-        base = self.config.seed if self.config.seed >= 0 else torch.initial_seed()
-        self.mask_generator.manual_seed(hash((base, epoch, self.local_rank)) & 0x7FFFFFFFFFFF)
+        if self.config.seed < 0 <= epoch:
+            self.mask_generator.seed()  # anew; not those of another training in this process
+        else:
+            self.mask_generator.manual_seed(hash((self.config.seed, epoch, self.local_rank)) & 0x7FFFFFFFFFFF)
 
     def train_step(self, batch: dict) -> dict[str, torch.Tensor]:
         """What is logged, left on the device: to read it would make the host wait for the step."""

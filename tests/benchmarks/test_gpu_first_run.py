@@ -30,7 +30,7 @@ def test_every_step_runs_dry_and_is_not_run_again(tmp_path):
     page = (tmp_path / "docs" / "benchmarks.md").read_text()
     for trainer in ("TopoMAEPretrainer", "TopoMAEFinetuner", "nnUNetTrainer"):
         assert page.count(trainer) == 2  # by workers and by the device
-    assert "measured / estimate" in (tmp_path / "05_memory.log").read_text()
+    assert "measured / estimate" in (tmp_path / "05_dry_memory.log").read_text()
     again = run("--dry-run", tmp_path)
     assert again.stdout.count("done before") == 5
 

@@ -1,6 +1,9 @@
 import copy
 import pickle
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+from types import SimpleNamespace
 
 import numpy as np
 import ot
@@ -17,7 +20,7 @@ from nnunet_topomae.topology import (
     pool,
     squared_wasserstein,
 )
-from nnunet_topomae.topology.loss import average_pool, window_slices
+from nnunet_topomae.topology.loss import _to_host, average_pool, window_slices
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
@@ -230,6 +233,64 @@ def test_precomputed_diagrams_of_the_target_give_the_same(form: str, target: str
         diagrams = pickle.loads(pickle.dumps(diagrams))
     assert len(diagrams) == 4
     assert loss(x, y if target == "given" else None, diagrams) == loss(x, y)
+
+
+@pytest.mark.parametrize("bad", [None, torch.nan])
+@pytest.mark.parametrize("cut", [{}, {"window": 4}, {"max_side": 4}])
+def test_submit_does_not_wait_for_a_reconstruction_that_is_on_its_way(
+    monkeypatch: pytest.MonkeyPatch, cut: dict, bad: float | None
+) -> None:
+    """What takes the place of a GPU's copy arrives after `submit` has returned."""
+    x, y = volumes(2, 2, 6, 7, 5), volumes(2, 2, 6, 7, 5, seed=1)
+    if bad is not None:
+        x[1, 1, 3, 3, 3] = bad
+    loss = TopologicalLoss(**cut)
+    expected, arrived = loss(x, y), threading.Event()
+
+    def on_its_way(volumes: Tensor) -> Future:
+        return pool.submit(lambda: arrived.wait(60) and volumes.detach().numpy())
+
+    monkeypatch.setattr("nnunet_topomae.topology.loss._to_host", on_its_way)
+    pending = loss.submit(x.requires_grad_(), None, loss.submit_diagrams(y))
+    arrived.set()
+    value = pending.result().loss
+    assert torch.equal(value, expected) if bad is None else value.isnan() and expected.isnan()
+    value.backward()
+    assert x.grad.isfinite().all() == (bad is None)
+
+
+def test_a_thread_of_the_pool_waits_for_the_copy_from_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = []
+    values = torch.arange(8.0)
+    on_gpu = SimpleNamespace(
+        is_cuda=True,
+        device="cuda:0",
+        detach=lambda: on_gpu,
+        to=lambda where, non_blocking: log.append(("copy", where, non_blocking)) or values,
+    )
+    event = SimpleNamespace(
+        record=lambda stream: log.append(("record", stream)),
+        synchronize=lambda: log.append(("wait", threading.current_thread().name.split("-")[0])),
+    )
+    monkeypatch.setattr(torch.cuda, "Event", lambda blocking: event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    assert np.array_equal(_to_host(on_gpu).result(), values.numpy())
+    assert log == [("copy", "cpu", True), ("record", "stream of cuda:0"), ("wait", "topology")]
+
+
+@needs_cuda
+def test_submit_does_not_wait_for_a_gpu() -> None:
+    x, y = volumes(2, 1, 12, 12, 12).cuda(), volumes(2, 1, 12, 12, 12, seed=1)
+    loss = TopologicalLoss()
+    diagrams = loss.submit_diagrams(y)
+    expected = loss(x.cpu(), None, diagrams)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        torch.cuda._sleep(10**8)
+        pending = loss.submit(x, None, diagrams)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(pending.result().loss.cpu(), expected)
 
 
 def test_two_losses_can_be_under_way_at_once() -> None:

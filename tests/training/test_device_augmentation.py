@@ -147,7 +147,7 @@ def test_where_it_augments(workshop, knob, device, on_device):
 
 
 def test_a_device_that_cannot_resample_is_an_error_that_says_so(workshop, monkeypatch):
-    def not_implemented(*args):
+    def not_implemented(*args, **kwargs):
         raise NotImplementedError("grid_sampler_3d")
 
     monkeypatch.setattr("nnunet_topomae.training.device_augmentation.grid_sample", not_implemented)

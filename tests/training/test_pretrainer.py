@@ -94,6 +94,22 @@ def test_the_seed_decides_the_weights(workshop):
     assert not torch.equal(first.network.state_dict()[name], second.network.state_dict()[name])
 
 
+def test_without_a_seed_each_training_draws_its_own_masks(workshop):
+    def drawn(seed: int) -> tuple[torch.Tensor, ...]:
+        trainer = workshop.build(TopoMAEPretrainer, seed=seed)
+        masks = []
+        for epoch in (0, 1, -1, -1):  # -1: of validation
+            trainer._seed_masks(epoch)
+            masks.append(trainer._draw_masks(64))
+        return tuple(masks)
+
+    unseeded, other, seeded, again = (drawn(seed) for seed in (-1, -1, 0, 0))
+    assert not torch.equal(unseeded[0], other[0]) and not torch.equal(unseeded[0], unseeded[1])
+    assert torch.equal(unseeded[2], unseeded[3]) and torch.equal(unseeded[2], other[2])  # also after `--c`
+    assert all(torch.equal(one, two) for one, two in zip(seeded, again, strict=True))
+    assert not torch.equal(seeded[0], seeded[1])
+
+
 def test_training_cases_are_those_of_the_split_and_unlabelled_ones(workshop):
     cases = sorted({file.name.removesuffix("_seg.b2nd") for file in workshop.images.glob("*_seg.b2nd")})
     splits = [{"train": cases[:1], "val": cases[1:3], "unlabelled": cases[3:]}]

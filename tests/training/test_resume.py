@@ -45,21 +45,24 @@ def stop_after_one_epoch(trainer) -> None:
 
 
 @BOTH
-def test_a_resumed_training_is_the_uninterrupted_one(workshop, trainer_class):
-    uninterrupted = workshop.build(trainer_class, **epochs(2))
+@pytest.mark.parametrize("place", ["workers", "device"])
+def test_a_resumed_training_is_the_uninterrupted_one(workshop, trainer_class, place):
+    knobs = epochs(2) | {"iterations_per_epoch": 2, "augment_on": place, "rotation_probability": 1}
+    uninterrupted = workshop.build(trainer_class, **knobs)
     uninterrupted.run_training()
     uninterrupted_best = torch.load(checkpoint(uninterrupted, "best"), weights_only=False)["_best_ema"]
     for file in Path(uninterrupted.output_folder).glob("*.pth"):
         file.unlink()
 
-    stop_after_one_epoch(workshop.build(trainer_class, **epochs(2)))
-    resumed = workshop.build(trainer_class)  # of one epoch, were the checkpoint's knobs not taken
+    stop_after_one_epoch(workshop.build(trainer_class, **knobs))
+    resumed = workshop.build(trainer_class)  # of one epoch by workers, were the checkpoint's knobs not taken
     leftover = checkpoint(resumed, "final").with_suffix(".pth.partial")
     leftover.write_bytes(b"killed while writing this")
     maybe_load_checkpoint(resumed, continue_training=True, validation_only=False)
     assert resumed.current_epoch == 1
     resumed.run_training()
 
+    assert resumed.augment_on == place
     assert curves(resumed) == curves(uninterrupted)
     assert len(curves(resumed)["lrs"]) == 2
     ours, theirs = resumed.network.state_dict(), uninterrupted.network.state_dict()
