@@ -7,7 +7,7 @@ import numpy as np
 from ._cubical_components import cavity_pairs, component_pairs
 from ._cubical_loops import loop_pairs
 from ._cubical_lower_stars import CUBES_OF_SQUARE, grid_of, tables, voxel_records
-from ._cubical_ranks import sort_keys, voxels_by_rank
+from ._cubical_ranks import order_and_rank, sort_bits
 from ._jit import jit
 
 
@@ -17,36 +17,32 @@ def persistence_pairs(volume: np.ndarray, dimensions: tuple[int, ...]) -> tuple[
     Returns [n, 2] int64 arrays of flat C-order indices, by dimension, and the voxel of the essential class.
     """
     grid, table = grid_of(volume.shape), tables()
-    order = voxels_by_rank(sort_keys(volume), *volume.shape)
-    records = voxel_records(order, grid, table.squares_between, table.cubes_between)
+    bits = sort_bits(volume)
+    order, rank = order_and_rank(bits, *volume.shape)
+    records = voxel_records(rank, grid, table.squares_between, table.cubes_between)
     pairs = {}
-    if 0 in dimensions:
-        pairs[0] = component_pairs(order, records, grid.direction, table.first_edges)
+    if 0 in dimensions or 1 in dimensions:
+        pairs[0], joining, loops = component_pairs(order, records, grid.direction, table.first_edges, table.root)
     if 1 in dimensions or 2 in dimensions:
         pairs[2], loop_squares = cavity_pairs(
             order, records, grid.cube_index, table.critical, table.way_out, CUBES_OF_SQUARE
         )
     if 1 in dimensions:
-        pairs[1] = loop_pairs(order, records, loop_squares, grid, table)
-    values = volume.ravel()
-    for k in dimensions:
-        pairs[k] = _in_volume(pairs[k], *volume.shape)
-        pairs[k] = pairs[k][values[pairs[k][:, 0]] != values[pairs[k][:, 1]]]
-    return pairs, int(_voxel(order[0], *volume.shape))
+        pairs[1] = loop_pairs(order, records, joining, loops, loop_squares, grid, table)
+    position = np.empty([side + 2 for side in volume.shape], np.int32)  # in the volume of each voxel of the grid
+    position[1:-1, 1:-1, 1:-1] = np.arange(volume.size, dtype=np.int32).reshape(volume.shape)
+    position = position.ravel()
+    return {k: _lasting(pairs[k], bits, position) for k in dimensions}, int(position[order[0]])
 
 
 @jit
-def _voxel(index, depth, height, width):
-    """Flat index in the volume of an index into the grid with its border."""
-    plane, x = divmod(index, width + 2)
-    z, y = divmod(plane, height + 2)
-    return ((z - 1) * height + y - 1) * width + x - 1
-
-
-@jit
-def _in_volume(pairs, depth, height, width):
-    moved = np.empty(pairs.shape, np.int64)
+def _lasting(pairs, bits, position):
+    """The pairs of voxels with different values, as positions in the volume."""
+    lasting = np.empty(pairs.shape, np.int64)
+    count = 0
     for i in range(len(pairs)):
-        for end in range(2):
-            moved[i, end] = _voxel(pairs[i, end], depth, height, width)
-    return moved
+        birth, death = pairs[i]
+        if bits[birth] != bits[death]:
+            lasting[count, 0], lasting[count, 1] = position[birth], position[death]
+            count += 1
+    return lasting[:count]
