@@ -49,13 +49,15 @@ def component_pairs(order, records, direction, first_edges, root):
         the number of all other critical edges: each begins a loop.
     """
     joining = np.empty(records.size, np.uint8)
+    minima = order.size - records.size
     for voxel in range(records.size):
         joining[voxel] = first_edges[squares_of(records[voxel])] & edges_of(records[voxel])
+        minima += joining[voxel] == 0
 
     component = np.empty(records.size, np.int32)  # of each voxel
-    minimum = np.empty(order.size, np.int32)  # of each component
-    parent = np.empty(order.size, np.int32)
-    pairs = np.empty((order.size, 2), np.int32)
+    minimum = np.empty(minima, np.int32)  # of each component
+    parent = np.empty(minima, np.int32)
+    pairs = np.empty((minima - 1, 2), np.int32)
     components, found, loops = 0, 0, 0
     for voxel in order:
         edges = np.int64(joining[voxel])
@@ -84,7 +86,7 @@ def component_pairs(order, records, direction, first_edges, root):
             pairs[found, 0] = minimum[younger]
             pairs[found, 1] = voxel
             found += 1
-    return pairs[:found], joining, loops
+    return pairs, joining, loops
 
 
 @jit

@@ -38,11 +38,11 @@ def persistence_pairs(volume: np.ndarray, dimensions: tuple[int, ...]) -> tuple[
 @jit
 def _lasting(pairs, bits, position):
     """The pairs of voxels with different values, as positions in the volume."""
-    lasting = np.empty(pairs.shape, np.int64)
+    lasting = np.empty((2, len(pairs)), np.int64)
     count = 0
     for i in range(len(pairs)):
         birth, death = pairs[i]
         if bits[birth] != bits[death]:
-            lasting[count, 0], lasting[count, 1] = position[birth], position[death]
+            lasting[0, count], lasting[1, count] = position[birth], position[death]
             count += 1
-    return lasting[:count]
+    return lasting[:, :count].T
