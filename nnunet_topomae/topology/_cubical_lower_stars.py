@@ -45,6 +45,7 @@ QUEUED = 1 << 18
 EDGE_SHIFT = 19
 CUBE_SHIFT = 25
 RANK_SHIFT = 33
+BORDER_RECORD = BORDER_RANK << RANK_SHIFT  # without a lower star
 MAX_GRID_SIZE = 1 << INDEX_BITS  # the border ranks above every voxel, so that no cell reaches into it
 
 
@@ -248,9 +249,8 @@ def _cube_pairings(cubes_of_square, forest, cubes_between):
 
 
 @jit
-def voxel_records(rank, grid, squares_between, cubes_between):
-    """[grid.size] each voxel's record, with an empty chain; without a lower star, that of a border voxel."""
-    records = np.full(rank.size, BORDER_RANK << RANK_SHIFT, np.int64)
+def set_records(records, rank, grid, squares_between, cubes_between):
+    """Write each voxel's record, with an empty chain, to `records` [grid.size]; the border's are left as they are."""
     offsets = np.concatenate((grid.direction, grid.square, grid.cube))
     lower = np.empty(grid.width, np.int32)
     for z in range(grid.depth):
@@ -268,4 +268,3 @@ def voxel_records(rank, grid, squares_between, cubes_between):
                 cubes = np.int64(lower[x] >> 18 & cubes_between[squares])
                 star = cubes << CUBE_SHIFT | edges << EDGE_SHIFT | squares << SQUARE_SHIFT
                 records[start + x] = np.int64(here[x]) << RANK_SHIFT | star
-    return records

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._jit import jit
+from ._jit import inline, jit
 
 WORD_BITS = 32
-DIGIT_BITS = 11
-DIGITS = 3  # of a word
+DIGIT_BITS = 11  # a word has three
 RADIX = 1 << DIGIT_BITS
 INDEX_BITS = 30
 INDEX = (1 << INDEX_BITS) - 1
@@ -23,57 +22,71 @@ def sort_bits(volume: np.ndarray) -> np.ndarray:
 
 
 @jit
-def order_and_rank(bits, depth, height, width):
-    """The order of the voxels, and its inverse.
+def order_and_rank(bits, items, next_items, depth, height, width):
+    """The order of the voxels, and its inverse. `items`, `next_items`: [n] int64 to work in.
 
     A radix sort from the least significant digit upwards, of words of 32 bits of the key above the voxel's index: one
-    word for float32, two for float64. A digit that all words share is skipped.
+    word for float32, two for float64.
 
     Returns:
         [n] int32 voxels, as indices into the grid with its border, by ascending value; those with equal values keep
         their order.
         [grid.size] int32 each voxel's place in it.
     """
-    items = np.empty(depth * height * width, np.int64)
+    order = np.empty(items.size, np.int32)
     i = 0
     for z in range(depth):
         for y in range(height):
             start = ((z + 1) * (height + 2) + y + 1) * (width + 2) + 1
-            items[i : i + width] = np.arange(start, start + width)
+            order[i : i + width] = np.arange(start, start + width)
             i += width
-    next_items = np.empty_like(items)
-    position = np.empty((DIGITS, RADIX), np.int64)
-    smallest = np.int64(1) << (8 * bits.itemsize - 1)
     for shift in range(0, 8 * bits.itemsize, WORD_BITS):
-        position[:] = 0
-        for i in range(items.size):
-            index = items[i] & INDEX
-            # A float is sign and magnitude: of negative ones the largest magnitude comes first.
-            value = np.int64(bits[index])
-            key = ~value if value < 0 else value ^ smallest
-            word = key >> shift & ((1 << WORD_BITS) - 1)
-            items[i] = word << INDEX_BITS | index
-            for digit in range(DIGITS):
-                position[digit, word >> (digit * DIGIT_BITS) & (RADIX - 1)] += 1
-        for digit in range(DIGITS):
-            digit_shift = INDEX_BITS + digit * DIGIT_BITS
-            to = position[digit]
-            if to[items[0] >> digit_shift & (RADIX - 1)] == items.size:
-                continue
-            total = 0
-            for d in range(RADIX):
-                count = to[d]
-                to[d] = total
-                total += count
-            for item in items:
-                d = item >> digit_shift & (RADIX - 1)
-                place = to[d]
-                to[d] = place + 1
-                next_items[place] = item
-            items, next_items = next_items, items
-    order = np.empty(items.size, np.int32)
+        first, second, third = np.zeros(RADIX, np.int32), np.zeros(RADIX, np.int32), np.zeros(RADIX, np.int32)
+        for voxel in order:
+            item = _item(bits, voxel, shift)
+            first[_digit(item, 0)] += 1
+            second[_digit(item, 1)] += 1
+            third[_digit(item, 2)] += 1
+        _count_to_place(first)
+        _count_to_place(second)
+        _count_to_place(third)
+        for voxel in order:
+            item = _item(bits, voxel, shift)
+            place = first[_digit(item, 0)]
+            first[_digit(item, 0)] = place + 1
+            items[place] = item
+        for item in items:
+            place = second[_digit(item, 1)]
+            second[_digit(item, 1)] = place + 1
+            next_items[place] = item
+        for item in next_items:
+            place = third[_digit(item, 2)]
+            third[_digit(item, 2)] = place + 1
+            order[place] = item & INDEX
     rank = np.full(bits.size, BORDER_RANK, np.int32)
-    for i in range(items.size):
-        order[i] = items[i] & INDEX
+    for i in range(order.size):
         rank[order[i]] = i
     return order, rank
+
+
+@inline
+def _item(bits, voxel, shift):
+    """A word of the voxel's key, above the voxel."""
+    value = np.int64(bits[voxel])
+    smallest = np.int64(1) << (8 * bits.itemsize - 1)
+    key = ~value if value < 0 else value ^ smallest  # a float is sign and magnitude
+    return (key >> shift & ((1 << WORD_BITS) - 1)) << INDEX_BITS | np.int64(voxel)
+
+
+@inline
+def _digit(item, digit):
+    return item >> (INDEX_BITS + digit * DIGIT_BITS) & (RADIX - 1)
+
+
+@jit
+def _count_to_place(counts):
+    total = 0
+    for digit in range(RADIX):
+        count = counts[digit]
+        counts[digit] = total
+        total += count
