@@ -40,8 +40,8 @@ def _root(parent, number):
 
 
 @jit
-def component_pairs(order, records, direction, first_edges, root):
-    """The components that end, and the edges that end them.
+def component_pairs(order, records, component, direction, first_edges, root):
+    """The components that end, and the edges that end them. `component`: [records.size] int32 to work in.
 
     Returns:
         [n, 2] int32 (birth, death) voxels of the components, by ascending death.
@@ -54,7 +54,6 @@ def component_pairs(order, records, direction, first_edges, root):
         joining[voxel] = first_edges[squares_of(records[voxel])] & edges_of(records[voxel])
         minima += joining[voxel] == 0
 
-    component = np.empty(records.size, np.int32)  # of each voxel
     minimum = np.empty(minima, np.int32)  # of each component
     parent = np.empty(minima, np.int32)
     pairs = np.empty((minima - 1, 2), np.int32)
@@ -90,15 +89,15 @@ def component_pairs(order, records, direction, first_edges, root):
 
 
 @jit
-def cavity_pairs(order, records, cube_index, critical, way_out, cubes_of_square):
-    """The cavities, and the critical squares that close none.
+def cavity_pairs(order, records, onward, cube_index, critical, way_out, cubes_of_square):
+    """The cavities, and the critical squares that close none. `onward`: [records.size] int32 to work in.
 
     Returns:
         [n, 2] int32 (birth, death) voxels of the cavities, by descending birth.
         [records.size] uint16: each voxel's critical squares that end a loop.
     """
     outside = np.int32(0)
-    onward = np.full(records.size, ~outside, np.int32)
+    onward[:] = ~outside
     death_rank = np.empty(order.size + 1, np.int32)
     death_rank[outside] = BORDER_RANK
     loop_squares = np.zeros(records.size, np.uint16)

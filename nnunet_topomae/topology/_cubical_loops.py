@@ -57,14 +57,18 @@ def loop_pairs(
     joining: np.ndarray,
     loops: int,
     loop_squares: np.ndarray,
+    first_pair: np.ndarray,
     grid: Grid,
     tables: Tables,
 ) -> np.ndarray:
-    """[loops, 2] int32 (birth, death) voxels of the loops. The records are spent."""
+    """[loops, 2] int32 (birth, death) voxels of the loops.
+
+    The records are spent. `first_pair`: [records.size] int32 to work in.
+    """
     _keep_edges(records, joining)
     squares = _listed(loop_squares, loops)
     pairs = np.empty((len(squares), 5), np.int64)
-    first_pair = np.full(len(records), -1, np.int32)  # of each voxel
+    first_pair[:] = -1  # of each voxel
     queue = np.empty(len(order) + 1, np.int64)
     pool = np.empty(POOL_ENTRIES_PER_SQUARE * len(squares), np.int64)
     done, num_pairs, used = 0, 0, 0

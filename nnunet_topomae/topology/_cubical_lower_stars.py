@@ -45,7 +45,6 @@ QUEUED = 1 << 18
 EDGE_SHIFT = 19
 CUBE_SHIFT = 25
 RANK_SHIFT = 33
-BORDER_RECORD = BORDER_RANK << RANK_SHIFT  # without a lower star
 MAX_GRID_SIZE = 1 << INDEX_BITS  # the border ranks above every voxel, so that no cell reaches into it
 
 
@@ -250,7 +249,8 @@ def _cube_pairings(cubes_of_square, forest, cubes_between):
 
 @jit
 def set_records(records, rank, grid, squares_between, cubes_between):
-    """Write each voxel's record, with an empty chain, to `records` [grid.size]; the border's are left as they are."""
+    """Write each voxel's record, with an empty chain, to `records` [grid.size]; the border's have no lower star."""
+    records[:] = BORDER_RANK << RANK_SHIFT
     offsets = np.concatenate((grid.direction, grid.square, grid.cube))
     lower = np.empty(grid.width, np.int32)
     for z in range(grid.depth):

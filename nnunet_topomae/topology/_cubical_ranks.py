@@ -22,18 +22,17 @@ def sort_bits(volume: np.ndarray) -> np.ndarray:
 
 
 @jit
-def order_and_rank(bits, items, next_items, depth, height, width):
-    """The order of the voxels, and its inverse. `items`, `next_items`: [n] int64 to work in.
+def sort_voxels(bits, order, rank, items, next_items, depth, height, width):
+    """Write the order of the voxels, and its inverse. `items`, `next_items`: [n] int64 to work in.
 
     A radix sort from the least significant digit upwards, of words of 32 bits of the key above the voxel's index: one
     word for float32, two for float64.
 
-    Returns:
-        [n] int32 voxels, as indices into the grid with its border, by ascending value; those with equal values keep
-        their order.
-        [grid.size] int32 each voxel's place in it.
+    Args:
+        order: [n] int32, receives the voxels, as indices into the grid with its border, by ascending value; those with
+            equal values keep their order.
+        rank: [grid.size] int32, receives each voxel's place in it.
     """
-    order = np.empty(items.size, np.int32)
     i = 0
     for z in range(depth):
         for y in range(height):
@@ -63,10 +62,9 @@ def order_and_rank(bits, items, next_items, depth, height, width):
             place = third[_digit(item, 2)]
             third[_digit(item, 2)] = place + 1
             order[place] = item & INDEX
-    rank = np.full(bits.size, BORDER_RANK, np.int32)
+    rank[:] = BORDER_RANK
     for i in range(order.size):
         rank[order[i]] = i
-    return order, rank
 
 
 @inline

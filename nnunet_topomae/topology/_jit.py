@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import functools
+import os
 import threading
 from collections.abc import Callable
 
@@ -42,25 +43,51 @@ def interruptible(function: Callable) -> Callable:
     def call(*args, **kwargs):
         if threading.current_thread() is not threading.main_thread():
             return function(*args, **kwargs)
-        outcome = []
-        finished = _thread.allocate_lock()  # simpler than a Future, which an exception at a bad moment can break
-        finished.acquire()
-
-        def compute() -> None:
-            try:
-                outcome.append((function(*args, **kwargs), None))
-            except BaseException as error:
-                outcome.append((None, error))
-            finished.release()
-
-        _thread.start_new_thread(compute, ())
-        finished.acquire()
-        result, error = outcome.pop()
+        helper = _idle_helpers.pop() if _idle_helpers else _Helper()
+        result, error = helper.run(function, args, kwargs)
         if error is not None:
             raise error
         return result
 
     return call
+
+
+class _Helper:
+    """A thread that is kept for the next call, as to start one takes longer than small diagrams need."""
+
+    def __init__(self) -> None:
+        self.called = _thread.allocate_lock()  # simpler than a queue, which an exception at a bad moment can break
+        self.called.acquire()
+        self.call = None
+        _thread.start_new_thread(self._work, ())
+
+    def run(self, *call) -> tuple:
+        """What the function returned and what it raised, one of them None."""
+        outcome = []
+        finished = _thread.allocate_lock()
+        finished.acquire()
+        self.call = (*call, outcome, finished)
+        self.called.release()
+        finished.acquire()
+        return outcome.pop()
+
+    def _work(self) -> None:
+        while True:
+            self.called.acquire()
+            function, args, kwargs, outcome, finished = self.call
+            self.call = None
+            try:
+                outcome.append((function(*args, **kwargs), None))
+            except BaseException as error:
+                outcome.append((None, error))
+            del function, args, kwargs, outcome  # an idle thread keeps no volume alive
+            _idle_helpers.append(self)
+            finished.release()
+
+
+_idle_helpers: list[_Helper] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle_helpers.clear)  # a forked child has no threads but its own
 
 
 @intrinsic

@@ -28,7 +28,7 @@ from nnunet_topomae.topology._cubical_lower_stars import (
     grid_of,
     tables,
 )
-from nnunet_topomae.topology._cubical_ranks import BORDER_RANK, order_and_rank, sort_bits
+from nnunet_topomae.topology._cubical_ranks import BORDER_RANK, sort_bits, sort_voxels
 from nnunet_topomae.topology._jit import jit
 from nnunet_topomae.topology.persistence import batched_persistence_diagrams, persistence_diagrams
 
@@ -350,7 +350,8 @@ def test_order_is_that_of_a_stable_sort(dtype):
     volume = rng.permutation(values).astype(dtype).reshape(10, 10, 10)
     padded = np.arange(12**3).reshape(12, 12, 12)[1:-1, 1:-1, 1:-1].ravel()
     expected = padded[np.argsort(volume.ravel(), kind="stable")]
-    order, rank = order_and_rank(sort_bits(volume), *np.empty((2, 1000), np.int64), 10, 10, 10)
+    order, rank = np.empty(1000, np.int32), np.empty(12**3, np.int32)
+    sort_voxels(sort_bits(volume), order, rank, *np.empty((2, 1000), np.int64), 10, 10, 10)
     np.testing.assert_array_equal(order, expected)
     np.testing.assert_array_equal(rank[order], np.arange(1000))
     assert np.count_nonzero(rank == BORDER_RANK) == 12**3 - 1000
