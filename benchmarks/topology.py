@@ -230,7 +230,7 @@ def _measure(call: Callable, inputs: tuple, clock: Callable[[], float]) -> dict:
 
 
 def _settled(clock: Callable[[], float]) -> float:
-    """The clock after a pause: of a process with a CPU limit, Linux counts the time at pauses and ticks (1 to 10 ms)."""
+    """The clock after a pause: of a process with a CPU limit, Linux counts time at pauses and ticks (1 to 10 ms)."""
     time.sleep(1e-4)
     return clock()
 
