@@ -78,7 +78,8 @@ def matching(ours: np.ndarray, target: np.ndarray, k: int = 1) -> Figure:
     plot_diagrams(a, b, squared_wasserstein(a, b), axis)
     axis.set(xlim=(-0.3, 2.6), ylim=(-0.3, 4.6))  # what is born later is noise far from the torus
     axis.set_title(f"dimension {k}: red, pairs; grey, to the diagonal", fontsize=10)
-    axis.legend(["noisy torus", "clean torus"], fontsize=8, loc="lower right")
+    for text, name in zip(axis.get_legend().get_texts(), ("noisy torus", "clean torus"), strict=True):
+        text.set_text(name)
     return figure
 
 
