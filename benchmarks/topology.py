@@ -1,12 +1,13 @@
 """Our topology engine beside its peers: time and peak memory on crops of real images, into docs/benchmarks.md.
 
-    python benchmarks/topology.py [--data ../shared/data] [--sizes 24 32 48 64 96 128] [--limit 60]
+    python benchmarks/topology.py [--data ../shared/data] [--sizes 24 32 48 64 96 128] [--limit 60] [--against CHECKOUT]
 
 Three stages: diagrams of a volume, W2² between two diagrams (dimension 0), and the whole loss, forward and backward.
 Each peer runs in a process of its own, which is warmed up on a small volume and pinned to one core unless it is said to
 use all. Peers take turns, so that a drift of the machine hits all alike. A time is the median over rounds: CPU time of
 a process with one core, so that other work on the machine does not count, elapsed time of one with all. A peer is left
-out from the size on at which it should run longer than the limit, or did.
+out from the size on at which it should run longer than the limit, or did. Given an older checkout of this repository,
+a last table compares the engine with that one's, on volumes as they are early in training.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import os
 import resource
 import signal
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +38,7 @@ from scipy.ndimage import gaussian_filter
 REPOSITORY = Path(__file__).parents[1]
 TOLERANCE = 0.01
 PACKAGES = ("numba", "numpy", "torch", "gudhi", "POT", "cripser", "torch-topological")
+TOKEN = 8  # voxels a side
 ONE_ROUND_SECONDS = 10  # a run longer than this is not repeated
 
 
@@ -68,6 +72,12 @@ def distance_ours() -> Callable:
     from nnunet_topomae.topology import squared_wasserstein
 
     return lambda a, b: squared_wasserstein(a, b, TOLERANCE)
+
+
+def distances_ours() -> Callable:
+    from nnunet_topomae.topology import squared_wasserstein
+
+    return lambda *pairs: [squared_wasserstein(a, b, TOLERANCE) for a, b in pairs]
 
 
 def distance_hera() -> Callable:
@@ -131,13 +141,20 @@ def _forward_backward(loss: Callable) -> Callable:
 
 @dataclass(frozen=True)
 class Peer:
-    """A competitor of one stage. `growth`: its time grows like (size of the input) to this power, for the forecast."""
+    """A competitor of one stage.
+
+    Attributes:
+        growth: its time grows like (size of the input) to this power, for the forecast.
+        needs: a package that has to be installed.
+        checkout: where `nnunet_topomae` is imported from.
+    """
 
     name: str
     prepare: Callable[[], Callable]
     growth: float
     needs: str | None = None
     all_cores: bool = False
+    checkout: Path = REPOSITORY
 
 
 @dataclass
@@ -158,7 +175,7 @@ class Runner:
     def __init__(self, peer: Peer, warm_up: tuple) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, peer.prepare, peer.all_cores), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, peer), daemon=True)
         self.process.start()
         theirs.close()
         self.run(warm_up, limit=300)
@@ -182,16 +199,17 @@ class Runner:
         self.process.join()
 
 
-def _serve(connection: Connection, prepare: Callable[[], Callable], all_cores: bool) -> None:
-    if not all_cores and hasattr(os, "sched_setaffinity"):
+def _serve(connection: Connection, peer: Peer) -> None:
+    sys.path.insert(0, str(peer.checkout))
+    if not peer.all_cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    call = prepare()
+    call = peer.prepare()
     while True:
         inputs, limit = connection.recv()
         _, hard = resource.getrlimit(resource.RLIMIT_CPU)
         resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + limit, hard))
         try:
-            connection.send(_measure(call, inputs, time.perf_counter if all_cores else time.process_time))
+            connection.send(_measure(call, inputs, time.perf_counter if peer.all_cores else time.process_time))
         except Exception as error:
             connection.send(error)
 
@@ -201,9 +219,9 @@ def _measure(call: Callable, inputs: tuple, clock: Callable[[], float]) -> dict:
     before = memory_kilobytes("VmRSS")
     if before:
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    start = clock()
+    start = _settled(clock)
     result = call(*inputs)
-    seconds = clock() - start
+    seconds = _settled(clock) - start
     return {
         "seconds": seconds,
         "result": result if isinstance(result, float) else None,
@@ -211,9 +229,15 @@ def _measure(call: Callable, inputs: tuple, clock: Callable[[], float]) -> dict:
     }
 
 
+def _settled(clock: Callable[[], float]) -> float:
+    """The clock after a pause: of a process with a CPU limit, Linux counts time at pauses and ticks (1 to 10 ms)."""
+    time.sleep(1e-4)
+    return clock()
+
+
 # --- Stages -----------------------------------------------------------------------------------------------------------
 
-OURS, OURS_ALL = "ours, 1 thread", "ours, all threads"
+OURS, OURS_ALL, BEFORE = "ours, 1 thread", "ours, all threads", "before"
 DIAGRAMS = [
     Peer(OURS, diagrams_ours, 1.1),
     Peer("cripser", diagrams_cripser, 1.1, needs="cripser"),
@@ -285,6 +309,20 @@ def load_cases(data: Path, sizes: list[int]) -> list[Case]:
     return [Case(name, v.astype(np.float32), copies[name].astype(np.float32)) for name, v in volumes.items()]
 
 
+def token_cases(cases: list[Case]) -> list[Case]:
+    """Each case, and two in which the reconstruction is the target with 75 % of its tokens replaced."""
+    rng = np.random.default_rng(0)
+    extended = []
+    for case in cases:
+        target = case.target
+        masked = rng.random([-(-side // TOKEN) for side in target.shape]) < 0.75
+        masked = np.kron(masked, np.ones([TOKEN] * 3, bool))[tuple(map(slice, target.shape))]
+        values = {"blur": gaussian_filter(target, 2), "noise": rng.normal(size=target.shape).astype(np.float32)}
+        extended.append(Case(f"{case.name}, left alone", target, case.reconstruction))
+        extended += [Case(f"{case.name}, {kind}", target, np.where(masked, v, target)) for kind, v in values.items()]
+    return extended
+
+
 def centre_cube(volume: np.ndarray, side: int) -> np.ndarray:
     """A cube of this side, with the edges repeated where the volume is smaller."""
     short = [max(0, side - s) for s in volume.shape]
@@ -310,7 +348,7 @@ def ratio(measurement: Measurement, ours: Measurement) -> str:
     if not measurement.seconds:
         return "–"
     times = measurement.median / ours.median
-    return f"{times:.0f}×" if times >= 10 else f"{times:.1f}×"
+    return f"{times:.0f}×" if times >= 10 else f"{times:.1f}×" if times >= 2 else f"{times:.2f}×"
 
 
 def markdown_table(table: Table, first: str, extra: dict[str, str] | None = None) -> str:
@@ -326,6 +364,33 @@ def markdown_table(table: Table, first: str, extra: dict[str, str] | None = None
         name = f"{case} ({extra[case]})" if extra else case
         lines.append(f"| {name} | " + " | ".join([*(cell(row[p]) for p in peers), *ratios]) + " |")
     return "\n".join(lines)
+
+
+def comparison(cases: list[Case], checkout: Path, rounds: int, limit: int, small: tuple) -> str:
+    """Diagrams of a volume, W2² in all dimensions: ours beside the checkout's and cripser's."""
+    from nnunet_topomae.topology import persistence_diagrams
+
+    def points(reconstruction: np.ndarray, target: np.ndarray) -> tuple:
+        both = (persistence_diagrams(volume) for volume in (reconstruction, target))
+        return tuple((a.finite().points, b.finite().points) for a, b in zip(*both, strict=True))
+
+    volumes = {c.name: (c.target if c.name.endswith("left alone") else c.reconstruction,) for c in cases}
+    peers = [p for p in DIAGRAMS if p.name != "GUDHI" and not (p.needs and not installed(p.needs))]
+    peers.append(Peer(BEFORE, diagrams_ours, 1.1, checkout=checkout))
+    diagrams = run_stage(peers, volumes, small[:1], rounds, limit, lambda i: i[0].size)
+    pairs = {c.name: points(c.reconstruction, c.target) for c in cases}
+    peers = [Peer(OURS, distances_ours, 1.3), Peer(BEFORE, distances_ours, 1.3, checkout=checkout)]
+    distances = run_stage(peers, pairs, points(*small), rounds, limit, lambda i: sum(len(a) + len(b) for a, b in i))
+    commit = subprocess.check_output(["git", "-C", checkout, "rev-parse", "--short=7", "HEAD"], text=True).strip()
+    return f"""
+**Against an older version** ("before": commit {commit}), one thread, median of {rounds} rounds. Left alone: diagrams
+of the volume, W2² between those of its noisy copy and its own. Blur, noise: 75 % of the tokens of 8³ voxels replaced by
+a blur of σ = 2 or by N(0, 1) noise, W2² between that and the volume. First the diagrams, then W2² of all dimensions.
+
+{markdown_table(diagrams, "volume")}
+
+{markdown_table(distances, "volume")}
+"""
 
 
 def plot(stages: list[tuple[str, str, Table, dict[str, float]]], path: Path) -> None:
@@ -349,6 +414,7 @@ def main() -> None:
     option("--rounds", type=int, default=3, help="runs of each peer, of which the median counts")
     option("--limit", type=int, default=60, help="CPU seconds after which a run is given up")
     option("--docs", type=Path, default=REPOSITORY / "docs", help="folder of benchmarks.md and images/")
+    option("--against", type=Path, metavar="CHECKOUT", help="an older checkout of this repository to compare with")
     args = parser.parse_args()
 
     from nnunet_topomae.topology import persistence_diagrams, squared_wasserstein
@@ -372,6 +438,12 @@ def main() -> None:
     distances = run(stages[1], pairs, tuple(map(points, small)), lambda i: len(i[0]) + len(i[1]))
     print("losses", flush=True)
     losses = run(stages[2], {c.name: (c.reconstruction, c.target) for c in cases}, small, lambda i: i[0].size)
+
+    against = ""
+    if args.against:
+        print("against an older version", flush=True)
+        chosen = token_cases([c for c in cases if c.name.startswith(("CT 64", "CT 96", "Hippocampus"))])
+        against = comparison(chosen, args.against.resolve(), max(args.rounds, 5), args.limit, small)
 
     voxels = {c.name: c.target.size for c in cases}
     counts = {name: len(a) + len(b) for name, (a, b) in pairs.items()}
@@ -415,7 +487,7 @@ POT stop at the 100,000th iteration, before the optimum.
 {markdown_table(losses, "volume")}
 
 ![Time against size, log-log](images/topology_benchmark.png)
-"""
+{against}"""
     replace_section(args.docs / "benchmarks.md", "topology", text)
     for package in missing:
         print(f"not installed, left out: {package}")

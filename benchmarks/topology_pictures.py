@@ -11,15 +11,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import ndimage
 
 from nnunet_topomae.topology import (
-    PersistenceDiagram,
     TopologicalLoss,
     betti_numbers,
     persistence_diagrams,
+    plot_diagrams,
     squared_wasserstein,
 )
 
@@ -65,15 +64,10 @@ def volume_and_diagram(volume: np.ndarray) -> Figure:
     ):
         axis.imshow(image, cmap="gray")
         axis.set(xticks=[], yticks=[], title=title)
-    for k, diagram in enumerate(persistence_diagrams(volume)):
-        draw_points(axes[2], diagram.finite(), COLOURS[k], f"D{k}: {NAMES[k]}")
-    essential = persistence_diagrams(volume)[0]
-    axes[2].plot(essential.birth[-1], volume.max() + 0.3, "^", color=COLOURS[0], label="never dies")
-    diagonal(axes[2], volume)
+    plot_diagrams(persistence_diagrams(volume), axis=axes[2])
     axes[2].axhline(LEVEL, color="grey", linewidth=0.5)
     axes[2].axvline(LEVEL, color="grey", linewidth=0.5)
     axes[2].set_title("its persistence diagrams")
-    axes[2].legend(fontsize=7, loc="lower right")
     return figure
 
 
@@ -81,32 +75,12 @@ def matching(ours: np.ndarray, target: np.ndarray, k: int = 1) -> Figure:
     """The diagrams of two volumes in dimension k, and the optimal matching between them."""
     a, b = (persistence_diagrams(v)[k].finite() for v in (ours, target))
     figure, axis = plt.subplots(figsize=(4.4, 6), layout="constrained")
-    for i, j in squared_wasserstein(a.points, b.points).matching:
-        start, end = (to_diagonal(d.points[n]) if n < 0 else d.points[n] for d, n in ((a, i), (b, j)))
-        start, end = (to_diagonal(end) if i < 0 else start), (to_diagonal(start) if j < 0 else end)
-        colour = "tab:red" if i >= 0 and j >= 0 else "0.7"
-        axis.plot(*zip(start, end, strict=True), color=colour, linewidth=0.8, zorder=0)
-    draw_points(axis, a, "tab:orange", "noisy torus")
-    draw_points(axis, b, "black", "clean torus")
-    diagonal(axis, ours)
+    plot_diagrams(a, b, squared_wasserstein(a, b), axis)
     axis.set(xlim=(-0.3, 2.6), ylim=(-0.3, 4.6))  # what is born later is noise far from the torus
     axis.set_title(f"dimension {k}: red, pairs; grey, to the diagonal", fontsize=10)
-    axis.legend(fontsize=8, loc="lower right")
+    for text, name in zip(axis.get_legend().get_texts(), ("noisy torus", "clean torus"), strict=True):
+        text.set_text(name)
     return figure
-
-
-def to_diagonal(point: np.ndarray) -> np.ndarray:
-    return np.full(2, point.mean())
-
-
-def draw_points(axis: Axes, diagram: PersistenceDiagram, colour: str, label: str) -> None:
-    axis.scatter(diagram.birth, diagram.death, s=6, color=colour, label=label, linewidths=0)
-
-
-def diagonal(axis: Axes, volume: np.ndarray) -> None:
-    ends = (volume.min(), volume.max())
-    axis.plot(ends, ends, color="black", linewidth=0.6)
-    axis.set(xlabel="birth", ylabel="death", aspect="equal")
 
 
 def descent(ours: np.ndarray, target: np.ndarray, steps: int = 60) -> Figure:

@@ -62,7 +62,7 @@ def describe(
 
 
 def _geometry_rows(geometry: Geometry, workload: Workload) -> list[Sequence[object]]:
-    name, grids = "UNETR++", geometry.stage_grids
+    name, grids = "UNETR++", tuple(geometry.stage_grids)
     if workload.architecture is not None:
         name, grids = workload.architecture.class_name.split(".")[-1], workload.architecture.grids(geometry.patch_size)
     return [

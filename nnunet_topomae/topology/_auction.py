@@ -27,11 +27,12 @@ import numpy as np
 
 from ._jit import jit
 from ._kdtree import (
+    LIFT,
+    TOP,
     best_two,
     largest_weight,
     refresh,
     refresh_all,
-    refresh_lifts,
     row_of,
     set_weight,
     u_of,
@@ -130,7 +131,7 @@ def forward(a, b, partner, owner, rate, budget):
             continue
         last[i] = guess = j
         set_weight(b, j, _below(weight_of(b, j), weight_of(b, j) - (best - second + epsilon)))
-        refresh(b, j)
+        refresh(b, j, TOP)
         bids += 1
         loser = owner[j]
         partner[i], owner[j] = j, i
@@ -173,9 +174,9 @@ def reverse(a, b, partner, owner, rate, budget, lifted):
         guess = i
         set_weight(b, j, min(epsilon - second, to_diagonal(b, j)))
         set_weight(a, i, _below(weight_of(a, i), squared_distance(a, i, b, j) - weight_of(b, j)))
-        refresh(a, i)
+        refresh(a, i, TOP)
         if lifted is not None:
-            refresh_lifts(a, i)
+            refresh(a, i, LIFT)
         loser = partner[i]
         partner[i], owner[j] = j, i
         if loser >= 0:

@@ -4,16 +4,19 @@ Going up, voxels join the components below them. Going down, cubes join the cavi
 dimension 0 of the complement, in which cubes are the nodes, squares the links, and the outside of the volume is the
 oldest component. Where two meet, the younger one ends (the elder rule).
 
-Each node first points onward along the pairs of its lower star, so that chains of pointers lead from any node to the
-minimum or maximum where its component began; these are numbered, and union-find runs on the numbers. Only critical
-edges and squares join two of them (P. Guillou, J. Vidal, J. Tierny, "Discrete Morse Sandwich", TVCG 2023).
+A voxel with a lower star joins a component below it through an edge of that lower star, and only critical edges can
+join two components. The same holds of cubes and critical squares (P. Guillou, J. Vidal, J. Tierny, "Discrete Morse
+Sandwich", TVCG 2023). Voxels are numbered by component in the order in which they come, so that of two components the
+elder has the smaller number. Cubes point onward along the pairs of their lower star, so that chains of pointers lead
+from any cube to the maximum where its cavity ends.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ._cubical_lower_stars import BORDER_RANK, cubes_of, edges_of, rank_of, squares_of
+from ._cubical_lower_stars import cubes_of, edges_of, rank_of, squares_of
+from ._cubical_ranks import BORDER_RANK
 from ._jit import jit, leading_zeros, trailing_zeros
 
 
@@ -37,101 +40,102 @@ def _root(parent, number):
 
 
 @jit
-def component_pairs(order, records, direction, first_edges):
-    """[n, 2] int32 (birth, death) voxels of the components that end, by ascending death."""
-    onward = np.empty(records.size, np.int32)
-    birth_rank = np.empty(order.size, np.int32)
-    joins = np.zeros(order.size, np.bool_)  # by rank: whether the voxel has a critical edge
-    minima = 0
-    for voxel in range(records.size):
-        rank = rank_of(records[voxel])
-        if rank == BORDER_RANK:
-            continue
-        firsts = first_edges[squares_of(records[voxel])] & edges_of(records[voxel])
-        if firsts == 0:
-            birth_rank[minima] = rank
-            onward[voxel] = ~minima
-            minima += 1
-        else:
-            onward[voxel] = voxel + direction[trailing_zeros(firsts)]
-            joins[rank] = firsts & (firsts - 1) != 0
+def component_pairs(order, records, component, direction, first_edges, root):
+    """The components that end, and the edges that end them. `component`: [records.size] int32 to work in.
 
-    parent = np.arange(minima)
+    Returns:
+        [n, 2] int32 (birth, death) voxels of the components, by ascending death.
+        [records.size] uint8: each voxel's edges that join it to a component, or two components.
+        the number of all other critical edges: each begins a loop.
+    """
+    joining = np.empty(records.size, np.uint8)
+    minima = order.size - records.size
+    for voxel in range(records.size):
+        joining[voxel] = first_edges[squares_of(records[voxel])] & edges_of(records[voxel])
+        minima += joining[voxel] == 0
+
+    minimum = np.empty(minima, np.int32)  # of each component
+    parent = np.empty(minima, np.int32)
     pairs = np.empty((minima - 1, 2), np.int32)
-    found = 0
-    for rank in range(order.size):
-        if not joins[rank]:
+    components, found, loops = 0, 0, 0
+    for voxel in order:
+        edges = np.int64(joining[voxel])
+        if edges == 0:
+            component[voxel] = components
+            minimum[components] = voxel
+            parent[components] = components
+            components += 1
             continue
-        voxel = order[rank]
-        firsts = first_edges[squares_of(records[voxel])] & edges_of(records[voxel])
-        elder = _root(parent, _number(onward, voxel))
-        firsts &= firsts - 1
-        while firsts:
-            younger = _root(parent, _number(onward, voxel + direction[trailing_zeros(firsts)]))
-            firsts &= firsts - 1
+        component[voxel] = component[voxel + direction[trailing_zeros(edges)]]
+        if edges & (edges - 1) == 0:
+            continue
+        first = np.int64(root[squares_of(records[voxel])]) or edges & -edges
+        elder = _root(parent, component[voxel + direction[trailing_zeros(first)]])
+        edges ^= first
+        while edges:
+            edge = trailing_zeros(edges)
+            edges &= edges - 1
+            younger = _root(parent, component[voxel + direction[edge]])
             if elder == younger:
+                joining[voxel] ^= 1 << edge
+                loops += 1
                 continue
-            if birth_rank[elder] > birth_rank[younger]:
-                elder, younger = younger, elder
+            elder, younger = min(elder, younger), max(elder, younger)
             parent[younger] = elder
-            pairs[found, 0] = order[birth_rank[younger]]
+            pairs[found, 0] = minimum[younger]
             pairs[found, 1] = voxel
             found += 1
-    return pairs
+    return pairs, joining, loops
 
 
 @jit
-def cavity_pairs(order, records, cube_index, critical, way_out, cubes_of_square):
-    """The cavities, and the critical squares that close none.
+def cavity_pairs(order, records, onward, cube_index, critical, way_out, cubes_of_square):
+    """The cavities, and the critical squares that close none. `onward`: [records.size] int32 to work in.
 
     Returns:
         [n, 2] int32 (birth, death) voxels of the cavities, by descending birth.
         [records.size] uint16: each voxel's critical squares that end a loop.
     """
     outside = np.int32(0)
-    onward = np.full(records.size, ~outside, np.int32)
+    onward[:] = ~outside
     death_rank = np.empty(order.size + 1, np.int32)
     death_rank[outside] = BORDER_RANK
-    joins = np.zeros(order.size, np.bool_)  # by rank: whether the voxel has a critical square
+    loop_squares = np.zeros(records.size, np.uint16)
     maxima = 1
     for voxel in range(records.size):
-        rank = rank_of(records[voxel])
-        if rank == BORDER_RANK:
+        squares, cubes = squares_of(records[voxel]), cubes_of(records[voxel])
+        if squares == 0:
             continue
-        cubes = cubes_of(records[voxel])
+        star = squares << 8 | cubes
+        loop_squares[voxel] = critical[star]
         if cubes == 255:
-            death_rank[maxima] = rank
+            death_rank[maxima] = rank_of(records[voxel])
             for k in range(8):
                 onward[voxel + cube_index[k]] = ~maxima
             maxima += 1
             continue
-        star = squares_of(records[voxel]) << 8 | cubes
-        joins[rank] = critical[star] != 0
+        way = way_out[star]
         while cubes:
             k = trailing_zeros(cubes)
             cubes &= cubes - 1
-            onward[voxel + cube_index[k]] = voxel + cube_index[way_out[star] >> (3 * k) & 7]
+            onward[voxel + cube_index[k]] = voxel + cube_index[way >> (3 * k) & 7]
 
     parent = np.arange(maxima)
     pairs = np.empty((maxima - 1, 2), np.int32)
-    loop_squares = np.zeros(records.size, np.uint16)
     found = 0
-    for rank in range(order.size - 1, -1, -1):
-        if not joins[rank]:
-            continue
-        voxel = order[rank]
-        squares = np.int64(critical[squares_of(records[voxel]) << 8 | cubes_of(records[voxel])])
+    for voxel in order[::-1]:
+        squares = np.int64(loop_squares[voxel])
         while squares:
             k = 63 - leading_zeros(squares)
             squares ^= 1 << k
             elder = _root(parent, _number(onward, voxel + cube_index[cubes_of_square[k, 0]]))
             younger = _root(parent, _number(onward, voxel + cube_index[cubes_of_square[k, 1]]))
             if elder == younger:
-                loop_squares[voxel] |= 1 << k
                 continue
             if death_rank[elder] < death_rank[younger]:
                 elder, younger = younger, elder
             parent[younger] = elder
+            loop_squares[voxel] ^= 1 << k
             pairs[found, 0] = voxel
             pairs[found, 1] = order[death_rank[younger]]
             found += 1

@@ -14,6 +14,9 @@ allows.
 Numbering. Directions -x, +x, -y, +y, -z, +z are 0..5, so that d ^ 1 is opposite to d. Squares: positions in SQUARES.
 Cubes: bit a of the number is set if the cube lies on the positive side of axis a (x, y, z). A set of them is an
 integer, one bit each.
+
+Which edge is paired with v itself is a matter of choice. It is the first node of the first component of two nodes or
+more, its root, and only where there is none the first node: the link's graph alone says which.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ._cubical_ranks import BORDER_RANK, INDEX_BITS
 from ._jit import inline, jit, leading_zeros
 
 STEPS = ((0, 0, -1), (0, 0, 1), (0, -1, 0), (0, 1, 0), (-1, 0, 0), (1, 0, 0))  # (z, y, x) of each direction
@@ -33,15 +37,15 @@ CUBES_OF_SQUARE = np.array([[k for k in range(8) if {*square} <= {*CUBES[k]}] fo
 EDGES_OF_SQUARE = np.array([1 << a | 1 << b for a, b in SQUARES])
 
 # A voxel's record, an int64, from the lowest bit: 6 bits of a chain, 12 of squares, a flag, 6 of edges, 8 of cubes, 30
-# of rank. Chain and flag are the workspace of dimension 1. The rank stands highest so that records compare as ranks do.
+# of rank. Chain and flag are the workspace of dimension 1, which keeps but those edges that join components. The rank
+# stands highest so that records compare as ranks do.
 CHAIN = (1 << 6) - 1
 SQUARE_SHIFT = 6
 QUEUED = 1 << 18
 EDGE_SHIFT = 19
 CUBE_SHIFT = 25
 RANK_SHIFT = 33
-BORDER_RANK = (1 << 30) - 1  # above every voxel's, so that no cell reaches into the border
-MAX_GRID_SIZE = 1 << 30
+MAX_GRID_SIZE = 1 << INDEX_BITS  # the border ranks above every voxel, so that no cell reaches into it
 
 
 @inline
@@ -113,10 +117,11 @@ class Tables(NamedTuple):
     Attributes:
         squares_between: [E] the squares whose two edges are in E.
         cubes_between: [S] the cubes whose three squares are in S.
-        first_edges: [S] the first node of each component of the graph.
+        first_edges: [S] uint8, the first node of each component of the graph.
+        root: [S] uint8, as a set, the root of the graph; empty where S is.
         forest: [S] the edges of a spanning forest of the graph.
-        fill: [S << 6 | B] for a set B of edges: a smallest set of squares with boundary B; but where some component of
-            the graph has an odd number of nodes in B, ODD plus the first node of the last such component.
+        fill: [S << 6 | B] for a set B of edges: a smallest set of squares with boundary B, or B and the root; but where
+            another component than the root's has an odd number of nodes in B, ODD plus the first node of the last such.
         critical: [S << 8 | C] the squares that are neither in the forest nor paired with a cube.
         way_out: [S << 8 | C] three bits a cube: the octant without a cube to which paired squares lead from there, or
             the critical cube where C is full.
@@ -125,6 +130,7 @@ class Tables(NamedTuple):
     squares_between: np.ndarray
     cubes_between: np.ndarray
     first_edges: np.ndarray
+    root: np.ndarray
     forest: np.ndarray
     fill: np.ndarray
     critical: np.ndarray
@@ -140,10 +146,10 @@ def tables() -> Tables:
     squares_between = _contained(EDGES_OF_SQUARE, 6)
     squares_of_cube = [sum(1 << s for s in range(12) if k in CUBES_OF_SQUARE[s]) for k in range(8)]
     cubes_between = _contained(squares_of_cube, 12)
-    first_edges, forest = _forests(squares)
-    fill = _fills(squares, first_edges)
+    first_edges, root, forest = _forests(squares)
+    fill = _fills(squares, first_edges, root)
     critical, way_out = _cube_pairings(CUBES_OF_SQUARE, forest, cubes_between)
-    return Tables(squares_between, cubes_between, first_edges, forest, fill, critical, way_out)
+    return Tables(squares_between, cubes_between, first_edges, root, forest, fill, critical, way_out)
 
 
 def _contained(parts: list[int] | np.ndarray, bits: int) -> np.ndarray:
@@ -154,7 +160,8 @@ def _contained(parts: list[int] | np.ndarray, bits: int) -> np.ndarray:
 
 @jit
 def _forests(squares):
-    first_edges = np.zeros(1 << 12, np.int32)
+    first_edges = np.zeros(1 << 12, np.uint8)
+    root = np.zeros(1 << 12, np.uint8)
     forest = np.zeros(1 << 12, np.int32)
     component = np.empty(6, np.int64)
     for s in range(1 << 12):
@@ -164,13 +171,15 @@ def _forests(squares):
             if s >> k & 1 and a != b:
                 forest[s] |= 1 << k
                 component[component == max(a, b)] = min(a, b)
-        for first in component:
-            first_edges[s] |= 1 << first
-    return first_edges, forest
+        for node in range(5, -1, -1):
+            first_edges[s] |= 1 << component[node]
+            if np.any(component[node + 1 :] == node):
+                root[s] = 1 << node
+    return first_edges, root, forest
 
 
 @jit
-def _fills(squares, first_edges):
+def _fills(squares, first_edges, root):
     fill = np.full(1 << 18, ODD, np.uint16)
     queue = np.empty(64, np.int64)
     for s in range(1 << 12):
@@ -189,11 +198,13 @@ def _fills(squares, first_edges):
                     queue[tail] = further
                     tail += 1
         # Any other set becomes fillable by the first nodes of those components in which it is odd.
+        fillable = row.copy()
         for b in range(64):
-            if row[b] == ODD:
+            if fillable[b] == ODD:
                 for odd in range(64):
-                    if odd & ~first_edges[s] == 0 and row[b ^ odd] < ODD:
-                        row[b] = ODD + 63 - leading_zeros(odd)
+                    if odd & ~first_edges[s] == 0 and fillable[b ^ odd] < ODD:
+                        others = odd & ~root[s]
+                        row[b] = ODD + 63 - leading_zeros(others) if others else fillable[b ^ odd]
     return fill
 
 
@@ -237,12 +248,9 @@ def _cube_pairings(cubes_of_square, forest, cubes_between):
 
 
 @jit
-def voxel_records(order, grid, squares_between, cubes_between):
-    """[grid.size] each voxel's record, with an empty chain; without a lower star, that of a border voxel."""
-    rank = np.full((grid.depth + 2) * (grid.height + 2) * (grid.width + 2), BORDER_RANK, np.int32)
-    for i in range(order.size):
-        rank[order[i]] = i
-    records = np.full(rank.size, BORDER_RANK << RANK_SHIFT, np.int64)
+def set_records(records, rank, grid, squares_between, cubes_between):
+    """Write each voxel's record, with an empty chain, to `records` [grid.size]; the border's have no lower star."""
+    records[:] = BORDER_RANK << RANK_SHIFT
     offsets = np.concatenate((grid.direction, grid.square, grid.cube))
     lower = np.empty(grid.width, np.int32)
     for z in range(grid.depth):
@@ -260,4 +268,3 @@ def voxel_records(order, grid, squares_between, cubes_between):
                 cubes = np.int64(lower[x] >> 18 & cubes_between[squares])
                 star = cubes << CUBE_SHIFT | edges << EDGE_SHIFT | squares << SQUARE_SHIFT
                 records[start + x] = np.int64(here[x]) << RANK_SHIFT | star
-    return records

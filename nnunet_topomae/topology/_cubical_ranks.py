@@ -4,55 +4,87 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._jit import jit
+from ._jit import inline, jit
 
-DIGIT_BITS = 11
+WORD_BITS = 32
+DIGIT_BITS = 11  # a word has three
 RADIX = 1 << DIGIT_BITS
+INDEX_BITS = 30
+INDEX = (1 << INDEX_BITS) - 1
+BORDER_RANK = INDEX  # above every voxel's
 
 
-def sort_keys(values: np.ndarray) -> np.ndarray:
-    """Unsigned integers [values.size] that compare as the float32 or float64 values do."""
-    floats = values.ravel() + values.dtype.type(0)  # a copy, in which -0.0 has become 0.0
-    bits = floats.view(f"i{floats.itemsize}")
-    # A float is sign and magnitude: flip the magnitude of the negative ones, then move the smallest integer to zero.
-    bits ^= (bits >> (8 * bits.itemsize - 1)) & np.iinfo(bits.dtype).max
-    bits ^= np.iinfo(bits.dtype).min
-    return bits.view(f"u{bits.itemsize}")
+def sort_bits(volume: np.ndarray) -> np.ndarray:
+    """The float32 or float64 values' bits as integers [grid.size], within a border of one voxel of zeros."""
+    values = np.zeros([side + 2 for side in volume.shape], volume.dtype)
+    np.add(volume, 0, out=values[1:-1, 1:-1, 1:-1])  # -0.0 becomes 0.0
+    return values.ravel().view(f"i{values.itemsize}")
 
 
 @jit
-def voxels_by_rank(keys, depth, height, width):
-    """Indices into the volume with a border of one voxel, by ascending key; voxels with equal keys keep their order.
+def sort_voxels(bits, order, rank, items, next_items, depth, height, width):
+    """Write the order of the voxels, and its inverse. `items`, `next_items`: [n] int64 to work in.
 
-    A radix sort from the least significant digit upwards; a digit that all keys share is skipped.
+    A radix sort from the least significant digit upwards, of words of 32 bits of the key above the voxel's index: one
+    word for float32, two for float64.
+
+    Args:
+        order: [n] int32, receives the voxels, as indices into the grid with its border, by ascending value; those with
+            equal values keep their order.
+        rank: [grid.size] int32, receives each voxel's place in it.
     """
-    order = np.empty(keys.size, np.int32)
     i = 0
     for z in range(depth):
         for y in range(height):
             start = ((z + 1) * (height + 2) + y + 1) * (width + 2) + 1
             order[i : i + width] = np.arange(start, start + width)
             i += width
-    next_keys = np.empty_like(keys)
-    next_order = np.empty_like(order)
-    position = np.empty(RADIX, np.int64)
-    for shift in range(0, 8 * keys.itemsize, DIGIT_BITS):
-        position[:] = 0
-        for key in keys:
-            position[(key >> shift) & (RADIX - 1)] += 1
-        if position[(keys[0] >> shift) & (RADIX - 1)] == keys.size:
-            continue
-        total = 0
-        for digit in range(RADIX):
-            count = position[digit]
-            position[digit] = total
-            total += count
-        for i in range(keys.size):
-            digit = (keys[i] >> shift) & (RADIX - 1)
-            to = position[digit]
-            position[digit] += 1
-            next_keys[to] = keys[i]
-            next_order[to] = order[i]
-        keys, next_keys = next_keys, keys
-        order, next_order = next_order, order
-    return order
+    for shift in range(0, 8 * bits.itemsize, WORD_BITS):
+        first, second, third = np.zeros(RADIX, np.int32), np.zeros(RADIX, np.int32), np.zeros(RADIX, np.int32)
+        for voxel in order:
+            item = _item(bits, voxel, shift)
+            first[_digit(item, 0)] += 1
+            second[_digit(item, 1)] += 1
+            third[_digit(item, 2)] += 1
+        _count_to_place(first)
+        _count_to_place(second)
+        _count_to_place(third)
+        for voxel in order:
+            item = _item(bits, voxel, shift)
+            place = first[_digit(item, 0)]
+            first[_digit(item, 0)] = place + 1
+            items[place] = item
+        for item in items:
+            place = second[_digit(item, 1)]
+            second[_digit(item, 1)] = place + 1
+            next_items[place] = item
+        for item in next_items:
+            place = third[_digit(item, 2)]
+            third[_digit(item, 2)] = place + 1
+            order[place] = item & INDEX
+    rank[:] = BORDER_RANK
+    for i in range(order.size):
+        rank[order[i]] = i
+
+
+@inline
+def _item(bits, voxel, shift):
+    """A word of the voxel's key, above the voxel."""
+    value = np.int64(bits[voxel])
+    smallest = np.int64(1) << (8 * bits.itemsize - 1)
+    key = ~value if value < 0 else value ^ smallest  # a float is sign and magnitude
+    return (key >> shift & ((1 << WORD_BITS) - 1)) << INDEX_BITS | np.int64(voxel)
+
+
+@inline
+def _digit(item, digit):
+    return item >> (INDEX_BITS + digit * DIGIT_BITS) & (RADIX - 1)
+
+
+@jit
+def _count_to_place(counts):
+    total = 0
+    for digit in range(RADIX):
+        count = counts[digit]
+        counts[digit] = total
+        total += count

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import _thread
 import functools
+import os
 import threading
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numba
 from llvmlite import ir
@@ -46,25 +47,52 @@ def interruptible(function: Callable[P, T]) -> Callable[P, T]:
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         if threading.current_thread() is not threading.main_thread():
             return function(*args, **kwargs)
+        helper = _idle_helpers.pop() if _idle_helpers else _Helper()
+        return helper.run(functools.partial(function, *args, **kwargs))
+
+    return call
+
+
+class _Helper:
+    """A thread that is kept for the next call, as to start one takes longer than small diagrams need."""
+
+    def __init__(self) -> None:
+        self.called = _thread.allocate_lock()  # simpler than a queue, which an exception at a bad moment can break
+        self.called.acquire()
+        self.call: tuple[Callable[[], Any], list[Any], list[BaseException], _thread.LockType] | None = None
+        _thread.start_new_thread(self._work, ())
+
+    def run(self, function: Callable[[], T]) -> T:
+        """What the function returns, or raises, in the other thread."""
         results: list[T] = []
         errors: list[BaseException] = []
-        finished = _thread.allocate_lock()  # simpler than a Future, which an exception at a bad moment can break
+        finished = _thread.allocate_lock()
         finished.acquire()
-
-        def compute() -> None:
-            try:
-                results.append(function(*args, **kwargs))
-            except BaseException as error:
-                errors.append(error)
-            finished.release()
-
-        _thread.start_new_thread(compute, ())
+        self.call = (function, results, errors, finished)
+        self.called.release()
         finished.acquire()
         if errors:
             raise errors.pop()
         return results.pop()
 
-    return call
+    def _work(self) -> None:
+        while True:
+            self.called.acquire()
+            assert self.call is not None
+            function, results, errors, finished = self.call
+            self.call = None
+            try:
+                results.append(function())
+            except BaseException as error:
+                errors.append(error)
+            del function, results, errors  # an idle thread keeps no volume alive
+            _idle_helpers.append(self)
+            finished.release()
+
+
+_idle_helpers: list[_Helper] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle_helpers.clear)  # a forked child has no threads but its own
 
 
 @intrinsic

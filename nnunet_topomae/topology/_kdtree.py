@@ -219,31 +219,17 @@ def refresh_all(tree):
 
 
 @jit
-def refresh(tree, slot):
-    """Make the largest weights of the nodes above one slot agree with its weight; not their lifts."""
+def refresh(tree, slot, row):
+    """Make the largest weights (TOP) or lifts (LIFT) of the nodes above one slot agree with its weight."""
     leaf = slot >> 3
     x = len(tree.points) + leaf
-    top = _top_of_leaf(tree, leaf)
-    while tree.blocks[x >> 3, TOP, x & 7] != top:
-        tree.blocks[x >> 3, TOP, x & 7] = top
+    largest = _top_of_leaf(tree, leaf) if row == TOP else _lift_of_leaf(tree, leaf)
+    while tree.blocks[x >> 3, row, x & 7] != largest:
+        tree.blocks[x >> 3, row, x & 7] = largest
         x >>= 3
         if x == 0:
             return
-        top = _largest_of_block(tree, TOP, x)
-
-
-@jit
-def refresh_lifts(tree, slot):
-    """Make the lifts of the nodes above one slot agree with its weight."""
-    leaf = slot >> 3
-    x = len(tree.points) + leaf
-    lift = _lift_of_leaf(tree, leaf)
-    while tree.blocks[x >> 3, LIFT, x & 7] != lift:
-        tree.blocks[x >> 3, LIFT, x & 7] = lift
-        x >>= 3
-        if x == 0:
-            return
-        lift = _largest_of_block(tree, LIFT, x)
+        largest = _largest_of_block(tree, row, x)
 
 
 @jit

@@ -40,6 +40,7 @@ def plot_diagrams(
     least, largest = _range(drawn)
     if other is not None and result is not None:
         _draw_matching(axis, diagrams[0], other, result)
+    label_essential: str | None = "never dies"
     for k, diagram in enumerate(drawn):
         label = f"D{diagram.dimension}: {NAMES[diagram.dimension]}" if diagram.dimension is not None else None
         colour = COLOURS[k % 3 if diagram.dimension is None else diagram.dimension]
@@ -49,10 +50,12 @@ def plot_diagrams(
         axis.scatter(finite.birth, finite.death, s=6, color=colour, linewidths=0, label=label, zorder=2)
         births = diagram.birth[np.isinf(diagram.death)]
         edge, marker = (least, "v") if diagram.superlevel else (largest, "^")
-        axis.plot(births, np.full(len(births), edge), marker, color=colour, clip_on=False)
+        if len(births):
+            axis.plot(births, np.full(len(births), edge), marker, color=colour, clip_on=False, label=label_essential)
+            label_essential = None  # once is enough
     axis.plot([least, largest], [least, largest], color="black", linewidth=0.6, zorder=1)
     axis.set(xlabel="birth", ylabel="death", aspect="equal", xlim=(least, largest), ylim=(least, largest))
-    axis.legend(fontsize=8, loc="upper left" if diagrams[0].superlevel else "lower right")
+    axis.legend(fontsize=8, markerscale=1.5, loc="upper left" if diagrams[0].superlevel else "lower right")
     return axis
 
 

@@ -1,9 +1,11 @@
 """Ctrl-C in the midst of the engines."""
 
+import os
 import random
 import signal
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -62,3 +64,30 @@ def test_errors_come_out_of_the_other_thread() -> None:
 
     with pytest.raises(ValueError, match="3 in the main thread: False"):
         interruptible(fail)(3)
+
+
+def test_the_other_thread_is_kept_for_the_next_call_and_holds_nothing() -> None:
+    class Volume:
+        pass
+
+    volume = Volume()
+    alive = weakref.ref(volume)
+    threads = {interruptible(lambda _: threading.get_ident())(volume) for _ in range(20)}
+    del volume
+    assert len(threads) == 1
+    assert alive() is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_starts_a_thread_of_its_own() -> None:
+    interruptible(int)()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(interruptible(lambda: 7)())
+    deadline = time.monotonic() + 20
+    while (done := os.waitpid(pid, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if done[0] == 0:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert done[0] == pid and os.waitstatus_to_exitcode(done[1]) == 7

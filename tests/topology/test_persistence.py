@@ -28,7 +28,7 @@ from nnunet_topomae.topology._cubical_lower_stars import (
     grid_of,
     tables,
 )
-from nnunet_topomae.topology._cubical_ranks import sort_keys, voxels_by_rank
+from nnunet_topomae.topology._cubical_ranks import BORDER_RANK, sort_bits, sort_voxels
 from nnunet_topomae.topology._jit import jit
 from nnunet_topomae.topology.persistence import batched_persistence_diagrams, persistence_diagrams
 
@@ -349,7 +349,11 @@ def test_order_is_that_of_a_stable_sort(dtype):
     volume = rng.permutation(values).astype(dtype).reshape(10, 10, 10)
     padded = np.arange(12**3).reshape(12, 12, 12)[1:-1, 1:-1, 1:-1].ravel()
     expected = padded[np.argsort(volume.ravel(), kind="stable")]
-    np.testing.assert_array_equal(voxels_by_rank(sort_keys(volume), 10, 10, 10), expected)
+    order, rank = np.empty(1000, np.int32), np.empty(12**3, np.int32)
+    sort_voxels(sort_bits(volume), order, rank, *np.empty((2, 1000), np.int64), 10, 10, 10)
+    np.testing.assert_array_equal(order, expected)
+    np.testing.assert_array_equal(rank[order], np.arange(1000))
+    assert np.count_nonzero(rank == BORDER_RANK) == 12**3 - 1000
 
 
 def test_tables_pair_all_cells_but_the_homology_of_the_link():
@@ -358,6 +362,8 @@ def test_tables_pair_all_cells_but_the_homology_of_the_link():
     for s in range(1 << 12):
         squares = [k for k in range(12) if s >> k & 1]
         components = int(table.first_edges[s]).bit_count()
+        assert int(table.root[s]).bit_count() == (s > 0)
+        assert int(table.root[s]) & ~int(table.first_edges[s]) == 0
         assert int(table.forest[s]).bit_count() == 6 - components
         possible = int(table.cubes_between[s])
         assert possible == sum(1 << c for c in range(8) if all(s >> k & 1 for k in squares_of_cube(c)))
@@ -372,7 +378,7 @@ def test_tables_pair_all_cells_but_the_homology_of_the_link():
                 boundary = 0
                 for k in range(12):
                     boundary ^= int(EDGES_OF_SQUARE[k]) * (fill >> k & 1)
-                assert boundary == b
+                assert boundary in (b, b ^ int(table.root[s]))
 
 
 def squares_of_cube(cube: int) -> list[int]:
