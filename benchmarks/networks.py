@@ -27,10 +27,13 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from nnunet_topomae.networks.plan_network import PlanArchitecture
+
 REPOSITORY = Path(__file__).parents[1]
 PACKAGES = ("torch", "nnunetv2", "dynamic-network-architectures", "monai")
 NUM_CLASSES = 9
 BASELINE = "nnU-Net, PlainConvUNet"
+PLAN = "small beside nnU-Net's"
 PRETRAINING, FINETUNING = "ours, pre-training ({})", "ours, fine-tuning ({})"
 
 
@@ -38,39 +41,39 @@ PRETRAINING, FINETUNING = "ours, pre-training ({})", "ours, fine-tuning ({})"
 
 
 def plain_conv_unet(patch: Sequence[int]) -> nn.Module:
-    from dynamic_network_architectures.architectures.unet import PlainConvUNet
-
-    return _unet(PlainConvUNet, patch, n_conv_per_stage=2, n_conv_per_stage_decoder=2)
+    return _plain(patch).build(1, NUM_CLASSES, deep_supervision=True)
 
 
 def residual_encoder_unet_l(patch: Sequence[int]) -> nn.Module:
-    from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
-
     blocks = (1, 3, 4, 6, 6, 6)[: len(_pooling(patch))]
-    return _unet(ResidualEncoderUNet, patch, n_blocks_per_stage=blocks, n_conv_per_stage_decoder=1)
+    architecture = _unet("ResidualEncoderUNet", patch, n_blocks_per_stage=blocks, n_conv_per_stage_decoder=1)
+    return architecture.build(1, NUM_CLASSES, deep_supervision=True)
 
 
-def _unet(architecture: type[nn.Module], patch: Sequence[int], **blocks) -> nn.Module:
+def _plain(patch: Sequence[int]) -> PlanArchitecture:
+    return _unet("PlainConvUNet", patch, n_conv_per_stage=2, n_conv_per_stage_decoder=2)
+
+
+def _unet(name: str, patch: Sequence[int], **blocks) -> PlanArchitecture:
     """Strides, widths and layers as nnU-Net's planner chooses them for a patch of isotropic spacing."""
-    from torch import nn
+    from nnunet_topomae.networks.plan_network import PlanArchitecture
 
     strides = _pooling(patch)
-    return architecture(
-        1,
-        len(strides),
-        [min(320, 32 * 2**stage) for stage in range(len(strides))],
-        conv_op=nn.Conv3d,
-        kernel_sizes=3,
-        strides=strides,
-        num_classes=NUM_CLASSES,
-        conv_bias=True,
-        norm_op=nn.InstanceNorm3d,
-        norm_op_kwargs={"eps": 1e-5, "affine": True},
-        nonlin=nn.LeakyReLU,
-        nonlin_kwargs={"inplace": True},
-        deep_supervision=True,
+    arguments = {
+        "n_stages": len(strides),
+        "features_per_stage": [min(320, 32 * 2**stage) for stage in range(len(strides))],
+        "conv_op": "torch.nn.Conv3d",
+        "kernel_sizes": 3,
+        "strides": strides,
+        "conv_bias": True,
+        "norm_op": "torch.nn.InstanceNorm3d",
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
         **blocks,
-    )
+    }
+    class_name = f"dynamic_network_architectures.architectures.unet.{name}"
+    return PlanArchitecture(class_name, arguments, ("conv_op", "norm_op", "nonlin"))
 
 
 def _pooling(patch: Sequence[int]) -> list[list[int]]:
@@ -107,10 +110,11 @@ def monai_swin_unetr(patch: Sequence[int]) -> nn.Module:
     return SwinUNETR(1, NUM_CLASSES, feature_size=48)
 
 
-def hybrid(patch: Sequence[int], preset: str) -> nn.Module:
+def hybrid(patch: Sequence[int], preset: str, architecture: PlanArchitecture | None = None) -> nn.Module:
     from nnunet_topomae.networks import PRESETS, HybridSegmentationNetwork, geometry_from_plan
 
-    return HybridSegmentationNetwork(1, NUM_CLASSES, geometry_from_plan(patch, _pooling(patch)), PRESETS[preset])
+    geometry = geometry_from_plan(patch, _pooling(patch))
+    return HybridSegmentationNetwork(1, NUM_CLASSES, geometry, PRESETS[preset], architecture=architecture)
 
 
 def hybrid_small(patch: Sequence[int]) -> nn.Module:
@@ -119,6 +123,10 @@ def hybrid_small(patch: Sequence[int]) -> nn.Module:
 
 def hybrid_base(patch: Sequence[int]) -> nn.Module:
     return hybrid(patch, "base")
+
+
+def hybrid_plan(patch: Sequence[int]) -> nn.Module:
+    return hybrid(patch, "small", _plain(patch))
 
 
 # --- A step of training. `prepare` returns the call that is timed. ----------------------------------------------------
@@ -145,7 +153,9 @@ def segmentation_step(build: Callable, patch: Sequence[int], batch: int, device:
     return _step(lambda: loss(network(image), targets if several else targets[0]), optimizer, device)
 
 
-def pretraining_step(preset: str, patch: Sequence[int], batch: int, device: torch.device) -> Callable[[], None]:
+def pretraining_step(
+    preset: str, patch: Sequence[int], batch: int, device: torch.device, architecture: PlanArchitecture | None = None
+) -> Callable[[], None]:
     import torch
 
     from nnunet_topomae.config import TopoMAEConfig
@@ -155,7 +165,7 @@ def pretraining_step(preset: str, patch: Sequence[int], batch: int, device: torc
     from nnunet_topomae.training.schedule import ParameterGroup, adamw
 
     config, geometry = TopoMAEConfig(weight_topology=0), geometry_from_plan(patch, _pooling(patch))
-    network = CoPretrainingNetwork(1, geometry, PRESETS[preset]).to(device)
+    network = CoPretrainingNetwork(1, geometry, PRESETS[preset], architecture=architecture).to(device)
     criterion = PretrainingLoss(config, geometry)
     optimizer = adamw([ParameterGroup("all", network.parameters(), 1e-4)], 0.05)
     image, points = torch.randn(batch, 1, *patch, device=device), torch.rand(batch, 9, 3, device=device)
@@ -174,6 +184,10 @@ def pretraining_step_small(patch: Sequence[int], batch: int, device: torch.devic
 
 def pretraining_step_base(patch: Sequence[int], batch: int, device: torch.device) -> Callable[[], None]:
     return pretraining_step("base", patch, batch, device)
+
+
+def pretraining_step_plan(patch: Sequence[int], batch: int, device: torch.device) -> Callable[[], None]:
+    return pretraining_step("small", patch, batch, device, _plain(patch))
 
 
 def _step(
@@ -203,10 +217,12 @@ SEGMENTATION = {
     "MONAI SwinUNETR": monai_swin_unetr,
     FINETUNING.format("small"): hybrid_small,
     FINETUNING.format("base"): hybrid_base,
+    FINETUNING.format(PLAN): hybrid_plan,
 }
 PRETRAININGS = {
     PRETRAINING.format("small"): pretraining_step_small,
     PRETRAINING.format("base"): pretraining_step_base,
+    PRETRAINING.format(PLAN): pretraining_step_plan,
 }
 
 
@@ -249,7 +265,9 @@ def parameters(name: str, patch: Sequence[int]) -> float:
         network = SEGMENTATION[name](patch)
     else:
         preset = next(preset for preset in PRESETS if preset in name)
-        network = CoPretrainingNetwork(1, geometry_from_plan(patch, _pooling(patch)), PRESETS[preset])
+        architecture = _plain(patch) if PLAN in name else None
+        geometry = geometry_from_plan(patch, _pooling(patch))
+        network = CoPretrainingNetwork(1, geometry, PRESETS[preset], architecture=architecture)
     return sum(parameter.numel() for parameter in network.parameters()) / 1e6
 
 
