@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,16 +20,18 @@ from nnunet_topomae.networks.unetrpp import EfficientPairedAttention
 from nnunet_topomae.networks.vit import ViTEncoder
 
 
-def _mean_over_tokens(module: nn.Module, inputs: tuple, features: torch.Tensor) -> torch.Tensor:
+def _mean_over_tokens(module: nn.Module, inputs: tuple[Any, ...], features: torch.Tensor) -> torch.Tensor:
     return features.mean(dim=1, keepdim=True).expand_as(features)
 
 
-def _nothing(module: nn.Module, inputs: tuple, residual: torch.Tensor) -> torch.Tensor:
+def _nothing(module: nn.Module, inputs: tuple[Any, ...], residual: torch.Tensor) -> torch.Tensor:
     return 0 * residual  # not zeros: DDP wants a gradient for every parameter
 
 
+Replacement = Callable[[nn.Module, tuple[Any, ...], torch.Tensor], torch.Tensor]
+
 # By name: the modules concerned, and what takes the place of their output.
-ABLATIONS: MappingProxyType[str, tuple[type[nn.Module], Callable]] = MappingProxyType(
+ABLATIONS: MappingProxyType[str, tuple[type[nn.Module], Replacement]] = MappingProxyType(
     {
         "vit_mean": (ViTEncoder, _mean_over_tokens),  # every token gets the mean of the ViT's features
         "epa_identity": (EfficientPairedAttention, _nothing),  # a residual branch: UNETR++'s blocks only convolve

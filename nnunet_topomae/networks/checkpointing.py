@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -22,13 +22,14 @@ BLOCKS = (Block, EPABlock, StackedConvBlocks, StackedResidualBlocks)
 def with_checkpoints(network: nn.Module) -> nn.Module:
     """`network`, whose transformer, EPA and convolution blocks keep only their input in training: the rest is computed
     again when the gradient comes by. Values, gradients and batch statistics are the same."""
-    for block in network.modules():
-        if isinstance(block, BLOCKS):
-            block.forward = partial(_forward, block, block.forward)
+    blocks: list[nn.Module] = [module for module in network.modules() if isinstance(module, BLOCKS)]
+    for block in blocks:
+        block.forward = partial(_forward, block, block.forward)
     return network
 
 
-@torch.compiler.disable  # torch.compile plans by itself what to compute again, and does not know our context
+# torch.compile plans by itself what to compute again, and does not know our context
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # PyTorch gives it no types
 def _forward(block: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     if not (block.training and torch.is_grad_enabled()):
         return forward(x)
@@ -36,7 +37,7 @@ def _forward(block: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor], 
     return checkpoint(forward, x, use_reentrant=False, context_fn=contexts)
 
 
-def _contexts(block: nn.Module) -> tuple:
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Of the first computation and of the second."""
     return nullcontext(), _batch_counted_already(block)
 
@@ -46,9 +47,9 @@ def _batch_counted_already(block: nn.Module) -> Iterator[None]:
     """The second time a batch does not enter the running statistics."""
     norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
     before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
+    for norm, _, count in before:
         norm.momentum = 0.0
-        norm.num_batches_tracked = norm.num_batches_tracked.clone()
+        norm.num_batches_tracked = None if count is None else count.clone()
     try:
         yield
     finally:

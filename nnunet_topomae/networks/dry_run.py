@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
+
+Network = TypeVar("Network", bound=nn.Module)
 
 SAMPLES = 2  # with one, some tensors are views of others that are copies with several
 
@@ -51,8 +54,8 @@ class DryRun:
 
 
 def dry_run(
-    build: Callable[[], nn.Module],
-    forward: Callable[[nn.Module, torch.Tensor], object],
+    build: Callable[[], Network],
+    forward: Callable[[Network, torch.Tensor], object],
     sample_shape: Iterable[int],
     dtype: torch.dtype,
 ) -> DryRun:
@@ -60,9 +63,10 @@ def dry_run(
     with _Unfilled():
         network = build()
     for module in network.modules():
-        for name, parameter in module._parameters.items():
+        parameters: dict[str, Any] = module._parameters  # to take outlines
+        for name, parameter in parameters.items():
             if parameter is not None:
-                module._parameters[name] = Outline(_shape_of(parameter)).requires_grad_()
+                parameters[name] = Outline(_shape_of(parameter)).requires_grad_()
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = Outline(_shape_of(buffer))
@@ -96,7 +100,9 @@ def _storage(tensor: torch.Tensor) -> torch.UntypedStorage:
 class _Unfilled(TorchFunctionMode):
     """Leaves memory as it is where a network draws its weights."""
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if getattr(function, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
@@ -115,19 +121,22 @@ class Outline(torch.Tensor):
 
     shape_only: torch.Tensor
     per_sample: bool
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    # As PyTorch's manual has both methods: the stubs give Tensor other signatures than those it calls.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, shape_only: torch.Tensor, per_sample: bool = False) -> Outline:
         return torch.Tensor._make_wrapper_subclass(
-            cls, shape_only.shape, strides=shape_only.stride(), dtype=shape_only.dtype, device="cpu"
+            cls, shape_only.shape, strides=shape_only.stride(), dtype=shape_only.dtype, device=torch.device("cpu")
         )
 
     def __init__(self, shape_only: torch.Tensor, per_sample: bool = False) -> None:
         self.shape_only, self.per_sample = shape_only, per_sample
 
     @classmethod
-    def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         raise RuntimeError(f"{operation} of a tensor without values, outside its dry run")
 
 
@@ -138,14 +147,16 @@ class _Operations(TorchDispatchMode):
     """
 
     def __init__(self, run: DryRun) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch gives it no types
         self.run = run
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # else PyTorch imports its compiler, only to tell it to leave this class alone
 
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         given: dict[int, Outline] = {}
 
         def lower(value: object) -> object:

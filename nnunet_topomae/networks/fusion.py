@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nnunet_topomae.networks.geometry import Size3D
+from nnunet_topomae.networks.geometry import Size3D, triple
 
 INITIAL_STD = 0.1  # of what a projection gives, for features of variance 1; as small beside the partner's
 
@@ -71,10 +71,12 @@ class ResidualFusion(Fusion):
         super().__init__()
         self.stages = self.stages_of(shapes)
         self.grids = [shapes.grids[stage] for stage in self.stages]
-        self.projections = nn.ModuleList(nn.Conv3d(shapes.vit_dim, shapes.channels[stage], 1) for stage in self.stages)
-        for projection in self.projections:
+        projections = [nn.Conv3d(shapes.vit_dim, shapes.channels[stage], 1) for stage in self.stages]
+        for projection in projections:
             nn.init.normal_(projection.weight, std=INITIAL_STD / math.sqrt(shapes.vit_dim))
-            nn.init.zeros_(projection.bias)
+            if projection.bias is not None:
+                nn.init.zeros_(projection.bias)
+        self.projections = nn.ModuleList(projections)
 
     @staticmethod
     def stages_of(shapes: FusionShapes) -> Sequence[int]:
@@ -187,5 +189,5 @@ FUSIONS = MappingProxyType(
 def _resample(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Trilinear to a finer grid, average over cells to a coarser one."""
     if any(new < old for new, old in zip(size, x.shape[2:], strict=True)):
-        return F.adaptive_avg_pool3d(x, tuple(size))
+        return F.adaptive_avg_pool3d(x, triple(size))
     return F.interpolate(x, size=tuple(size), mode="trilinear")

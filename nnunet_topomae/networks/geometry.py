@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import numbers
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+T = TypeVar("T")
 Size3D = tuple[int, int, int]
 
 AXES = ("first", "second", "third")
@@ -45,7 +48,7 @@ class Geometry:
         """Voxels per grid point in each of UNETR++'s four stages."""
         strides = [self.stem_stride]
         for stage_stride in self.stage_strides:
-            strides.append(tuple(a * b for a, b in zip(strides[-1], stage_stride, strict=True)))
+            strides.append(triple(a * b for a, b in zip(strides[-1], stage_stride, strict=True)))
         return strides
 
     @property
@@ -113,8 +116,14 @@ def geometry_from_plan(patch_size: Sequence[int], pool_op_kernel_sizes: Sequence
         _late_strides(places, reference) if places and len(places) <= 3 and places[0] > first else _strides(len(places))
         for places in halvings
     ]
-    stem, *stages = zip(*strides, strict=True)
-    return Geometry(patch_size=patch_size, stem_stride=stem, stage_strides=tuple(stages))
+    stem, *stages = (triple(stage) for stage in zip(*strides, strict=True))
+    return Geometry(patch_size=patch_size, stem_stride=stem, stage_strides=triple(stages))
+
+
+def triple(values: Iterable[T]) -> tuple[T, T, T]:
+    """Three values, one an axis or a stage. Raises ValueError for fewer or more."""
+    first, second, third = values
+    return first, second, third
 
 
 def _positive_integers(name: str, values: object, length: int | None = None) -> tuple[int, ...]:
@@ -131,7 +140,7 @@ def _positive_integers(name: str, values: object, length: int | None = None) -> 
     return tuple(int(value) for value in values)
 
 
-def _sequence(name: str, values: object) -> Sequence:
+def _sequence(name: str, values: object) -> Sequence[Any] | NDArray[Any]:
     if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray):
         raise ValueError(f"{name} in the plans must be a list, not {reprlib.repr(values)}")
     return values
@@ -188,7 +197,7 @@ def _late_strides(places: list[int], reference: list[int]) -> list[int]:
 
 
 def _divide(size: Size3D, stride: Size3D) -> Size3D:
-    return tuple(a // b for a, b in zip(size, stride, strict=True))
+    return triple(a // b for a, b in zip(size, stride, strict=True))
 
 
 def _times(size: Sequence[int]) -> str:

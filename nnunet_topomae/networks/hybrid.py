@@ -86,9 +86,11 @@ class HybridSegmentationNetwork(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         """[B, C, D, H, W] to logits [B, K, D, H, W] or, under deep supervision, a list of them, finest first."""
-        return self.decoder(self.fusion(self.encoder(x), None if self.vit is None else self._vit_features(x)))
+        return self.decoder(self.fusion(self.encoder(x), self._vit_features(x)))
 
-    def _vit_features(self, x: torch.Tensor) -> torch.Tensor:
+    def _vit_features(self, x: torch.Tensor) -> torch.Tensor | None:
+        if self.vit is None:
+            return None
         return self.vit(x).transpose(1, 2).unflatten(2, self.geometry.token_grid)  # [B, C, D, H, W]
 
     def load_pretrained(self, state_dict: Mapping[str, torch.Tensor], label_channels: int = 0) -> LoadReport:
@@ -112,7 +114,7 @@ class HybridSegmentationNetwork(nn.Module):
                 "these are not the weights of pre-training (CoPretrainingNetwork): there must be names that begin with "
                 f"each of {', '.join(PRETRAINED_PARTS.values())}; the first names are {', '.join(list(state_dict)[:3])}"
             )
-        not_needed = NOT_NEEDED
+        not_needed: tuple[str, ...] = NOT_NEEDED
         if not self.fusion.reads_vit:
             not_needed += ("vit.encoder.",)
         if not self.fusion.reads_partner:
@@ -121,7 +123,7 @@ class HybridSegmentationNetwork(nn.Module):
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """Parameters of the pre-trained `vit` and `partner`, and `new` ones, which no pre-training fills."""
-        parts = {"vit": [], "partner": [], "new": []}
+        parts: dict[str, list[nn.Parameter]] = {"vit": [], "partner": [], "new": []}
         for name, parameter in self.named_parameters():
             origin = self._pretrained_name(name)
             parts["new" if origin is None else origin.split(".")[0]].append(parameter)

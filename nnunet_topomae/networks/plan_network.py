@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nnunet_topomae.networks.geometry import Size3D
+from nnunet_topomae.networks.geometry import Size3D, triple
 from nnunet_topomae.networks.partner import Partner
 
 
@@ -87,7 +87,7 @@ class PlanNetwork(Partner):
         deep_supervision: bool = True,
     ) -> None:
         super().__init__()
-        network = architecture.build(input_channels, num_classes, deep_supervision)
+        network: Any = architecture.build(input_channels, num_classes, deep_supervision)
         if not all(hasattr(network, part) for part in ("encoder", "decoder", "keys_to_in_proj")) or not getattr(
             network.encoder, "return_skips", False
         ):
@@ -96,12 +96,12 @@ class PlanNetwork(Partner):
                 "knob partner = plan needs: take partner = unetrpp, or plans with PlainConvUNet or ResidualEncoderUNet"
             )
         self.encoder, self.decoder = network.encoder, network.decoder
-        del self.decoder.encoder  # a second name for the same weights
+        del network.decoder.encoder  # a second name for the same weights
         if single_output:
-            self.decoder.seg_layers = self.decoder.seg_layers[-1:]
+            network.decoder.seg_layers = network.decoder.seg_layers[-1:]
         self.key_to_encoder, self.key_to_stem = network.key_to_encoder, network.key_to_stem
         self.keys_to_in_proj = tuple(network.keys_to_in_proj)
-        self.feature_channels = tuple(self.encoder.output_channels)
+        self.feature_channels = tuple(network.encoder.output_channels)
         self.feature_grids = architecture.grids(patch_size)
         self.deep_supervision_scales = [
             [1 / edge for edge in stride] for stride in architecture.cumulative_strides[:-1]
@@ -124,7 +124,7 @@ def nnunet_weights(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
 class FirstStage(nn.Module):
     """What is left of the encoder where the ViT takes the place of its lower stages."""
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: Any) -> None:
         super().__init__()
         self.stem = getattr(encoder, "stem", None)
         self.stages = encoder.stages[:1]
@@ -137,4 +137,4 @@ class FirstStage(nn.Module):
 def _grid(patch_size: Size3D, stride: Sequence[int]) -> Size3D:
     if any(side % step for side, step in zip(patch_size, stride, strict=True)):
         raise ValueError(f"the plan's strides, {tuple(stride)} in all, do not divide its patch {tuple(patch_size)}")
-    return tuple(side // step for side, step in zip(patch_size, stride, strict=True))
+    return triple(side // step for side, step in zip(patch_size, stride, strict=True))

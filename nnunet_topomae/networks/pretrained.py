@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -91,9 +92,10 @@ def _adapt(
     """`weight` in `shape`, and what was done to it, if anything. Raises ValueError where widths differ."""
     module_name, _, parameter = name.rpartition(".")
     module = network.get_submodule(module_name)
+    keys_to_in_proj: Any = network.keys_to_in_proj
     adapted, done = weight, []
     if _is_adaptable(module, parameter):
-        if module_name in network.keys_to_in_proj:
+        if module_name in keys_to_in_proj:
             image_channels = shape[1] - label_channels
             if weight.shape[1] != image_channels:
                 adapted = repeat_channels(adapted, image_channels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -14,6 +15,8 @@ from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
 from nnunet_topomae.networks.plan_network import PlanArchitecture
 from nnunet_topomae.networks.presets import Preset
+
+Network = TypeVar("Network", bound=nn.Module)
 
 BYTES_PER_PARAMETER = 16  # float32: weight, gradient, AdamW's two moments
 
@@ -91,8 +94,8 @@ def _fused(preset: Preset) -> Preset:
 
 
 def _summarise(
-    build: Callable[[], nn.Module],
-    forward: Callable[[nn.Module, torch.Tensor], object],
+    build: Callable[[], Network],
+    forward: Callable[[Network, torch.Tensor], object],
     input_channels: int,
     geometry: Geometry,
     dtype: torch.dtype,

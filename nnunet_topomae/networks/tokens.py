@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch._compile import _disable_dynamo
 
 
 def patchify(volume: torch.Tensor, token_size: Sequence[int]) -> torch.Tensor:
@@ -33,7 +34,7 @@ def expand_mask(mask: torch.Tensor, token_grid: Sequence[int], token_size: Seque
     return unpatchify(voxels, token_grid, token_size, channels=1)
 
 
-@torch._disable_dynamo  # the number of visible tokens is read on the host; everything after has a static shape
+@_disable_dynamo  # the number of visible tokens is read on the host; everything after has a static shape
 def visible_tokens(mask: torch.Tensor) -> torch.Tensor:
     """Indices [..., M] of the tokens that masks [..., N] (True: masked) leave visible, ascending in each row.
 

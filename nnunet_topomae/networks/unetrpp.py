@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nnunet_topomae.networks.geometry import Geometry, Size3D
+from nnunet_topomae.networks.geometry import Geometry, Size3D, triple
 from nnunet_topomae.networks.partner import Partner
 from nnunet_topomae.networks.vit import require_patch_size
 
@@ -94,7 +94,7 @@ class EfficientPairedAttention(nn.Module):
         spatial = F.scaled_dot_product_attention(q, k_projected, v_projected, dropout_p=dropout, scale=1.0)
 
         channel, spatial = (branch.transpose(1, 2).reshape(batch, num_tokens, dim) for branch in (channel, spatial))
-        if self.out_spatial is None:
+        if self.out_spatial is None or self.out_channel is None:
             return channel + spatial
         return torch.cat((self.out_spatial(spatial), self.out_channel(channel)), dim=-1)
 
@@ -108,7 +108,7 @@ class ResidualConvBlock(nn.Module):
         self.norm1 = norm(out_channels)
         self.conv2 = nn.Conv3d(out_channels, out_channels, 3, padding=1, bias=False)
         self.norm2 = norm(out_channels)
-        self.shortcut = nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
         if project:
             self.shortcut = nn.Sequential(nn.Conv3d(in_channels, out_channels, 1, bias=False), norm(out_channels))
 
@@ -169,7 +169,7 @@ class UNETRPPEncoder(nn.Module):
         features_per_stage: Sequence[int],
         n_blocks_per_stage: Sequence[int],
         projection_sizes: Sequence[int],
-        **block_kwargs,
+        **block_kwargs: Any,
     ) -> None:
         super().__init__()
         self.image_block = ResidualConvBlock(
@@ -223,7 +223,7 @@ class UNETRPPDecoder(nn.Module):
         projection_size: int,
         n_outputs: int,
         deep_supervision: bool,
-        **block_kwargs,
+        **block_kwargs: Any,
     ) -> None:
         super().__init__()
         self.deep_supervision = deep_supervision
@@ -254,7 +254,7 @@ class UNETRPPDecoder(nn.Module):
     def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
         """The encoder's features, finest first, to [B, K, D, H, W] or, under deep supervision, a list, finest first."""
         *skips, x = features
-        outputs = []
+        outputs: list[torch.Tensor] = []
         for up_block, skip in zip(self.up_blocks, reversed(skips), strict=True):
             x = up_block(x, skip)
             outputs.insert(0, x)
@@ -314,9 +314,14 @@ class UNETRPP(Partner):
         deep_supervision: bool = True,
     ) -> None:
         super().__init__()
-        self.geometry = Geometry(tuple(patch_size), tuple(stem_stride), tuple(map(tuple, stage_strides)))
+        self.geometry = Geometry(
+            triple(patch_size), triple(stem_stride), triple(triple(stride) for stride in stage_strides)
+        )
         self.feature_channels = (features_per_stage[0] // 2, *features_per_stage)
         self.feature_grids = (self.geometry.patch_size, *self.geometry.stage_grids)
+        self.deep_supervision_scales = [
+            [1 / edge for edge in stride] for stride in [(1, 1, 1), *self.geometry.cumulative_strides][:n_outputs]
+        ]
         block_kwargs = {
             "num_heads": num_heads,
             "n_conv_blocks": n_conv_blocks,
@@ -345,13 +350,8 @@ class UNETRPP(Partner):
         require_patch_size(x, self.geometry.patch_size)
         return self.decoder(self.encoder(x))
 
-    @property
-    def deep_supervision_scales(self) -> list[list[float]]:
-        strides = [(1, 1, 1), *self.geometry.cumulative_strides[: len(self.decoder.seg_layers) - 1]]
-        return [[1 / edge for edge in stride] for stride in strides]
-
     def full_resolution_encoder(self) -> nn.Module:
-        return FullResolutionEncoder(self.encoder.image_block)
+        return FullResolutionEncoder(self.encoder.get_submodule("image_block"))
 
 
 class FullResolutionEncoder(nn.Module):

@@ -61,6 +61,8 @@ class ViTEncoder(nn.Module):
         layer_scale: initial value of the learned scale of each residual branch; None: no scale.
     """
 
+    position_embedding: torch.Tensor
+
     def __init__(
         self,
         input_channels: int,
@@ -101,6 +103,8 @@ class ViTEncoder(nn.Module):
 
 class MAEDecoder(nn.Module):
     """Lightweight transformer from the features of visible tokens to the voxels of all tokens."""
+
+    position_embedding: torch.Tensor
 
     def __init__(
         self,
