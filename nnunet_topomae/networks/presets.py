@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import MappingProxyType
 
-PLAN_NETWORK_LR = 1e-3  # of both phases
+PLAN_PRETRAIN_LR, PLAN_FINETUNE_LR = 1e-3, 3e-3  # of nnU-Net's own network
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class Preset:
         if partner == "unetrpp":
             return self.rates
         return Rates(
-            PLAN_NETWORK_LR,
-            PLAN_NETWORK_LR,
-            self.rates.vit_pretrain_factor * self.rates.pretrain / PLAN_NETWORK_LR,
-            self.rates.vit_finetune_factor * self.rates.finetune / PLAN_NETWORK_LR,
+            PLAN_PRETRAIN_LR,
+            PLAN_FINETUNE_LR,
+            self.rates.vit_pretrain_factor * self.rates.pretrain / PLAN_PRETRAIN_LR,
+            self.rates.vit_finetune_factor * self.rates.finetune / PLAN_FINETUNE_LR,
         )
 
 

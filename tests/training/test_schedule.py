@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_topomae.training.schedule import ParameterGroup, WarmupCosineSchedule, adamw
+from nnunet_topomae.config import TopoMAEConfig
+from nnunet_topomae.networks.presets import PRESETS
+from nnunet_topomae.training.schedule import ParameterGroup, WarmupCosineSchedule, adamw, peak_rates
 
 
 def adam_of(*peaks: float, weight_decay: float = 0.1) -> torch.optim.AdamW:
@@ -49,3 +51,15 @@ def test_every_group_follows_its_own_peak_and_biases_are_not_decayed():
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.5, 0.5, 0.05, 0.05])
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0, 0.05, 0]
     assert sum(p.numel() for g in optimizer.param_groups for p in g["params"]) == 2 * (3 * 2 + 2)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_vit_learns_as_fast_beside_the_plans_network(preset):
+    beside_plan, beside_unetrpp = (
+        peak_rates(TopoMAEConfig(preset=preset, partner=partner)) for partner in ("plan", "unetrpp")
+    )
+    for rates in (beside_plan, beside_unetrpp):
+        own = PRESETS[preset].rates
+        assert rates.vit_finetune_factor * rates.finetune == pytest.approx(own.vit_finetune_factor * own.finetune)
+        assert rates.vit_pretrain_factor * rates.pretrain == pytest.approx(own.vit_pretrain_factor * own.pretrain)
+    assert peak_rates(TopoMAEConfig(partner="plan", finetune_lr=0.5)).finetune == 0.5
