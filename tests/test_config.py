@@ -115,6 +115,7 @@ NO = "refused"
 # What 0, an empty string, 1 and -1 mean, as the environment gives them.
 READINGS = {
     "preset": (NO, NO, NO, NO),
+    "partner": (NO, NO, NO, NO),
     "fusion": (NO, NO, NO, NO),
     "ablation": (NO, "", NO, NO),
     "drop_path_rate": (0, NO, NO, NO),
