@@ -13,7 +13,6 @@ from nnunet_topomae import __version__
 from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.networks.build import build_partner, unetrpp_arguments, vit_encoder_arguments
 from nnunet_topomae.networks.geometry import Geometry
-from nnunet_topomae.networks.partner import Partner
 from nnunet_topomae.networks.plan_network import PlanArchitecture, nnunet_weights
 from nnunet_topomae.networks.presets import PRESETS, Preset
 from nnunet_topomae.networks.unetrpp import UNETRPP
@@ -135,7 +134,8 @@ def _partner(
     channels: int, geometry: Geometry, preset: Preset, architecture: PlanArchitecture | None
 ) -> dict[str, Any]:
     """How to build it, and the names of its parts."""
-    partner: Partner = build_partner(channels, 1, geometry, preset, architecture)
+    with torch.device("meta"):  # its names are wanted, not its weights
+        partner = build_partner(channels, 1, geometry, preset, architecture)
     keys = {name: getattr(partner, name) for name in ("key_to_encoder", "key_to_stem", "keys_to_in_proj")}
     if architecture is None:
         arguments = unetrpp_arguments(channels, geometry, preset)
