@@ -60,12 +60,13 @@ class CardFit:
         beside = "Is another program using it? Else: plans for less" if self.fits else self._fitting_preset()
         memory_gib = min(self.memory_gib, 0.75 * max(needs.values())) if self.fits else self.memory_gib
         patch = "×".join(map(str, self.geometry.patch_size))
+        partner = "" if self.config.partner == TopoMAEConfig.partner else f" --partner {self.config.partner}"
         by_phase = ", ".join(f"{phase} {need:.1f} GiB" for phase, need in needs.items())
         return (
             f"By estimate preset {preset} needs, at patch {patch} and batch {self.batch_size}: {by_phase}; this card "
             f"has {self.memory_gib:.1f} GiB. {beside}:\n"
             f"  nnunet-topomae plan -d {self.plans['dataset_name']} -p {self.plans['plans_name']} "
-            f"--memory {memory_gib:.1f} --preset {preset}"
+            f"--memory {memory_gib:.1f} --preset {preset}{partner}"
         )
 
     def _fitting_preset(self) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -55,6 +56,11 @@ def test_the_advice_names_need_card_preset_and_command(plans: dict, dataset_json
     assert "Preset small fits: NNUNET_TOPOMAE_PRESET=small, in both phases." in advice
     command = f"plan -d {plans['dataset_name']} -p {plans['plans_name']} --memory {need * 3 / 4:.1f} --preset base"
     assert advice.endswith(f"nnunet-topomae {command}")
+
+
+def test_the_advised_command_measures_the_same_partner(plans: dict, dataset_json: dict) -> None:
+    own = replace(fit(plans, dataset_json, 3), config=TopoMAEConfig(partner="plan"))
+    assert own.advice().endswith("--preset base --partner plan")
 
 
 def test_the_largest_preset_that_fits_is_named(plans: dict, dataset_json: dict) -> None:
