@@ -44,6 +44,37 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def planned_network() -> Callable[..., dict[str, Any]]:
+    """The section `architecture` of a configuration in nnU-Net's plans, as narrow as it gets."""
+
+    def architecture(network: str, strides: list[list[int]], max_features: int = 16) -> dict[str, Any]:
+        stages = len(strides)
+        blocks = "n_conv_per_stage" if network == "PlainConvUNet" else "n_blocks_per_stage"
+        return {
+            "network_class_name": f"dynamic_network_architectures.architectures.unet.{network}",
+            "arch_kwargs": {
+                "n_stages": stages,
+                "features_per_stage": [min(max_features, 4 * 2**stage) for stage in range(stages)],
+                "conv_op": "torch.nn.modules.conv.Conv3d",
+                "kernel_sizes": [[1, 3, 3], *[[3, 3, 3]] * (stages - 1)],
+                "strides": strides,
+                blocks: [1] * stages,
+                "n_conv_per_stage_decoder": [1] * (stages - 1),
+                "conv_bias": True,
+                "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+                "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+                "dropout_op": None,
+                "dropout_op_kwargs": None,
+                "nonlin": "torch.nn.LeakyReLU",
+                "nonlin_kwargs": {"inplace": True},
+            },
+            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        }
+
+    return architecture
+
+
 @dataclass(frozen=True)
 class Phantom:
     """A phantom data set in nnU-Net's folders; `run` calls a command on it."""

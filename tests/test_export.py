@@ -198,30 +198,11 @@ def test_what_pretraining_has_seen_is_read_back_from_the_exported_checkpoint(exp
 
 
 @pytest.fixture(scope="module", params=["PlainConvUNet", "ResidualEncoderUNet"])
-def exported_plan(request, tmp_path_factory) -> tuple[Path, CoPretrainingNetwork, PlanArchitecture]:
+def exported_plan(request, planned_network, tmp_path_factory) -> tuple[Path, CoPretrainingNetwork, PlanArchitecture]:
     """Files of a pre-training whose partner is nnU-Net's own network, that pre-training, and the plan's description."""
-    blocks = "n_conv_per_stage" if request.param == "PlainConvUNet" else "n_blocks_per_stage"
     strides = PLANS["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["strides"]
-    section = {
-        "network_class_name": f"dynamic_network_architectures.architectures.unet.{request.param}",
-        "arch_kwargs": {
-            "n_stages": 5,
-            "features_per_stage": [4, 8, 8, 8, 8],
-            "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": [[3, 3, 3]] * 5,
-            "strides": strides,
-            blocks: [1] * 5,
-            "n_conv_per_stage_decoder": [1] * 4,
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "nonlin"],
-    }
     plans = deepcopy(PLANS) | {"topomae": {"preset": "tiny", "partner": "plan"}}
-    plans["configurations"]["3d_fullres"]["architecture"] = section
+    plans["configurations"]["3d_fullres"]["architecture"] = planned_network(request.param, strides)
     architecture = PlanArchitecture.of(plans["configurations"]["3d_fullres"])
     network = CoPretrainingNetwork(2, GEOMETRY, PRESETS["tiny"], architecture=architecture).eval()
     folder = tmp_path_factory.mktemp("plan")

@@ -16,40 +16,13 @@ from nnunet_topomae.networks.plan_network import PlanArchitecture, PlanNetwork, 
 from nnunet_topomae.networks.summary import summarise_finetuning, summarise_pretraining
 
 SIZE = (8, 24, 32)
-MAX_FEATURES = 16
-
-
-def plan_architecture(network: str, strides: list[list[int]]) -> PlanArchitecture:
-    """As nnU-Net's planners write it, but as narrow as it gets."""
-    stages = len(strides)
-    blocks = "n_conv_per_stage" if network == "PlainConvUNet" else "n_blocks_per_stage"
-    section = {
-        "network_class_name": f"dynamic_network_architectures.architectures.unet.{network}",
-        "arch_kwargs": {
-            "n_stages": stages,
-            "features_per_stage": [min(MAX_FEATURES, 4 * 2**stage) for stage in range(stages)],
-            "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": [[1, 3, 3], *[[3, 3, 3]] * (stages - 1)],
-            "strides": strides,
-            blocks: [1] * stages,
-            "n_conv_per_stage_decoder": [1] * (stages - 1),
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }
-    return PlanArchitecture.of({"architecture": section})
 
 
 @pytest.fixture(params=["PlainConvUNet", "ResidualEncoderUNet"])
-def plan(request) -> PlanArchitecture:
+def plan(request, planned_network) -> PlanArchitecture:
     """A network of nnU-Net's for the patch of `geometry`."""
-    return plan_architecture(request.param, [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]])
+    section = planned_network(request.param, [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]])
+    return PlanArchitecture.of({"architecture": section})
 
 
 def masks(geometry) -> torch.Tensor:
@@ -188,10 +161,10 @@ def plans(draw) -> tuple[list[int], list[list[int]]]:
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(plans(), st.sampled_from(["PlainConvUNet", "ResidualEncoderUNet"]), st.sampled_from(sorted(FUSIONS)))
-def test_any_plan_trains_in_both_phases(minimal, drawn, network, fusion):
+def test_any_plan_trains_in_both_phases(minimal, planned_network, drawn, network, fusion):
     patch, strides = drawn
     geometry = geometry_from_plan(patch, strides)
-    architecture = plan_architecture(network, strides)
+    architecture = PlanArchitecture.of({"architecture": planned_network(network, strides)})
     pretrained = CoPretrainingNetwork(1, geometry, minimal, architecture=architecture)
     output = pretrained(torch.randn(1, 1, *patch), masks(geometry))
     assert list(output.partner.reconstruction.shape[3:]) == patch
