@@ -42,7 +42,6 @@ from ._jit import inline, jit, pointer, trailing_zeros
 VOXEL = (1 << 32) - 1  # in an item of the queue
 ALL_EDGES = 63 << EDGE_SHIFT
 FILL_KEY = (1 << 18) - 1  # squares and chain of a record
-POOL_ENTRIES_PER_SQUARE = 12  # to begin with; images come with 6 to 12
 
 # Columns of the table of pairs, which has one row a pivot.
 PIVOT = 0  # voxel << 3 | direction
@@ -59,19 +58,20 @@ def loop_pairs(
     loops: int,
     loop_squares: np.ndarray,
     first_pair: np.ndarray,
+    pool: np.ndarray,
     grid: Grid,
     tables: Tables,
 ) -> np.ndarray:
     """[loops, 2] int32 (birth, death) voxels of the loops.
 
-    The records are spent. `first_pair`: [records.size] int32 to work in.
+    The records are spent. `first_pair` [records.size] int32 and `pool` int64 are to work in. Images come with up to two
+    entries of the pool a voxel (noise); where there are more, a larger one takes its place.
     """
     _keep_edges(records, joining)
     squares = _listed(loop_squares, loops)
     pairs = np.empty((len(squares), COLUMNS), np.int64)
     first_pair[:] = -1  # of each voxel
     queue = np.empty(len(order) + 1, np.int64)
-    pool = np.empty(POOL_ENTRIES_PER_SQUARE * len(squares), np.int64)
     done, num_pairs, used = 0, 0, 0
     while done < len(squares):
         done, num_pairs, used, wanted = _reduce(
