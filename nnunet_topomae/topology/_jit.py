@@ -31,7 +31,10 @@ def jit(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def inline(function: Callable[P, T]) -> Callable[P, T]:
-    """Compile for use inside other compiled functions, and always merge into them: for the small parts of hot loops."""
+    """Compile for use inside other compiled functions, and always merge into them: for the small parts of hot loops.
+
+    Otherwise Numba counts references, atomically, around each call that is given an array.
+    """
     return numba.njit(forceinline=True)(function)
 
 
@@ -119,10 +122,8 @@ def leading_zeros(typingctx, word):
 def pointer(typingctx, array):
     """Where the elements of a C-ordered array begin: for an argument that the caller keeps alive during the call.
 
-    Indexed like a flat array, but no index is negative. Numba asks that of every index of an array, and counts
-    references up and down, atomically, around a call that is given one, also where the call is inlined into an
-    innermost loop. Without both, diagrams take two thirds of the time. Do not take the pointer of a local variable: it
-    may be freed after its last use.
+    Indexed like a flat array, but no index is negative. Numba asks that of every index of an array, and may count
+    references in innermost loops. Do not take the pointer of a local variable: it may be freed after its last use.
     """
     if array.layout != "C":
         raise TypingError(f"only a C-ordered array has a pointer, not {array}")
