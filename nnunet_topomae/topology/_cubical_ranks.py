@@ -38,7 +38,8 @@ def sort_voxels(bits, order, rank, items, next_items, depth, height, width):
     for z in range(depth):
         for y in range(height):
             start = ((z + 1) * (height + 2) + y + 1) * (width + 2) + 1
-            order[i : i + width] = np.arange(start, start + width)
+            for x in range(width):
+                order[i + x] = start + x
             i += width
     for shift in range(0, 8 * bits.itemsize, WORD_BITS):
         _sort_by_word(bits, shift, order, items, next_items, np.zeros((DIGITS, RADIX), np.int32))
