@@ -40,7 +40,7 @@ def machine(packages: Sequence[str]) -> str:
         model = next((ln.split(":")[1].strip() for ln in info.read_text().splitlines() if "model name" in ln), model)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages if installed(p))
-    return f"{model}, {cores} cores; Python {platform.python_version()}, {versions}"
+    return f"{model}, {cores} core{'' if cores == 1 else 's'}; Python {platform.python_version()}, {versions}"
 
 
 def installed(package: str) -> bool:

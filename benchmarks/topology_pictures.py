@@ -1,8 +1,8 @@
-"""The pictures of docs/topology.md: `python benchmarks/topology_pictures.py [FOLDER]`, by default docs/images."""
+"""The pictures of docs/topology.md."""
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import matplotlib
@@ -124,7 +124,10 @@ def descent(ours: np.ndarray, target: np.ndarray, steps: int = 60) -> Figure:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "docs" / "images"
+    parser = argparse.ArgumentParser(description=__doc__)
+    images = Path(__file__).parents[1] / "docs" / "images"
+    parser.add_argument("folder", type=Path, nargs="?", default=images, help="to write to (default: docs/images)")
+    folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     target = hollow_torus()
     ours = noisy(target)

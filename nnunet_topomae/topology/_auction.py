@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._jit import jit
+from ._jit import inline, jit
 from ._kdtree import (
     LIFT,
     TOP,
@@ -44,13 +44,13 @@ from ._kdtree import (
 ULP = 2.0**-52
 
 
-@jit
+@inline
 def squared_distance(a, i, b, j):
     du, dv = u_of(a, i) - u_of(b, j), v_of(a, i) - v_of(b, j)
     return du * du + dv * dv
 
 
-@jit
+@inline
 def to_diagonal(tree, slot):
     return v_of(tree, slot) ** 2
 
@@ -187,7 +187,7 @@ def reverse(a, b, partner, owner, rate, budget, lifted):
     return bids
 
 
-@jit
+@inline
 def _below(old, new):
     """The new weight, or the next float below the old one where the step is lost in rounding: every bid counts."""
     return new if new < old else np.nextafter(old, -np.inf)

@@ -17,10 +17,10 @@ import numpy as np
 
 from ._cubical_lower_stars import cubes_of, edges_of, rank_of, squares_of
 from ._cubical_ranks import BORDER_RANK
-from ._jit import jit, leading_zeros, trailing_zeros
+from ._jit import inline, jit, leading_zeros, pointer, trailing_zeros
 
 
-@jit
+@inline
 def _number(onward, node):
     """The number at the end of a chain of pointers, stored there as its complement; halves the chain's length."""
     following = onward[node]
@@ -31,7 +31,7 @@ def _number(onward, node):
     return ~following
 
 
-@jit
+@inline
 def _root(parent, number):
     while parent[number] != number:
         parent[number] = parent[parent[number]]
@@ -57,8 +57,20 @@ def component_pairs(order, records, component, direction, first_edges, root):
     minimum = np.empty(minima, np.int32)  # of each component
     parent = np.empty(minima, np.int32)
     pairs = np.empty((minima - 1, 2), np.int32)
+    loops = _join(order, records, component, direction, root, joining, minimum, parent, pairs)
+    return pairs, joining, loops
+
+
+@jit
+def _join(order, records, component, direction, root, joining, minimum, parent, pairs):
+    """Write the pairs, take the edges that begin a loop from `joining`, and return their number."""
+    size = order.size
+    order, records, component = pointer(order), pointer(records), pointer(component)
+    direction, root, joining = pointer(direction), pointer(root), pointer(joining)
+    minimum, parent, pairs = pointer(minimum), pointer(parent), pointer(pairs)
     components, found, loops = 0, 0, 0
-    for voxel in order:
+    for i in range(size):
+        voxel = order[i]
         edges = np.int64(joining[voxel])
         if edges == 0:
             component[voxel] = components
@@ -82,10 +94,10 @@ def component_pairs(order, records, component, direction, first_edges, root):
                 continue
             elder, younger = min(elder, younger), max(elder, younger)
             parent[younger] = elder
-            pairs[found, 0] = minimum[younger]
-            pairs[found, 1] = voxel
-            found += 1
-    return pairs, joining, loops
+            pairs[found] = minimum[younger]
+            pairs[found + 1] = voxel
+            found += 2
+    return loops
 
 
 @jit
@@ -96,13 +108,30 @@ def cavity_pairs(order, records, onward, cube_index, critical, way_out, cubes_of
         [n, 2] int32 (birth, death) voxels of the cavities, by descending birth.
         [records.size] uint16: each voxel's critical squares that end a loop.
     """
+    death_rank = np.empty(order.size + 1, np.int32)  # of each maximum
+    loop_squares = np.zeros(records.size, np.uint16)
+    maxima = _point_onward(records, onward, cube_index, critical, way_out, loop_squares, death_rank)
+    parent = np.arange(maxima, dtype=np.int32)
+    pairs = np.empty((maxima - 1, 2), np.int32)
+    _close(order, onward, cube_index, cubes_of_square, loop_squares, death_rank, parent, pairs)
+    return pairs, loop_squares
+
+
+@jit
+def _point_onward(records, onward, cube_index, critical, way_out, loop_squares, death_rank):
+    """Point cubes onward, or at maxima, of which the outside is number 0; their number, with each one's rank.
+
+    Critical squares are written to `loop_squares`.
+    """
     outside = np.int32(0)
     onward[:] = ~outside
-    death_rank = np.empty(order.size + 1, np.int32)
     death_rank[outside] = BORDER_RANK
-    loop_squares = np.zeros(records.size, np.uint16)
+    size = records.size
+    records, onward, cube_index = pointer(records), pointer(onward), pointer(cube_index)
+    critical, way_out = pointer(critical), pointer(way_out)
+    loop_squares, death_rank = pointer(loop_squares), pointer(death_rank)
     maxima = 1
-    for voxel in range(records.size):
+    for voxel in range(size):
         squares, cubes = squares_of(records[voxel]), cubes_of(records[voxel])
         if squares == 0:
             continue
@@ -119,24 +148,31 @@ def cavity_pairs(order, records, onward, cube_index, critical, way_out, cubes_of
             k = trailing_zeros(cubes)
             cubes &= cubes - 1
             onward[voxel + cube_index[k]] = voxel + cube_index[way >> (3 * k) & 7]
+    return maxima
 
-    parent = np.arange(maxima)
-    pairs = np.empty((maxima - 1, 2), np.int32)
+
+@jit
+def _close(order, onward, cube_index, cubes_of_square, loop_squares, death_rank, parent, pairs):
+    """Write the pairs, and take the squares that close a cavity from `loop_squares`."""
+    size = order.size
+    order, onward, cube_index = pointer(order), pointer(onward), pointer(cube_index)
+    cubes_of_square, loop_squares = pointer(cubes_of_square), pointer(loop_squares)
+    death_rank, parent, pairs = pointer(death_rank), pointer(parent), pointer(pairs)
     found = 0
-    for voxel in order[::-1]:
+    for i in range(size - 1, -1, -1):
+        voxel = order[i]
         squares = np.int64(loop_squares[voxel])
         while squares:
             k = 63 - leading_zeros(squares)
             squares ^= 1 << k
-            elder = _root(parent, _number(onward, voxel + cube_index[cubes_of_square[k, 0]]))
-            younger = _root(parent, _number(onward, voxel + cube_index[cubes_of_square[k, 1]]))
+            elder = _root(parent, _number(onward, voxel + cube_index[cubes_of_square[2 * k]]))
+            younger = _root(parent, _number(onward, voxel + cube_index[cubes_of_square[2 * k + 1]]))
             if elder == younger:
                 continue
             if death_rank[elder] < death_rank[younger]:
                 elder, younger = younger, elder
             parent[younger] = elder
             loop_squares[voxel] ^= 1 << k
-            pairs[found, 0] = voxel
-            pairs[found, 1] = order[death_rank[younger]]
-            found += 1
-    return pairs, loop_squares
+            pairs[found] = voxel
+            pairs[found + 1] = order[death_rank[younger]]
+            found += 2

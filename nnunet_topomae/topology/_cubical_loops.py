@@ -37,18 +37,18 @@ from ._cubical_lower_stars import (
     rank_of,
     squares_of,
 )
-from ._jit import borrowed, inline, jit, trailing_zeros
+from ._jit import inline, jit, pointer, trailing_zeros
 
 VOXEL = (1 << 32) - 1  # in an item of the queue
 ALL_EDGES = 63 << EDGE_SHIFT
 FILL_KEY = (1 << 18) - 1  # squares and chain of a record
-POOL_ENTRIES_PER_SQUARE = 8  # to begin with; images come with 5 to 10
 
 # Columns of the table of pairs, which has one row a pivot.
 PIVOT = 0  # voxel << 3 | direction
 AGE = 1  # of the square
 START, STOP = 2, 3  # of the loop in the pool
 NEXT = 4  # pair with a pivot at the same voxel, or -1
+COLUMNS = 5
 
 
 def loop_pairs(
@@ -58,19 +58,20 @@ def loop_pairs(
     loops: int,
     loop_squares: np.ndarray,
     first_pair: np.ndarray,
+    pool: np.ndarray,
     grid: Grid,
     tables: Tables,
 ) -> np.ndarray:
     """[loops, 2] int32 (birth, death) voxels of the loops.
 
-    The records are spent. `first_pair`: [records.size] int32 to work in.
+    The records are spent. `first_pair` [records.size] int32 and `pool` int64 are to work in. Images come with up to two
+    entries of the pool a voxel (noise); where there are more, a larger one takes its place.
     """
     _keep_edges(records, joining)
     squares = _listed(loop_squares, loops)
-    pairs = np.empty((len(squares), 5), np.int64)
+    pairs = np.empty((len(squares), COLUMNS), np.int64)
     first_pair[:] = -1  # of each voxel
     queue = np.empty(len(order) + 1, np.int64)
-    pool = np.empty(POOL_ENTRIES_PER_SQUARE * len(squares), np.int64)
     done, num_pairs, used = 0, 0, 0
     while done < len(squares):
         done, num_pairs, used, wanted = _reduce(
@@ -180,11 +181,12 @@ def _add_far_edges(records, queue, size, voxel, squares, opposite, far_edges):
         squares &= squares - 1
         corner = voxel + opposite[k]
         for side in range(2):
-            near = voxel + far_edges[k, side, 0]
+            far_edge = 6 * k + 3 * side
+            near = voxel + far_edges[far_edge]
             near_is_higher = records[near] > records[corner]
             higher = near if near_is_higher else corner
             record = records[near] if near_is_higher else records[corner]
-            edge = far_edges[k, side, 1] if near_is_higher else far_edges[k, side, 2]
+            edge = far_edges[far_edge + 1] if near_is_higher else far_edges[far_edge + 2]
             if edges_of(record) & edge == 0:
                 size = _add_edges(records, queue, size, higher, record, edge)
     return size
@@ -226,12 +228,13 @@ def _reduce(
         how many squares are done (where the pool was full, the next one has been written to its place), how many
         pairs there are, how much of the pool is used, and the room that was wanted.
     """
-    # One long function with all arrays borrowed: Numba's calls with arrays would cost more than the work they do here.
-    squares, order, records = borrowed(squares), borrowed(order), borrowed(records)
-    opposite, far_edges, edges_of_square = borrowed(opposite), borrowed(far_edges), borrowed(edges_of_square)
-    forest, fill, queue, pool = borrowed(forest), borrowed(fill), borrowed(queue), borrowed(pool)
-    pairs, first_pair = borrowed(pairs), borrowed(first_pair)
-    while done < squares.size:
+    # One long function on pointers: Numba's calls with arrays would cost more than the work they do here.
+    num_squares, room = squares.size, pool.size
+    squares, order, records = pointer(squares), pointer(order), pointer(records)
+    opposite, far_edges, edges_of_square = pointer(opposite), pointer(far_edges), pointer(edges_of_square)
+    forest, fill, queue, pool = pointer(forest), pointer(fill), pointer(queue), pointer(pool)
+    pairs, first_pair = pointer(pairs), pointer(first_pair)
+    while done < num_squares:
         voxel = squares[done] >> 4
         k = squares[done] & 15
         age = rank_of(records[voxel]) << 4 | k
@@ -256,13 +259,14 @@ def _reduce(
 
             pivot = voxel << 3 | filling & 7
             pair = first_pair[voxel]
-            while pair >= 0 and pairs[pair, PIVOT] != pivot:
-                pair = pairs[pair, NEXT]
-            if pair >= 0 and pairs[pair, AGE] < age:
-                size = _add_loop(records, queue, size, pool, pairs[pair, START], pairs[pair, STOP])
+            while pair >= 0 and pairs[COLUMNS * pair + PIVOT] != pivot:
+                pair = pairs[COLUMNS * pair + NEXT]
+            row = COLUMNS * pair
+            if pair >= 0 and pairs[row + AGE] < age:
+                size = _add_loop(records, queue, size, pool, pairs[row + START], pairs[row + STOP])
                 continue
 
-            if used + size > pool.size:
+            if used + size > room:
                 _clear(records, queue, size)
                 squares[done] = np.int64(order[age >> 4]) << 4 | age & 15
                 return done, num_pairs, used, size
@@ -270,17 +274,18 @@ def _reduce(
             used = _copy_loop(records, queue, size, pool, used)
             if pair < 0:
                 _clear(records, queue, size)
-                pairs[num_pairs, PIVOT] = pivot
-                pairs[num_pairs, AGE] = age
-                pairs[num_pairs, START] = start
-                pairs[num_pairs, STOP] = used
-                pairs[num_pairs, NEXT] = first_pair[voxel]
+                row = COLUMNS * num_pairs
+                pairs[row + PIVOT] = pivot
+                pairs[row + AGE] = age
+                pairs[row + START] = start
+                pairs[row + STOP] = used
+                pairs[row + NEXT] = first_pair[voxel]
                 first_pair[voxel] = num_pairs
                 num_pairs += 1
                 done += 1
                 break
-            size = _add_loop(records, queue, size, pool, pairs[pair, START], pairs[pair, STOP])
-            age, pairs[pair, AGE] = pairs[pair, AGE], age
-            pairs[pair, START] = start
-            pairs[pair, STOP] = used
+            size = _add_loop(records, queue, size, pool, pairs[row + START], pairs[row + STOP])
+            age, pairs[row + AGE] = pairs[row + AGE], age
+            pairs[row + START] = start
+            pairs[row + STOP] = used
     return done, num_pairs, used, 0

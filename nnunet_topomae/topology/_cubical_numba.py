@@ -19,8 +19,8 @@ def persistence_pairs(volume: np.ndarray, dimensions: tuple[int, ...]) -> tuple[
     grid, table = grid_of(volume.shape), tables()
     # One block: from 4 MB on NumPy asks the system for huge pages. At each call outside the main thread memory is
     # fresh, and small pages took a sixth of the time.
-    block = np.empty((6, grid.size), np.int32)
-    order, rank, items = block[0, : volume.size], block[1], block[2:].reshape(-1).view(np.int64)
+    block = np.empty((8, grid.size), np.int32)
+    order, rank, items = block[0, : volume.size], block[1], block[2:6].reshape(-1).view(np.int64)
     bits = sort_bits(volume)
     sort_voxels(bits, order, rank, items[: volume.size], items[-volume.size :], *volume.shape)
     records, component, onward = items[: grid.size], block[4], block[5]
@@ -35,7 +35,8 @@ def persistence_pairs(volume: np.ndarray, dimensions: tuple[int, ...]) -> tuple[
             order, records, onward, grid.cube_index, table.critical, table.way_out, CUBES_OF_SQUARE
         )
     if 1 in dimensions:
-        pairs[1] = loop_pairs(order, records, joining, loops, loop_squares, rank, grid, table)
+        pool = block[4:].reshape(-1).view(np.int64)
+        pairs[1] = loop_pairs(order, records, joining, loops, loop_squares, rank, pool, grid, table)
     position = block[5]  # in the volume of each voxel of the grid
     inside = position.reshape([side + 2 for side in volume.shape])[1:-1, 1:-1, 1:-1]
     inside[:] = np.arange(volume.size, dtype=np.int32).reshape(volume.shape)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._jit import inline, jit
+from ._jit import inline, jit, pointer
 
 WORD_BITS = 32
-DIGIT_BITS = 11  # a word has three
+DIGIT_BITS = 11
+DIGITS = 3  # of a word
 RADIX = 1 << DIGIT_BITS
 INDEX_BITS = 30
 INDEX = (1 << INDEX_BITS) - 1
@@ -37,48 +38,64 @@ def sort_voxels(bits, order, rank, items, next_items, depth, height, width):
     for z in range(depth):
         for y in range(height):
             start = ((z + 1) * (height + 2) + y + 1) * (width + 2) + 1
-            order[i : i + width] = np.arange(start, start + width)
+            for x in range(width):
+                order[i + x] = start + x
             i += width
     for shift in range(0, 8 * bits.itemsize, WORD_BITS):
-        first, second, third = np.zeros(RADIX, np.int32), np.zeros(RADIX, np.int32), np.zeros(RADIX, np.int32)
-        for voxel in order:
-            item = _item(bits, voxel, shift)
-            first[_digit(item, 0)] += 1
-            second[_digit(item, 1)] += 1
-            third[_digit(item, 2)] += 1
-        _count_to_place(first)
-        _count_to_place(second)
-        _count_to_place(third)
-        for voxel in order:
-            item = _item(bits, voxel, shift)
-            place = first[_digit(item, 0)]
-            first[_digit(item, 0)] = place + 1
-            items[place] = item
-        for item in items:
-            place = second[_digit(item, 1)]
-            second[_digit(item, 1)] = place + 1
-            next_items[place] = item
-        for item in next_items:
-            place = third[_digit(item, 2)]
-            third[_digit(item, 2)] = place + 1
-            order[place] = item & INDEX
+        _sort_by_word(bits, shift, order, items, next_items, np.zeros((DIGITS, RADIX), np.int32))
     rank[:] = BORDER_RANK
-    for i in range(order.size):
+    _invert(order, rank)
+
+
+@jit
+def _sort_by_word(bits, shift, order, items, next_items, counts):
+    """Sort by one word of the key, one digit at a time. `counts`: [DIGITS, RADIX] int32, zeros."""
+    size, key_bits = order.size, 8 * bits.itemsize
+    bits, order, items, next_items = pointer(bits), pointer(order), pointer(items), pointer(next_items)
+    places = pointer(counts)
+    for i in range(size):
+        item = _item(bits, key_bits, order[i], shift)
+        for digit in range(DIGITS):
+            places[_bucket(item, digit)] += 1
+    for digit in range(DIGITS):
+        _count_to_place(counts[digit])
+    for i in range(size):
+        item = _item(bits, key_bits, order[i], shift)
+        items[_next_place(places, _bucket(item, 0))] = item
+    for i in range(size):
+        next_items[_next_place(places, _bucket(items[i], 1))] = items[i]
+    for i in range(size):
+        order[_next_place(places, _bucket(next_items[i], 2))] = next_items[i] & INDEX
+
+
+@jit
+def _invert(order, rank):
+    size = order.size
+    order, rank = pointer(order), pointer(rank)
+    for i in range(size):
         rank[order[i]] = i
 
 
 @inline
-def _item(bits, voxel, shift):
+def _item(bits, key_bits, voxel, shift):
     """A word of the voxel's key, above the voxel."""
     value = np.int64(bits[voxel])
-    smallest = np.int64(1) << (8 * bits.itemsize - 1)
+    smallest = np.int64(1) << (key_bits - 1)
     key = ~value if value < 0 else value ^ smallest  # a float is sign and magnitude
     return (key >> shift & ((1 << WORD_BITS) - 1)) << INDEX_BITS | np.int64(voxel)
 
 
 @inline
-def _digit(item, digit):
-    return item >> (INDEX_BITS + digit * DIGIT_BITS) & (RADIX - 1)
+def _bucket(item, digit):
+    """Of all digits' buckets, that of the item's digit."""
+    return RADIX * digit + (item >> (INDEX_BITS + digit * DIGIT_BITS) & (RADIX - 1))
+
+
+@inline
+def _next_place(places, bucket):
+    place = places[bucket]
+    places[bucket] = place + 1
+    return place
 
 
 @jit

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._jit import jit, trailing_zeros
+from ._jit import inline, jit, trailing_zeros
 
 LEAST_U, LARGEST_U, LEAST_V, LARGEST_V, TOP, LIFT = range(6)  # rows of a block
 MARGIN = 8 * 2.0**-52
@@ -40,22 +40,22 @@ class Waiting(NamedTuple):
     bound: np.ndarray
 
 
-@jit
+@inline
 def u_of(tree, slot):
     return tree.points[slot >> 3, 0, slot & 7]
 
 
-@jit
+@inline
 def v_of(tree, slot):
     return tree.points[slot >> 3, 1, slot & 7]
 
 
-@jit
+@inline
 def weight_of(tree, slot):
     return tree.points[slot >> 3, 2, slot & 7]
 
 
-@jit
+@inline
 def set_weight(tree, slot, weight):
     """Whoever sets weights calls `refresh` or `refresh_all` before the next search."""
     tree.points[slot >> 3, 2, slot & 7] = weight
@@ -77,7 +77,7 @@ def set_weights(tree, weights):
     refresh_all(tree)
 
 
-@jit
+@inline
 def row_of(tree, slot):
     return tree.row[slot >> 3, slot & 7]
 
@@ -165,7 +165,7 @@ def build(u, v):
     return tree
 
 
-@jit
+@inline
 def _enlarge(tree, x, least_u, largest_u, least_v, largest_v):
     block, k = tree.blocks[x >> 3], x & 7
     block[LEAST_U, k] = min(block[LEAST_U, k], least_u)
@@ -174,7 +174,7 @@ def _enlarge(tree, x, least_u, largest_u, least_v, largest_v):
     block[LARGEST_V, k] = max(block[LARGEST_V, k], largest_v)
 
 
-@jit
+@inline
 def _top_of_leaf(tree, leaf):
     top = -np.inf
     for k in range(8):
@@ -182,7 +182,7 @@ def _top_of_leaf(tree, leaf):
     return top
 
 
-@jit
+@inline
 def _lift_of_leaf(tree, leaf):
     lift = -np.inf
     for k in range(8):
@@ -190,7 +190,7 @@ def _lift_of_leaf(tree, leaf):
     return lift
 
 
-@jit
+@inline
 def _largest_of_block(tree, row, x):
     largest = -np.inf
     for k in range(8):
@@ -218,7 +218,7 @@ def refresh_all(tree):
                 tree.blocks[x >> 3, row, x & 7] = _largest_of_block(tree, row, x)
 
 
-@jit
+@inline
 def refresh(tree, slot, row):
     """Make the largest weights (TOP) or lifts (LIFT) of the nodes above one slot agree with its weight."""
     leaf = slot >> 3
@@ -232,20 +232,20 @@ def refresh(tree, slot, row):
         largest = _largest_of_block(tree, row, x)
 
 
-@jit
+@inline
 def _value(points, leaf, k, u, v):
     du, dv = points[leaf, 0, k] - u, points[leaf, 1, k] - v
     return points[leaf, 2, k] - du * du - dv * dv
 
 
-@jit
+@inline
 def _bound(blocks, x, k, u, v):
     du = max(blocks[x, LEAST_U, k] - u, u - blocks[x, LARGEST_U, k], 0.0)
     dv = max(blocks[x, LEAST_V, k] - v, v - blocks[x, LARGEST_V, k], 0.0)
     return blocks[x, TOP, k] - du * du - dv * dv
 
 
-@jit
+@inline
 def _lifted_bound(blocks, x, k, u, v):
     """The smaller of both bounds, for v ≥ 0 and weights of at most v².
 
@@ -261,7 +261,7 @@ def _lifted_bound(blocks, x, k, u, v):
     return min(blocks[x, TOP, k] - du * du - dv * dv, lifted - du * du)
 
 
-@jit
+@inline
 def _points_above(points, leaf, u, v, threshold):
     """Bit k says that the leaf's point k has a value above the threshold."""
     mask = 0
@@ -270,7 +270,7 @@ def _points_above(points, leaf, u, v, threshold):
     return mask
 
 
-@jit
+@inline
 def _children_above(blocks, x, u, v, threshold, lifted):
     """Bit k says that the block's child k may hold a value above the threshold."""
     mask = 0
@@ -325,7 +325,7 @@ def best_two(tree, guess, u, v, floor, lifted, waiting):
         count = _wait(blocks, climb, siblings, u, v, lifted, node, bound, 0)
 
 
-@jit
+@inline
 def _wait(blocks, x, mask, u, v, lifted, node, bound, count):
     """Let the block's children in the mask wait for their visit. Returns how many nodes wait."""
     while mask:

@@ -49,7 +49,7 @@ def test_ctrl_c_is_always_a_keyboard_interrupt(alarm: None, function: Callable[[
 
 
 def test_ctrl_c_does_not_wait_for_the_end(alarm: None) -> None:
-    volume = np.random.default_rng(0).normal(size=(96, 96, 96)).astype(np.float32)
+    volume = np.random.default_rng(0).normal(size=(128, 128, 128)).astype(np.float32)
     persistence_diagrams(VOLUME)
     start = time.perf_counter()
     assert interrupted(lambda: persistence_diagrams(volume), 0.001) == "KeyboardInterrupt"

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from nnunet_topomae.topology import _cubical_loops as loops
+from nnunet_topomae.topology import _cubical_numba
 from nnunet_topomae.topology._cubical_lower_stars import (
     CUBES,
     CUBES_OF_SQUARE,
@@ -181,9 +182,13 @@ def test_pool_of_loops_that_is_too_small_grows(monkeypatch):
         compactions.append(args)
         return compacted(*args)
 
+    def with_little_room(*args):
+        *before, pool, grid, tables = args
+        return loops.loop_pairs(*before, pool[:1], grid, tables)
+
     compacted = loops._compacted
     monkeypatch.setattr(loops, "_compacted", counted)
-    monkeypatch.setattr(loops, "POOL_ENTRIES_PER_SQUARE", 0)
+    monkeypatch.setattr(_cubical_numba, "loop_pairs", with_little_room)
     assert_correct(volume)
     assert compactions
 
