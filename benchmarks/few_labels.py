@@ -98,6 +98,9 @@ ARMS |= {  # nnU-Net's own network in the place of UNETR++
     "plan_reconstruction": Arm(
         "nnU-Net's network + ViT: reconstruction", pretraining="plan_reconstruction", knobs=PLAN
     ),
+    "plan_reconstruction_no_vit": Arm(
+        "nnU-Net's network: reconstruction, ViT left out", pretraining="plan_reconstruction", knobs=PLAN | WITHOUT_VIT
+    ),
     "plan_full": Arm(
         "nnU-Net's network + ViT: full method", pretraining="plan_full", knobs=PLAN, without=("vit_mean",)
     ),

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import torch
-from torch import nn
 
 from nnunet_topomae.networks.copretrain import CoPretrainingNetwork
-from nnunet_topomae.networks.dry_run import dry_run
+from nnunet_topomae.networks.dry_run import Network, dry_run
 from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
 from nnunet_topomae.networks.plan_network import PlanArchitecture
 from nnunet_topomae.networks.presets import Preset
-
-Network = TypeVar("Network", bound=nn.Module)
 
 BYTES_PER_PARAMETER = 16  # float32: weight, gradient, AdamW's two moments
 
