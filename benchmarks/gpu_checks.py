@@ -83,7 +83,7 @@ def precision(options: argparse.Namespace) -> None:
             coarse = torch.randn(2, 1, 8, 8, 8, generator=generator)
             image = torch.nn.functional.interpolate(coarse, patch, mode="trilinear").to(device)
             points = torch.rand(2, 9, 3, generator=generator).to(device)
-            masks = draw_masks(2, config.vit_views, geometry.num_tokens, 0.75, generator).to(device)
+            masks = draw_masks(2, PRESETS[options.preset].vit_views, geometry.num_tokens, 0.75, generator).to(device)
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, torch.float16 if device.type == "cuda" else torch.bfloat16, enabled=half):
                 output = network(image, masks)

@@ -16,6 +16,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,13 +28,15 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from nnunet_topomae.networks import CoPretrainingNetwork
     from nnunet_topomae.networks.plan_network import PlanArchitecture
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGES = ("torch", "nnunetv2", "dynamic-network-architectures", "monai")
 NUM_CLASSES = 9
 BASELINE = "nnU-Net, PlainConvUNet"
-PLAN = "small beside nnU-Net's"
+# Preset, and whether the partner is nnU-Net's network.
+OURS = {"small": ("small", False), "base": ("base", False), "small beside nnU-Net's": ("small", True)}
 PRETRAINING, FINETUNING = "ours, pre-training ({})", "ours, fine-tuning ({})"
 
 
@@ -110,23 +113,20 @@ def monai_swin_unetr(patch: Sequence[int]) -> nn.Module:
     return SwinUNETR(1, NUM_CLASSES, feature_size=48)
 
 
-def hybrid(patch: Sequence[int], preset: str, architecture: PlanArchitecture | None = None) -> nn.Module:
+def hybrid(patch: Sequence[int], preset: str, beside_plan: bool) -> nn.Module:
     from nnunet_topomae.networks import PRESETS, HybridSegmentationNetwork, geometry_from_plan
 
     geometry = geometry_from_plan(patch, _pooling(patch))
+    architecture = _plain(patch) if beside_plan else None
     return HybridSegmentationNetwork(1, NUM_CLASSES, geometry, PRESETS[preset], architecture=architecture)
 
 
-def hybrid_small(patch: Sequence[int]) -> nn.Module:
-    return hybrid(patch, "small")
+def copretraining(patch: Sequence[int], preset: str, beside_plan: bool) -> CoPretrainingNetwork:
+    from nnunet_topomae.networks import PRESETS, CoPretrainingNetwork, geometry_from_plan
 
-
-def hybrid_base(patch: Sequence[int]) -> nn.Module:
-    return hybrid(patch, "base")
-
-
-def hybrid_plan(patch: Sequence[int]) -> nn.Module:
-    return hybrid(patch, "small", _plain(patch))
+    geometry = geometry_from_plan(patch, _pooling(patch))
+    architecture = _plain(patch) if beside_plan else None
+    return CoPretrainingNetwork(1, geometry, PRESETS[preset], architecture=architecture)
 
 
 # --- A step of training. `prepare` returns the call that is timed. ----------------------------------------------------
@@ -154,40 +154,28 @@ def segmentation_step(build: Callable, patch: Sequence[int], batch: int, device:
 
 
 def pretraining_step(
-    preset: str, patch: Sequence[int], batch: int, device: torch.device, architecture: PlanArchitecture | None = None
+    preset: str, beside_plan: bool, patch: Sequence[int], batch: int, device: torch.device
 ) -> Callable[[], None]:
     import torch
 
     from nnunet_topomae.config import TopoMAEConfig
     from nnunet_topomae.losses.pretraining import PretrainingLoss
-    from nnunet_topomae.networks import PRESETS, CoPretrainingNetwork, geometry_from_plan
+    from nnunet_topomae.networks import PRESETS
     from nnunet_topomae.pretext.masking import draw_masks
     from nnunet_topomae.training.schedule import ParameterGroup, adamw
 
-    config, geometry = TopoMAEConfig(weight_topology=0), geometry_from_plan(patch, _pooling(patch))
-    network = CoPretrainingNetwork(1, geometry, PRESETS[preset], architecture=architecture).to(device)
+    network = copretraining(patch, preset, beside_plan).to(device)
+    config, geometry, views = TopoMAEConfig(weight_topology=0), network.geometry, PRESETS[preset].vit_views
     criterion = PretrainingLoss(config, geometry)
     optimizer = adamw([ParameterGroup("all", network.parameters(), 1e-4)], 0.05)
     image, points = torch.randn(batch, 1, *patch, device=device), torch.rand(batch, 9, 3, device=device)
 
     def loss() -> torch.Tensor:
-        masks = draw_masks(batch, config.vit_views, geometry.num_tokens, config.mask_ratio, torch.Generator())
+        masks = draw_masks(batch, views, geometry.num_tokens, config.mask_ratio, torch.Generator())
         masks = masks.to(device)
         return criterion.total(criterion(network(image, masks), image, points, masks, None))
 
     return _step(loss, optimizer, device)
-
-
-def pretraining_step_small(patch: Sequence[int], batch: int, device: torch.device) -> Callable[[], None]:
-    return pretraining_step("small", patch, batch, device)
-
-
-def pretraining_step_base(patch: Sequence[int], batch: int, device: torch.device) -> Callable[[], None]:
-    return pretraining_step("base", patch, batch, device)
-
-
-def pretraining_step_plan(patch: Sequence[int], batch: int, device: torch.device) -> Callable[[], None]:
-    return pretraining_step("small", patch, batch, device, _plain(patch))
 
 
 def _step(
@@ -215,15 +203,9 @@ SEGMENTATION = {
     "Primus-M": primus_m,
     "MONAI UNETR": monai_unetr,
     "MONAI SwinUNETR": monai_swin_unetr,
-    FINETUNING.format("small"): hybrid_small,
-    FINETUNING.format("base"): hybrid_base,
-    FINETUNING.format(PLAN): hybrid_plan,
+    **{FINETUNING.format(name): partial(hybrid, preset=p, beside_plan=plan) for name, (p, plan) in OURS.items()},
 }
-PRETRAININGS = {
-    PRETRAINING.format("small"): pretraining_step_small,
-    PRETRAINING.format("base"): pretraining_step_base,
-    PRETRAINING.format(PLAN): pretraining_step_plan,
-}
+PRETRAININGS = {PRETRAINING.format(name): sizes for name, sizes in OURS.items()}
 
 
 # --- Measuring --------------------------------------------------------------------------------------------------------
@@ -240,7 +222,7 @@ def measure(name: str, patch: Sequence[int], batch: int, device_name: str, steps
     if name in SEGMENTATION:
         step = segmentation_step(SEGMENTATION[name], patch, batch, device)
     else:
-        step = PRETRAININGS[name](patch, batch, device)
+        step = pretraining_step(*PRETRAININGS[name], patch, batch, device)
     step()
     clock = time.process_time
     if device.type == "cuda":
@@ -259,15 +241,7 @@ def measure(name: str, patch: Sequence[int], batch: int, device_name: str, steps
 
 def parameters(name: str, patch: Sequence[int]) -> float:
     """Millions."""
-    from nnunet_topomae.networks import PRESETS, CoPretrainingNetwork, geometry_from_plan
-
-    if name in SEGMENTATION:
-        network = SEGMENTATION[name](patch)
-    else:
-        preset = next(preset for preset in PRESETS if preset in name)
-        architecture = _plain(patch) if PLAN in name else None
-        geometry = geometry_from_plan(patch, _pooling(patch))
-        network = CoPretrainingNetwork(1, geometry, PRESETS[preset], architecture=architecture)
+    network = SEGMENTATION[name](patch) if name in SEGMENTATION else copretraining(patch, *PRETRAININGS[name])
     return sum(parameter.numel() for parameter in network.parameters()) / 1e6
 
 

@@ -12,12 +12,20 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 ENVIRONMENT_PREFIX = "NNUNET_TOPOMAE_"
 PLANS_SECTION = "topomae"
-OF_PRESET = -1  # a learning rate that follows from the preset
+OF_PRESET = -1  # a knob that follows from the preset
 PHASES = BOTH, PRETRAINING, FINETUNING = "both phases", "pre-training", "fine-tuning"
+
+
+Number = TypeVar("Number", int, float)
+
+
+def or_preset(asked: Number, preset: Number) -> Number:
+    """The value of a knob, or the preset's where that is asked for."""
+    return preset if asked == OF_PRESET else asked
 
 
 class ConfigError(ValueError):
@@ -46,6 +54,7 @@ _LEARNING_RATE = (
     "at least 0 (0: weights stay as they are), or -1: the preset's",
     lambda value: value >= 0 or value == OF_PRESET,
 )
+_COUNT_OF_PRESET = ("at least 1, or -1: the preset's", lambda value: value >= 1 or value == OF_PRESET)
 _SIDE = ("0: never, or at least 2", lambda value: value == 0 or value >= 2)  # one voxel has no topology to compare
 
 
@@ -151,7 +160,7 @@ class TopoMAEConfig:
 
     mask_ratio: float = _knob(0.75, "part of the tokens that is masked", valid=_FRACTION)
     vit_views: int = _knob(
-        8, "masks a crop that the ViT is pre-trained under; its partner takes the first", "masks", _at_least(1)
+        -1, "masks a crop that the ViT is pre-trained under; its partner takes the first", "masks", _COUNT_OF_PRESET
     )
     normalise_targets: bool = _knob(False, "reconstruct each token with zero mean and unit variance")
     rotation_probability: float = _knob(0.2, "probability that a pre-training crop is rotated", valid=_between(0, 1))

@@ -37,6 +37,8 @@ class Preset:
             first throughout.
         dropout: of UNETR++'s blocks.
         rates: learning rates beside UNETR++; narrow networks want higher ones.
+        vit_views: masks a crop that the ViT is pre-trained under: the more, the better it learns, as long as the ViT is
+            the smaller part of a step.
     """
 
     vit_embed_dim: int
@@ -51,6 +53,7 @@ class Preset:
     projection_sizes: tuple[int, int, int, int]
     dropout: float
     rates: Rates
+    vit_views: int
 
     def rates_beside(self, partner: str) -> Rates:
         """The ViT learns as fast beside the plan's network, which is as wide in every preset."""
@@ -67,14 +70,16 @@ class Preset:
 PRESETS = MappingProxyType(
     {
         # For a CPU: 40×56×40 voxels, batch 2, one core take about 0.4 s a step.
-        "tiny": Preset(96, 4, 3, 96, 2, 3, (8, 16, 32, 64), 1, 2, (32, 32, 32, 16), 0.0, Rates(1e-3, 6e-3, 1.5, 0.05)),
+        "tiny": Preset(
+            96, 4, 3, 96, 2, 3, (8, 16, 32, 64), 1, 2, (32, 32, 32, 16), 0.0, Rates(1e-3, 6e-3, 1.5, 0.05), 8
+        ),
         # ViT-S beside UNETR++ with a third of the published blocks.
         "small": Preset(
-            384, 12, 6, 192, 4, 6, (32, 64, 128, 256), 1, 4, (64, 64, 64, 32), 0.1, Rates(1e-3, 2e-3, 0.3, 0.15)
+            384, 12, 6, 192, 4, 6, (32, 64, 128, 256), 1, 4, (64, 64, 64, 32), 0.1, Rates(1e-3, 2e-3, 0.3, 0.15), 8
         ),
         # ViT-B with the decoder of He et al. 2022 (MAE) beside UNETR++ as published.
         "base": Preset(
-            768, 12, 12, 512, 8, 16, (32, 64, 128, 256), 3, 4, (64, 64, 64, 32), 0.1, Rates(3e-4, 3e-4, 1.0, 0.3)
+            768, 12, 12, 512, 8, 16, (32, 64, 128, 256), 3, 4, (64, 64, 64, 32), 0.1, Rates(3e-4, 3e-4, 1.0, 0.3), 2
         ),
     }
 )

@@ -12,7 +12,7 @@ import numpy as np
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig
+from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig, or_preset
 from nnunet_topomae.networks.geometry import Geometry, geometry_from_plan
 from nnunet_topomae.networks.plan_network import PlanArchitecture
 from nnunet_topomae.networks.presets import PRESETS, Preset
@@ -73,7 +73,7 @@ class Workload:
                 geometry,
                 preset,
                 self.mask_ratio,
-                self.vit_views,
+                or_preset(self.vit_views, preset.vit_views),
                 architecture=self.architecture,
             ),
             "fine-tuning": summarise_finetuning(

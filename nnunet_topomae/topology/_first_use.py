@@ -69,7 +69,7 @@ class _Announcement(Listener):
         kept = f"once: the result is kept in {folder}"
         lost = "in every process, as no folder to keep the result in is writable: set NUMBA_CACHE_DIR to one that is"
         logging.getLogger(__name__).warning(
-            "Compiling the topology engine (about 15 s of one core), %s", kept if folder else lost
+            "Compiling the topology engine (15 to 30 s of one core), %s", kept if folder else lost
         )
 
     def on_end(self, event: Event) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from nnunet_topomae.augmentation.pipeline import split_pipeline
 from nnunet_topomae.augmentation.random_streams import numpy_generator_kept
-from nnunet_topomae.config import TopoMAEConfig
+from nnunet_topomae.config import TopoMAEConfig, or_preset
 from nnunet_topomae.data.augmentation import pretraining_transforms
 from nnunet_topomae.data.case_facts import read_fingerprints
 from nnunet_topomae.data.dataloading import (
@@ -363,7 +363,8 @@ class TopoMAEPretrainer(TopoMAETrainer):
 
     def _draw_masks(self, batch_size: int) -> torch.Tensor:
         config, num_tokens = self.config, self.geometry.num_tokens
-        return draw_masks(batch_size, config.vit_views, num_tokens, config.mask_ratio, self.mask_generator)
+        views = or_preset(config.vit_views, PRESETS[config.preset].vit_views)
+        return draw_masks(batch_size, views, num_tokens, config.mask_ratio, self.mask_generator)
 
     # ------------------------------------------------------------------------------------------------ curves
 

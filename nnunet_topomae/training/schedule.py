@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from nnunet_topomae.config import OF_PRESET, TopoMAEConfig
+from nnunet_topomae.config import TopoMAEConfig, or_preset
 from nnunet_topomae.networks.presets import PRESETS, Rates
 
 
@@ -18,7 +18,7 @@ def peak_rates(config: TopoMAEConfig) -> Rates:
     """What the knobs ask for, each its own value or that of the preset."""
     preset = PRESETS[config.preset].rates_beside(config.partner)
     asked = (config.pretrain_lr, config.finetune_lr, config.vit_pretrain_lr_factor, config.vit_finetune_lr_factor)
-    return Rates(*(own if knob == OF_PRESET else knob for knob, own in zip(asked, astuple(preset), strict=True)))
+    return Rates(*map(or_preset, asked, astuple(preset)))
 
 
 class ParameterGroup(NamedTuple):

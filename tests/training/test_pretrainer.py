@@ -9,6 +9,7 @@ import torch
 from nnunet_topomae.config import ConfigError
 from nnunet_topomae.evaluation.instruments import PRETRAINING_INSTRUMENTS
 from nnunet_topomae.losses.pretraining import TERMS
+from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 
 
@@ -92,6 +93,13 @@ def test_the_seed_decides_the_weights(workshop):
     second.initialize()
     name = "vit.decoder.mask_token"
     assert not torch.equal(first.network.state_dict()[name], second.network.state_dict()[name])
+
+
+@pytest.mark.parametrize(("knobs", "views"), [({}, PRESETS["tiny"].vit_views), ({"vit_views": 3}, 3)])
+def test_the_vit_gets_as_many_masks_as_the_knob_says_or_else_the_preset(workshop, knobs, views):
+    trainer = workshop.build(TopoMAEPretrainer, **knobs)
+    trainer._seed_masks(0)
+    assert trainer._draw_masks(2).shape == (2, views, trainer.geometry.num_tokens)
 
 
 def test_without_a_seed_each_training_draws_its_own_masks(workshop):
