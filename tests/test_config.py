@@ -93,6 +93,7 @@ def test_any_section_gives_a_config_or_a_config_error(section):
     assert all(math.isfinite(value) for value in vars(config).values() if isinstance(value, float))
 
 
+@settings(deadline=None)
 @given(st.dictionaries(knob_names.map(lambda name: f"NNUNET_TOPOMAE_{name.upper()}"), st.text(max_size=12), max_size=4))
 def test_any_environment_gives_a_config_or_a_config_error(environment):
     try:
