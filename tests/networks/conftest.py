@@ -20,6 +20,7 @@ def minimal() -> Preset:
         projection_sizes=(8, 8, 8, 4),
         dropout=0.1,
         rates=Rates(1e-3, 1e-3, 1.0, 1.0),
+        vit_views=1,
     )
 
 
