@@ -113,7 +113,7 @@ def monai_swin_unetr(patch: Sequence[int]) -> nn.Module:
     return SwinUNETR(1, NUM_CLASSES, feature_size=48)
 
 
-def hybrid(patch: Sequence[int], preset: str, beside_plan: bool) -> nn.Module:
+def hybrid(patch: Sequence[int], preset: str, beside_plan: bool = False) -> nn.Module:
     from nnunet_topomae.networks import PRESETS, HybridSegmentationNetwork, geometry_from_plan
 
     geometry = geometry_from_plan(patch, _pooling(patch))
@@ -154,7 +154,7 @@ def segmentation_step(build: Callable, patch: Sequence[int], batch: int, device:
 
 
 def pretraining_step(
-    preset: str, beside_plan: bool, patch: Sequence[int], batch: int, device: torch.device
+    preset: str, patch: Sequence[int], batch: int, device: torch.device, beside_plan: bool = False
 ) -> Callable[[], None]:
     import torch
 
@@ -222,7 +222,8 @@ def measure(name: str, patch: Sequence[int], batch: int, device_name: str, steps
     if name in SEGMENTATION:
         step = segmentation_step(SEGMENTATION[name], patch, batch, device)
     else:
-        step = pretraining_step(*PRETRAININGS[name], patch, batch, device)
+        preset, beside_plan = PRETRAININGS[name]
+        step = pretraining_step(preset, patch, batch, device, beside_plan)
     step()
     clock = time.process_time
     if device.type == "cuda":
