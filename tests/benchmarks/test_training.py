@@ -79,6 +79,7 @@ def test_a_turn_ends_with_its_result_with_its_error_or_with_the_time(options, mo
     begin = time.monotonic()
     assert training.take_turn(*KEYS[0], options, begin) == "no time left"
     assert training.take_turn(*KEYS[0], options, begin + 0.5) == "stopped, as the time was up"
+    assert time.monotonic() - begin < 30
     assert "Dataset999_Missing" in training.take_turn(*KEYS[0], options, begin + 300)
     monkeypatch.setattr(training, "_in_process", print)  # which sends nothing
     assert training.take_turn(*KEYS[0], options, begin + 300) == "its process ended with status 0"
