@@ -26,6 +26,7 @@ from pathlib import Path
 from few_labels_report import write_report
 
 from nnunet_topomae.data.few_label import as_fold
+from nnunet_topomae.networks.presets import PRESETS
 
 REPOSITORY = Path(__file__).parents[1]
 PLANS = "fewLabelPlans"
@@ -158,7 +159,7 @@ def main() -> None:
     options = _options()
     out = options.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    budget = replace(BUDGETS[options.budget], **{name: value for name, value in options.steps.items() if value})
+    budget = replace(BUDGETS[options.budget], **{name: value for name, value in options.instead.items() if value})
     settings = {"budget": budget.__dict__, "knobs": options.set, "dataset": options.dataset, "plans": options.plans}
     _keep_settings(out, settings)
     pretraining_out = (options.pretrained or out).absolute()
@@ -395,6 +396,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--pretrainings", type=int, help="pre-train this many seeds, used in turn (default: --seeds)")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=DEFAULT_ARMS, metavar="ARM", help=", ".join(ARMS))
     parser.add_argument("--budget", choices=BUDGETS, default="minutes")
+    parser.add_argument("--preset", choices=PRESETS, help="instead of the budget's")
     parser.add_argument("--pretrain-steps", type=int, help="instead of the budget's")
     parser.add_argument("--finetune-steps", type=int, help="instead of the budget's")
     parser.add_argument("--set", type=_knob, nargs="+", default=[], metavar="KNOB=VALUE", help="for all arms of ours")
@@ -407,7 +409,7 @@ def _options() -> argparse.Namespace:
     if options.splits is None:
         options.splits = Path(os.environ["nnUNet_raw"], options.dataset, "few_label_splits.json")
     options.set = dict(options.set)
-    options.steps = {"pretrain_steps": options.pretrain_steps, "finetune_steps": options.finetune_steps}
+    options.instead = {name: getattr(options, name) for name in ("preset", "pretrain_steps", "finetune_steps")}
     options.pretrainings = options.pretrainings or options.seeds
     return options
 

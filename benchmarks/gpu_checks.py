@@ -40,7 +40,7 @@ def memory(options: argparse.Namespace) -> None:
             geometry = geometry_from_plan(patch, _pooling(patch))
             phases = {
                 "pre-training": (
-                    summarise_pretraining(1, geometry, PRESETS[preset], vit_views=PRESETS[preset].vit_views),
+                    summarise_pretraining(1, geometry, PRESETS[preset]),
                     partial(pretraining_step, preset, patch, options.batch, device),
                 ),
                 "fine-tuning": (

@@ -48,15 +48,16 @@ def summarise_pretraining(
     geometry: Geometry,
     preset: Preset,
     mask_ratio: float = 0.75,
-    vit_views: int = 1,
+    vit_views: int | None = None,
     dtype: torch.dtype = torch.float16,
     architecture: PlanArchitecture | None = None,
 ) -> NetworkSummary:
-    """Both networks of pre-training, the ViT under `vit_views` masks a crop, under autocast to `dtype`."""
+    """Both networks of pre-training in `dtype`, the ViT under `vit_views` masks a crop (or the preset's)."""
     num_visible = geometry.num_tokens - round(mask_ratio * geometry.num_tokens)
+    views = preset.vit_views if vit_views is None else vit_views
 
     def forward(network: CoPretrainingNetwork, image: torch.Tensor) -> None:
-        network.vit(image, torch.arange(num_visible).expand(len(image), vit_views, -1))
+        network.vit(image, torch.arange(num_visible).expand(len(image), views, -1))
         network.partner(image)
 
     def build() -> CoPretrainingNetwork:
