@@ -137,6 +137,7 @@ STEPS_PER_EPOCH = 50
 BUDGETS = {  # the time of one run of `full`
     "minutes": Budget("tiny", 32, 2, 2000, 600, False),  # 10 min, one core
     "hour": Budget("small", 32, 2, 3000, 600, False),  # one core
+    "day": Budget("small", 0, 2, 5000, 5000, False),  # hours of one core a run; what was interrupted goes on
     "gpu-hours": Budget("small", 64, 2, 10000, 5000, True),
     "gpu-day": Budget("base", 0, 0, 125000, 125000, True),
 }
@@ -242,6 +243,7 @@ def _train(name: str, fold: int, options: argparse.Namespace, budget: Budget, pr
         trainer.num_epochs = _epochs(budget.finetune_steps)
         trainer.num_iterations_per_epoch = STEPS_PER_EPOCH
         trainer.num_val_iterations_per_epoch = 2
+        trainer.save_every = 1  # as ours: an interrupted run loses an epoch
         if pretraining:
             _load_exported(trainer, pretraining)
     if Path(trainer.output_folder, "checkpoint_latest.pth").is_file():
