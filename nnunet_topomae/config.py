@@ -162,6 +162,12 @@ class TopoMAEConfig:
     vit_views: int = _knob(
         -1, "masks a crop that the ViT is pre-trained under; its partner takes the first", "masks", _COUNT_OF_PRESET
     )
+    vit_steps: int = _knob(
+        -1,
+        "steps of the ViT in each step, all but the first without its partner and on other crops",
+        "steps",
+        _COUNT_OF_PRESET,
+    )
     normalise_targets: bool = _knob(False, "reconstruct each token with zero mean and unit variance")
     rotation_probability: float = _knob(0.2, "probability that a pre-training crop is rotated", valid=_between(0, 1))
     scaling_probability: float = _knob(0.2, "probability that a pre-training crop is scaled", valid=_between(0, 1))

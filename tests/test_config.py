@@ -141,6 +141,7 @@ READINGS = {
     "random_placement": (False, NO, True, NO),
     "mask_ratio": (NO, NO, NO, NO),
     "vit_views": (NO, NO, 1, -1),
+    "vit_steps": (NO, NO, 1, -1),
     "normalise_targets": (False, NO, True, NO),
     "rotation_probability": (0, NO, 1, NO),
     "scaling_probability": (0, NO, 1, NO),

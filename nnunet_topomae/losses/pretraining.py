@@ -74,7 +74,6 @@ class PretrainingLoss(nn.Module):
         """
         voxel_masks = self.voxel_masks(masks)
         volumes = self.reconstructed_intensities(output, image)
-        token_std = token_statistics(image, self.geometry.token_size)[1][:, None] if self.normalise_targets else None
         pending = dict(pending or {})
         if target_diagrams is not None:
             for name, branch in zip(BRANCHES, output, strict=True):
@@ -83,8 +82,7 @@ class PretrainingLoss(nn.Module):
         terms = {}
         for name, branch in zip(BRANCHES, output, strict=True):
             hidden = voxel_masks[:, : volumes[name].shape[1]]
-            terms[f"reconstruction_{name}"] = reconstruction_loss(volumes[name], image[:, None], hidden, token_std)
-            terms[f"position_{name}"] = position_loss(branch.points.float(), points[:, None])
+            terms |= self._pretext_tasks(name, volumes[name], branch.points, image, points, hidden)
         a, b = (branch.points[:, 0].float() for branch in output)
         terms["consistency_points"] = point_consistency(a, b, points)
         a, b = (volume[:, 0] for volume in volumes.values())
@@ -92,6 +90,29 @@ class PretrainingLoss(nn.Module):
         for name, topology in pending.items():
             terms[f"topology_{name}"] = topology.result().loss
         return terms
+
+    def of_vit(
+        self, output: BranchOutput, image: torch.Tensor, points: torch.Tensor, masks: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """The terms that need neither the other network nor a diagram, of the ViT alone. Shapes as in `forward`."""
+        volume = self.in_intensities(output.reconstruction, image)
+        return self._pretext_tasks("vit", volume, output.points, image, points, self.voxel_masks(masks))
+
+    def _pretext_tasks(
+        self,
+        name: str,
+        volume: torch.Tensor,
+        found: torch.Tensor,
+        image: torch.Tensor,
+        points: torch.Tensor,
+        hidden: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """Reconstruction and position of one network, from its volume in intensities and the points it has found."""
+        token_std = token_statistics(image, self.geometry.token_size)[1][:, None] if self.normalise_targets else None
+        return {
+            f"reconstruction_{name}": reconstruction_loss(volume, image[:, None], hidden, token_std),
+            f"position_{name}": position_loss(found.float(), points[:, None]),
+        }
 
     def submit_topology(
         self,

@@ -146,10 +146,15 @@ class DeviceAugmentingTrainer(nnUNetTrainer):
             target = torch.stack(segmentations)
         return {"data": torch.stack([sample["image"] for sample in samples]), "target": target}
 
+    @property
+    def batches_per_epoch(self) -> int:
+        """As many are taken from the training's loader."""
+        return self.num_iterations_per_epoch
+
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         if isinstance(self.dataloader_train, Prefetcher):
-            self.dataloader_train.begin_epoch(self.num_iterations_per_epoch)
+            self.dataloader_train.begin_epoch(self.batches_per_epoch)
 
     def on_train_end(self) -> None:
         if isinstance(self.dataloader_train, Prefetcher):

@@ -136,7 +136,15 @@ class TopoMAEPretrainer(TopoMAETrainer):
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """Reconstruction has no deep supervision."""
 
+    @property
+    def vit_steps(self) -> int:
+        return or_preset(self.config.vit_steps, PRESETS[self.config.preset].vit_steps)
+
     # ------------------------------------------------------------------------------------------------ data
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return self.num_iterations_per_epoch * self.vit_steps
 
     def do_split(self) -> tuple[list[str], list[str]]:
         train_keys, val_keys = super().do_split()
@@ -306,35 +314,45 @@ class TopoMAEPretrainer(TopoMAETrainer):
             self.mask_generator.manual_seed(hash((self.config.seed, epoch, self.local_rank)) & 0x7FFFFFFFFFFF)
 
     def train_step(self, batch: dict) -> dict[str, torch.Tensor]:
-        """What is logged, left on the device: to read it would make the host wait for the step."""
-        self.optimizer.zero_grad(set_to_none=True)
+        """The networks' common step, then those of the ViT alone, on crops of their own.
+
+        Returns what is logged, of the first, left on the device: to read it would make the host wait.
+        """
         loss, terms = self._forward(batch)
-        if self.grad_scaler is None:
-            if not torch.isfinite(loss):
-                raise self.diverged(
-                    f"the loss is {loss.item()} in epoch {self.current_epoch} "
-                    f"({', '.join(f'{name} {value.item():g}' for name, value in terms.items())})"
-                )
-            loss.backward()
-            terms |= self._clip_gradients()
-            self.optimizer.step()
-        else:
-            self.grad_scaler.scale(loss).backward()
-            self.grad_scaler.unscale_(self.optimizer)
-            terms |= self._clip_gradients()
-            self.grad_scaler.step(self.optimizer)
-            self.grad_scaler.update()
+        terms |= self._descend(loss, terms, BRANCHES)
+        for _ in range(self.vit_steps - 1):
+            self._descend(*self._forward_vit(next(self.dataloader_train)), ("vit",))
         self.lr_scheduler.advance()
         self.current_step += 1
         return _detached(loss, terms)
 
-    def _clip_gradients(self) -> dict[str, torch.Tensor]:
+    def _descend(
+        self, loss: torch.Tensor, terms: dict[str, torch.Tensor], branches: Sequence[str]
+    ) -> dict[str, torch.Tensor]:
+        """One step of the optimiser, for these networks alone. Returns norms of their gradients (`_clip_gradients`)."""
+        if self.grad_scaler is None and not torch.isfinite(loss):
+            raise self.diverged(
+                f"the loss is {loss.item()} in epoch {self.current_epoch} "
+                f"({', '.join(f'{name} {value.item():g}' for name, value in terms.items())})"
+            )
+        scaler = self.grad_scaler or torch.amp.GradScaler(enabled=False)
+        scaler.scale(loss).backward()
+        for branch in set(BRANCHES).difference(branches):
+            getattr(self.plain_network, branch).zero_grad(set_to_none=True)  # zeros, which decay would still act on
+        scaler.unscale_(self.optimizer)
+        readings = self._clip_gradients(branches)
+        scaler.step(self.optimizer)
+        scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return readings
+
+    def _clip_gradients(self, branches: Sequence[str]) -> dict[str, torch.Tensor]:
         """Each network by itself: in a common norm the partner's gradient would decide how far the ViT may go.
 
         Returns the norms before, and whether they were clipped.
         """
         largest, readings = self.config.pretrain_gradient_clip or math.inf, {}
-        for branch in BRANCHES:
+        for branch in branches:
             norm = nn.utils.clip_grad_norm_(getattr(self.plain_network, branch).parameters(), largest)
             readings |= {f"gradient_norm_{branch}": norm, f"clipped_{branch}": norm > largest}
         return readings
@@ -359,6 +377,18 @@ class TopoMAEPretrainer(TopoMAETrainer):
         total = self.loss.total(terms, topology_every)
         for name, branch in zip(POINT_ERRORS, output, strict=True):
             terms[name] = point_distance(branch.points[:, 0].detach().float(), points, volume_shape).mean()
+        return total, terms
+
+    def _forward_vit(self, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """What the ViT learns without its partner: the loss, and its terms."""
+        image, points = (batch[name].to(self.device, non_blocking=True) for name in ("data", "points"))
+        masks = self._draw_masks(len(image))
+        with self.autocast():
+            output: CoPretrainingOutput = self.network(image, masks, with_partner=False)
+        terms = self.loss.of_vit(output.vit, image, points, masks.to(self.device, non_blocking=True))
+        total = self.loss.total(terms)
+        if self.is_ddp:  # which waits for a gradient of every parameter
+            total = total + 0 * sum(parameter.sum() for parameter in self.plain_network.partner.parameters())
         return total, terms
 
     def _draw_masks(self, batch_size: int) -> torch.Tensor:

@@ -49,6 +49,15 @@ def test_each_term_is_its_formula():
     assert terms["consistency_reconstruction"].item() == pytest.approx(1)
 
 
+@pytest.mark.parametrize("normalise_targets", [False, True])
+def test_of_the_vit_alone_two_terms_are_left(normalise_targets):
+    config = TopoMAEConfig(weight_topology=0, normalise_targets=normalise_targets)
+    answer = output(0.5)
+    both, _ = terms_of(config, answer)
+    alone = PretrainingLoss(config, GEOMETRY).of_vit(answer.vit, IMAGE, POINTS, MASKS)
+    assert alone == {name: both[name] for name in ("reconstruction_vit", "position_vit")}
+
+
 def test_every_view_is_asked_for_what_its_own_mask_hid():
     answer = output()
     hidden = PretrainingLoss(TopoMAEConfig(), GEOMETRY).voxel_masks(MASKS)

@@ -21,6 +21,7 @@ def minimal() -> Preset:
         dropout=0.1,
         rates=Rates(1e-3, 1e-3, 1.0, 1.0),
         vit_views=1,
+        vit_steps=1,
     )
 
 

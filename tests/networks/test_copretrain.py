@@ -30,6 +30,14 @@ def test_the_vit_answers_for_each_view_as_if_it_were_alone(minimal, geometry):
         torch.testing.assert_close(together.points[:, view], alone.points[:, 0])
 
 
+def test_the_vit_answers_the_same_without_its_partner(minimal, geometry):
+    network = CoPretrainingNetwork(1, geometry, minimal).eval()
+    image, masks = torch.randn(2, 1, 8, 24, 32), draw_masks(2, 3, 48, 0.75, GENERATOR)
+    alone = network(image, masks, with_partner=False)
+    assert alone.partner is None
+    assert all(map(torch.equal, alone.vit, network(image, masks).vit))
+
+
 def test_masked_voxels_do_not_leak(minimal, geometry):
     """Whatever stands under the mask, also NaN, the answers of both networks stay the same; not so elsewhere."""
     network = CoPretrainingNetwork(1, geometry, minimal).eval()
@@ -92,7 +100,7 @@ def test_presets_build(preset):
 
 
 def test_compiles_once_for_all_masks(minimal, geometry):
-    """Two graphs, before and after the visible tokens are counted on the host; another mask compiles nothing anew."""
+    """A graph for both networks, one for the ViT alone; another mask compiles nothing anew."""
     network = CoPretrainingNetwork(1, geometry, minimal).eval()
     counter = CompileCounter()
     compiled = torch.compile(network, backend=counter)
@@ -100,4 +108,5 @@ def test_compiles_once_for_all_masks(minimal, geometry):
         image, mask = torch.randn(2, 1, 8, 24, 32), draw_masks(2, 2, 48, 0.75, GENERATOR)
         for answer, expected in zip(flat(compiled(image, mask)), flat(network(image, mask)), strict=True):
             torch.testing.assert_close(answer, expected)
+        torch.testing.assert_close(compiled(image, mask, False).vit.points, network(image, mask).vit.points)
         assert counter.frame_count == 2

@@ -103,6 +103,37 @@ def test_two_processes_pretrain_as_one_with_twice_the_batch(build, on_two_ranks,
     assert_same({name: state[name] for name in statistics}, statistics)
 
 
+def test_steps_of_the_vit_alone_on_two_processes(build, on_two_ranks, double_precision):
+    """Its gradient is that of both batches; the partner's, which DDP asks for, leaves the partner as it is."""
+    np.random.seed(0)
+    alone = initialised(build(TopoMAEPretrainer))
+    _, val = alone.get_tr_and_val_datasets()
+    batch = alone._crop_loader(val, alone.configuration_manager.patch_size, None).generate_train_batch()
+    batch["data"] = batch["data"].double()
+
+    def of_rank(rank: int):
+        join_processes("cpu")
+        trainer = initialised(build(TopoMAEPretrainer))
+        trainer._seed_masks(0)
+        mask = trainer._draw_masks(2)
+        trainer._draw_masks = lambda batch_size: mask
+        before = {name: value.clone() for name, value in trainer.plain_network.partner.state_dict().items()}
+        loss, terms = trainer._forward_vit(part(batch, rank))
+        grads = gradients(trainer, loss)
+        trainer.optimizer.zero_grad()
+        trainer._descend(*trainer._forward_vit(part(batch, rank)), ("vit",))
+        return mask, grads, before, trainer.plain_network.state_dict()
+
+    (mask_0, grads_0, before, after), (mask_1, *_) = on_two_ranks(of_rank)
+    alone._draw_masks = lambda batch_size: torch.cat([mask_0, mask_1])
+    loss, _ = alone._forward_vit(batch)
+    loss.backward()
+    theirs = {name: parameter.grad for name, parameter in alone.plain_network.vit.named_parameters(prefix="vit")}
+    assert_same({name: grads_0[name] for name in theirs}, theirs)
+    assert all(torch.equal(after[f"partner.{name}"], value) for name, value in before.items())
+    assert not torch.equal(after["vit.encoder.norm.weight"], alone.plain_network.vit.encoder.norm.weight)
+
+
 @each_partner
 def test_two_processes_finetune_as_one_with_twice_the_batch(build, on_two_ranks, double_precision, partner):
     alone = initialised(build(TopoMAEFinetunerFromScratch, partner=partner))

@@ -13,7 +13,7 @@ from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 @pytest.fixture
 def step(workshop):
     """A trainer with its first batch, without topology's own work."""
-    trainer = workshop.build(TopoMAEPretrainer, iterations_per_epoch=4, topology_every=1)
+    trainer = workshop.build(TopoMAEPretrainer, iterations_per_epoch=4, topology_every=1, vit_steps=1)
     trainer.initialize()
     _, val = trainer.get_tr_and_val_datasets()
     loader = trainer._crop_loader(val, trainer.configuration_manager.patch_size, None)

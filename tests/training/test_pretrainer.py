@@ -8,7 +8,7 @@ import torch
 
 from nnunet_topomae.config import ConfigError
 from nnunet_topomae.evaluation.instruments import PRETRAINING_INSTRUMENTS
-from nnunet_topomae.losses.pretraining import TERMS
+from nnunet_topomae.losses.pretraining import BRANCHES, TERMS
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 
@@ -66,7 +66,7 @@ def test_each_network_is_clipped_by_its_own_norm(workshop):
     trainer.initialize()
     for parameter in trainer.network.parameters():
         parameter.grad = torch.ones_like(parameter)
-    readings = trainer._clip_gradients()
+    readings = trainer._clip_gradients(BRANCHES)
     for name in ("vit", "partner"):
         parameters = list(getattr(trainer.network, name).parameters())
         assert readings[f"gradient_norm_{name}"].item() == pytest.approx(sum(p.numel() for p in parameters) ** 0.5)
@@ -100,6 +100,22 @@ def test_the_vit_gets_as_many_masks_as_the_knob_says_or_else_the_preset(workshop
     trainer = workshop.build(TopoMAEPretrainer, **knobs)
     trainer._seed_masks(0)
     assert trainer._draw_masks(2).shape == (2, views, trainer.geometry.num_tokens)
+
+
+@pytest.mark.parametrize(("knobs", "steps"), [({}, PRESETS["tiny"].vit_steps), ({"vit_steps": 3}, 3)])
+def test_the_vit_takes_as_many_steps_as_the_knob_says_or_else_the_preset(workshop, knobs, steps):
+    trainer = workshop.build(TopoMAEPretrainer, iterations_per_epoch=2, **knobs)
+    trainer.initialize()
+    masks, draw = [], trainer._draw_masks
+    trainer._draw_masks = lambda batch_size: masks.append(draw(batch_size)) or masks[-1]
+    trainer.dataloader_train, _ = trainer.get_dataloaders()
+    trainer.train_step(next(trainer.dataloader_train))
+
+    taken = {name: trainer.optimizer.state[parameter]["step"] for name, parameter in trainer.network.named_parameters()}
+    assert {int(count) for name, count in taken.items() if name.startswith("vit.")} == {steps}
+    assert {int(count) for name, count in taken.items() if name.startswith("partner.")} == {1}
+    assert trainer.lr_scheduler.current_step == trainer.current_step == 1
+    assert len(masks) == steps and not torch.equal(masks[0], masks[1])
 
 
 def test_without_a_seed_each_training_draws_its_own_masks(workshop):
