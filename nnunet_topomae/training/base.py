@@ -241,7 +241,7 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer):
         if self.grad_scaler and not steps_taken and not is_searching(self.grad_scaler, self.optimizer):
             raise self.diverged(
                 f"no step was taken in epoch {self.current_epoch}: the gradient scaler skipped all "
-                f"{self.num_iterations_per_epoch}, since gradients are not finite"
+                f"{self.batches_per_epoch}, since gradients are not finite"
             )
 
     def diverged(self, what: str) -> FloatingPointError:
