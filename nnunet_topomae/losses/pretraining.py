@@ -79,7 +79,7 @@ class PretrainingLoss(nn.Module):
             for name, branch in zip(BRANCHES, output, strict=True):
                 if name not in pending:
                     pending[name] = self.submit_topology(name, branch, image, masks, target_diagrams)
-        terms = {}
+        terms: dict[str, torch.Tensor] = {}
         for name, branch in zip(BRANCHES, output, strict=True):
             hidden = voxel_masks[:, : volumes[name].shape[1]]
             terms |= self._pretext_tasks(name, volumes[name], branch.points, image, points, hidden)

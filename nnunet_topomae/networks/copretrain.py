@@ -33,10 +33,10 @@ class BranchOutput(NamedTuple):
 
 
 class CoPretrainingOutput(NamedTuple):
-    """The answers of both networks; of the ViT alone where its partner was not asked."""
+    """The answers of both networks."""
 
     vit: BranchOutput
-    partner: BranchOutput | None
+    partner: BranchOutput
 
 
 class PositionHead(nn.Sequential):
@@ -120,7 +120,9 @@ class CoPretrainingNetwork(nn.Module):
         self.vit = ViTBranch(input_channels, geometry, preset, drop_path_rate, layer_scale)
         self.partner = PartnerBranch(input_channels, geometry, preset, architecture)
 
-    def forward(self, image: torch.Tensor, masks: torch.Tensor, with_partner: bool = True) -> CoPretrainingOutput:
+    def forward(
+        self, image: torch.Tensor, masks: torch.Tensor, with_partner: bool = True
+    ) -> CoPretrainingOutput | BranchOutput:
         """Reconstructions and points of both networks: of the ViT under each mask, of its partner under the first.
 
         Args:
@@ -128,14 +130,14 @@ class CoPretrainingNetwork(nn.Module):
             masks: [B, V, N] bool over tokens, True where masked; as many in every mask. The ViT gets the visible tokens
                 alone; for its partner masked voxels are zero, the mean of a z-scored image. They may lie on the CPU,
                 whatever the network's device: tokens are counted on the host, which then waits for nothing.
-            with_partner: if False, the ViT alone.
+            with_partner: if False, the answer of the ViT alone.
 
         Raises:
             ValueError: an image of another size; masks that hide different numbers of tokens, or all.
         """
         vit = self.vit(image, visible_tokens(masks).to(image.device, non_blocking=True))
         if not with_partner:
-            return CoPretrainingOutput(vit, None)
+            return vit
         first = masks[:, 0].to(image.device, non_blocking=True)
         voxel_mask = expand_mask(first, self.geometry.token_grid, self.geometry.token_size)
         return CoPretrainingOutput(vit, self.partner(image.masked_fill(voxel_mask, 0)))

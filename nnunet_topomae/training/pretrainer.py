@@ -46,7 +46,7 @@ from nnunet_topomae.evaluation.pretraining import MAX_PICTURES, PretrainingEvalu
 from nnunet_topomae.losses.position import point_distance
 from nnunet_topomae.losses.pretraining import BRANCHES, TERMS, PretrainingLoss, topological_loss
 from nnunet_topomae.networks.checkpointing import with_checkpoints
-from nnunet_topomae.networks.copretrain import CoPretrainingNetwork, CoPretrainingOutput
+from nnunet_topomae.networks.copretrain import BranchOutput, CoPretrainingNetwork, CoPretrainingOutput
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.planning.partner import partner_architecture
 from nnunet_topomae.planning.plans_file import geometry_of
@@ -384,8 +384,8 @@ class TopoMAEPretrainer(TopoMAETrainer):
         image, points = (batch[name].to(self.device, non_blocking=True) for name in ("data", "points"))
         masks = self._draw_masks(len(image))
         with self.autocast():
-            output: CoPretrainingOutput = self.network(image, masks, with_partner=False)
-        terms = self.loss.of_vit(output.vit, image, points, masks.to(self.device, non_blocking=True))
+            output: BranchOutput = self.network(image, masks, with_partner=False)
+        terms = self.loss.of_vit(output, image, points, masks.to(self.device, non_blocking=True))
         total = self.loss.total(terms)
         if self.is_ddp:  # which waits for a gradient of every parameter
             total = total + 0 * sum(parameter.sum() for parameter in self.plain_network.partner.parameters())
