@@ -318,9 +318,11 @@ class TopoMAEPretrainer(TopoMAETrainer):
 
         Returns what is logged, of the first, left on the device: to read it would make the host wait.
         """
+        self.optimizer.zero_grad(set_to_none=True)
         loss, terms = self._forward(batch)
         terms |= self._descend(loss, terms, BRANCHES)
         for _ in range(self.vit_steps - 1):
+            self.optimizer.zero_grad(set_to_none=True)
             self._descend(*self._forward_vit(next(self.dataloader_train)), ("vit",))
         self.lr_scheduler.advance()
         self.current_step += 1
@@ -343,7 +345,6 @@ class TopoMAEPretrainer(TopoMAETrainer):
         readings = self._clip_gradients(branches)
         scaler.step(self.optimizer)
         scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
         return readings
 
     def _clip_gradients(self, branches: Sequence[str]) -> dict[str, torch.Tensor]:
