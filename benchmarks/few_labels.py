@@ -135,7 +135,7 @@ class Budget:
 
 STEPS_PER_EPOCH = 50
 BUDGETS = {  # the time of one run of `full`
-    "minutes": Budget("tiny", 32, 2, 2000, 600, False),  # 10 min, one core
+    "minutes": Budget("tiny", 32, 2, 2000, 600, False),  # tens of minutes, one core
     "hour": Budget("small", 32, 2, 3000, 600, False),  # one core
     "day": Budget("small", 0, 2, 5000, 5000, False),  # hours of one core a run; what was interrupted goes on
     "gpu-hours": Budget("small", 64, 2, 10000, 5000, True),

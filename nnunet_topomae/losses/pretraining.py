@@ -79,10 +79,7 @@ class PretrainingLoss(nn.Module):
             for name, branch in zip(BRANCHES, output, strict=True):
                 if name not in pending:
                     pending[name] = self.submit_topology(name, branch, image, masks, target_diagrams)
-        terms: dict[str, torch.Tensor] = {}
-        for name, branch in zip(BRANCHES, output, strict=True):
-            hidden = voxel_masks[:, : volumes[name].shape[1]]
-            terms |= self._pretext_tasks(name, volumes[name], branch.points, image, points, hidden)
+        terms = self._pretext_tasks(output._asdict(), volumes, image, points, voxel_masks)
         a, b = (branch.points[:, 0].float() for branch in output)
         terms["consistency_points"] = point_consistency(a, b, points)
         a, b = (volume[:, 0] for volume in volumes.values())
@@ -95,24 +92,25 @@ class PretrainingLoss(nn.Module):
         self, output: BranchOutput, image: torch.Tensor, points: torch.Tensor, masks: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """The terms that need neither the other network nor a diagram, of the ViT alone. Shapes as in `forward`."""
-        volume = self.in_intensities(output.reconstruction, image)
-        return self._pretext_tasks("vit", volume, output.points, image, points, self.voxel_masks(masks))
+        volumes = {"vit": self.in_intensities(output.reconstruction, image)}
+        return self._pretext_tasks({"vit": output}, volumes, image, points, self.voxel_masks(masks))
 
     def _pretext_tasks(
         self,
-        name: str,
-        volume: torch.Tensor,
-        found: torch.Tensor,
+        output: Mapping[str, BranchOutput],
+        volumes: Mapping[str, torch.Tensor],
         image: torch.Tensor,
         points: torch.Tensor,
-        hidden: torch.Tensor,
+        voxel_masks: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """Reconstruction and position of one network, from its volume in intensities and the points it has found."""
+        """Reconstruction and position of each network in `output`, whose `volumes` are in intensities."""
         token_std = token_statistics(image, self.geometry.token_size)[1][:, None] if self.normalise_targets else None
-        return {
-            f"reconstruction_{name}": reconstruction_loss(volume, image[:, None], hidden, token_std),
-            f"position_{name}": position_loss(found.float(), points[:, None]),
-        }
+        terms = {}
+        for name, branch in output.items():
+            hidden = voxel_masks[:, : volumes[name].shape[1]]
+            terms[f"reconstruction_{name}"] = reconstruction_loss(volumes[name], image[:, None], hidden, token_std)
+            terms[f"position_{name}"] = position_loss(branch.points.float(), points[:, None])
+        return terms
 
     def submit_topology(
         self,
