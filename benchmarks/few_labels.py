@@ -25,13 +25,13 @@ from pathlib import Path
 
 from few_labels_report import write_report
 
+from nnunet_topomae.config import ConfigError, TopoMAEConfig, environment_name
 from nnunet_topomae.data.few_label import as_fold
 from nnunet_topomae.networks.presets import PRESETS
 
 REPOSITORY = Path(__file__).parents[1]
 PLANS = "fewLabelPlans"
 CONFIGURATION = "3d_fullres"
-ENVIRONMENT_PREFIX = "NNUNET_TOPOMAE_"
 NNUNET = "nnUNetTrainer"
 FROM_SCRATCH = "TopoMAEFinetunerFromScratch"
 
@@ -134,6 +134,14 @@ class Budget:
 
 
 STEPS_PER_EPOCH = 50
+SET_BY_THE_BUDGET = {
+    "preset",
+    "seed",
+    "iterations_per_epoch",
+    "val_iterations_per_epoch",
+    "pretrain_epochs",
+    "finetune_epochs",
+}
 BUDGETS = {  # the time of one run of `full`
     "minutes": Budget("tiny", 32, 2, 2000, 600, False),  # tens of minutes, one core
     "hour": Budget("small", 32, 2, 3000, 600, False),  # one core
@@ -237,7 +245,7 @@ def _train(name: str, fold: int, options: argparse.Namespace, budget: Budget, pr
     device = torch.device(options.device)
     trainer = get_trainer_from_args(options.dataset, CONFIGURATION, fold, name, PLANS, device=device)
     if name == NNUNET:  # knows none of our knobs
-        seed = int(os.environ[f"{ENVIRONMENT_PREFIX}SEED"])
+        seed = int(os.environ[environment_name("seed")])
         torch.manual_seed(seed)
         np.random.seed(seed)
         trainer.num_epochs = _epochs(budget.finetune_steps)
@@ -347,7 +355,7 @@ def _set_environment(out: Path, results: Path, knobs: Mapping[str, object]) -> N
         "nnUNet_preprocessed": str(out / "preprocessed"),
         "nnUNet_results": str(results),
         "nnUNet_extTrainer": str(REPOSITORY / "trainers"),
-        **{f"{ENVIRONMENT_PREFIX}{name.upper()}": str(value) for name, value in knobs.items()},
+        **{environment_name(name): str(value) for name, value in knobs.items()},
     }
 
 
@@ -409,8 +417,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     if options.splits is None:
+        if "nnUNet_raw" not in os.environ:
+            parser.error("set nnUNet_raw, or name the file by --splits")
         options.splits = Path(os.environ["nnUNet_raw"], options.dataset, "few_label_splits.json")
     options.set = dict(options.set)
+    try:
+        TopoMAEConfig.resolve({}, {environment_name(knob): value for knob, value in options.set.items()})
+    except ConfigError as error:
+        parser.error(f"--set: {error}")
+    if taken := sorted(SET_BY_THE_BUDGET.intersection(options.set)):
+        parser.error(f"--set: {', '.join(taken)} would be overridden by what the budget, --preset and --seeds say")
     options.instead = {name: getattr(options, name) for name in ("preset", "pretrain_steps", "finetune_steps")}
     options.pretrainings = options.pretrainings or options.seeds
     return options

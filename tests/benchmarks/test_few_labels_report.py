@@ -96,3 +96,21 @@ def test_a_run_is_measured_as_the_package_measures(tmp_path):
     measured = few_labels._measure(tmp_path / "validation", tmp_path)
     assert list(measured) == ["a"]
     assert measured["a"]["organ"]["HD95"] == 3 and measured["a"]["organ"]["Dice"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("knob", "complaint"),
+    [
+        ("preset=small", "preset would be overridden"),
+        ("no_such_knob=1", "unknown knob 'no_such_knob'"),
+        ("finetune_lr=fast", "finetune_lr = 'fast' is not valid"),
+    ],
+)
+def test_a_knob_that_would_not_count_is_refused_before_anything_runs(knob, complaint, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    command = f"few_labels.py -d Dataset004_Hippocampus --splits splits.json --set {knob} --out {out}"
+    monkeypatch.setattr(sys, "argv", command.split())
+    with pytest.raises(SystemExit):
+        few_labels.main()
+    assert complaint in capsys.readouterr().err
+    assert not out.exists()
