@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed  ## the whole method on a small phantom, with nnU-Net's own commands
 	$(BIN)/nnunet-topomae demo
 
-test: $(VENV)/installed-test
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+test: $(VENV)/installed-test  ## in two processes, each with a core of its own
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
