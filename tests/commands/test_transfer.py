@@ -13,6 +13,7 @@ import SimpleITK as sitk
 import torch
 from safetensors.torch import load_file
 
+from nnunet_topomae import cli
 from nnunet_topomae.data.phantom import write_phantom_dataset
 from nnunet_topomae.folders import trainers_folder
 from nnunet_topomae.networks.pretrained import repeat_channels
@@ -78,28 +79,31 @@ def test_finetuning_on_another_dataset_adapts_the_weights_and_says_so(pretrained
     torch.testing.assert_close(after[f"vit.{name}"], before[f"vit.encoder.{name}"])
 
 
-def test_export_encoder(pretrained, source, tmp_path):
-    done = source.run("nnunet-topomae", "export-encoder", pretrained, "-o", tmp_path / "encoders")
+def test_export_encoder(pretrained, tmp_path, capsys, refused):
+    export = ["export-encoder", str(pretrained), "-o", str(tmp_path / "encoders")]
+    cli.main(export)
     names = ("vit_encoder.safetensors", "unetrpp.safetensors", "encoders.json", "unetrpp_nnssl.pth")
-    assert done.stdout.split()[-4:] == [str(tmp_path / "encoders" / name) for name in names]
+    assert capsys.readouterr().out.split()[-4:] == [str(tmp_path / "encoders" / name) for name in names]
     description = json.loads((tmp_path / "encoders" / "encoders.json").read_text())
     assert description["pretraining"]["dataset"] == "Dataset100_Phantom"
     vit = ViTEncoder(**description["vit_encoder"]["arguments"])
     vit.load_state_dict(load_file(tmp_path / "encoders" / "vit_encoder.safetensors"))
 
-    again = source.run("nnunet-topomae", "export-encoder", pretrained, "-o", tmp_path / "encoders", check=False)
-    assert again.returncode and "not overwritten. Use --force to overwrite" in again.stdout
-    source.run("nnunet-topomae", "export-encoder", pretrained, "-o", tmp_path / "encoders", "--force")
+    refused(*export, saying="not overwritten. Use --force to overwrite")
+    cli.main([*export, "--force"])
 
 
-def test_the_plans_own_network_is_pretrained_and_goes_on_in_nnunets_own_trainer(source, train, tmp_path):
-    source.run("nnunet-topomae", "plan", "-d", source.dataset_id, "--preset", "tiny", "--partner", "plan", "-o", "own")
-    described = source.run("nnunet-topomae", "describe", "-d", source.dataset_id, "-p", "own").stdout
+def test_the_plans_own_network_is_pretrained_and_goes_on_in_nnunets_own_trainer(source, train, tmp_path, capsys):
+    dataset = ["-d", str(source.dataset_id)]
+    cli.main(["plan", *dataset, "--preset", "tiny", "--partner", "plan", "-o", "own"])
+    capsys.readouterr()
+    cli.main(["describe", *dataset, "-p", "own"])
+    described = capsys.readouterr().out
     assert "PlainConvUNet stage 1 grid" in described and "UNETR++" not in described
     train(source, "TopoMAEPretrainer", options=("-p", "own"), NNUNET_TOPOMAE_WEIGHT_TOPOLOGY=0)
     results = source.results / source.dataset_name
     checkpoint = results / "TopoMAEPretrainer__own__3d_fullres" / "fold_0" / "checkpoint_final.pth"
-    source.run("nnunet-topomae", "export-encoder", checkpoint, "-o", tmp_path)
+    cli.main(["export-encoder", str(checkpoint), "-o", str(tmp_path)])
     weights = tmp_path / "plan_network_nnunet.pth"
 
     both = os.pathsep.join([str(trainers_folder()), str(Path(__file__).parent / "trainers")])
@@ -119,7 +123,7 @@ class Touch:
         return os.mkdir, (str(self.file),)
 
 
-def test_a_malicious_checkpoint_runs_nothing(source, train, tmp_path):
+def test_a_malicious_checkpoint_runs_nothing(source, train, tmp_path, refused):
     trap, file = tmp_path / "executed", tmp_path / "gift.pth"
     torch.save({"network_weights": {"vit.encoder.norm.weight": torch.ones(3)}, "init_args": Touch(trap)}, file)
     torch.load(file, weights_only=False)
@@ -131,6 +135,5 @@ def test_a_malicious_checkpoint_runs_nothing(source, train, tmp_path):
     assert "weights_only" not in log  # PyTorch's advice to open it nevertheless
     assert not trap.exists()
     assert not list(fold_of(source, "TopoMAEFinetuner").glob("checkpoint_*"))
-    export = source.run("nnunet-topomae", "export-encoder", file, "-o", tmp_path / "out", check=False)
-    assert export.returncode and "cannot be read as a checkpoint" in export.stdout
+    refused("export-encoder", file, "-o", tmp_path / "out", saying="cannot be read as a checkpoint")
     assert not trap.exists() and not (tmp_path / "out").exists()
