@@ -129,14 +129,14 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Phantom]:
             "nnUNet_preprocessed": phantom.preprocessed,
             "nnUNet_results": phantom.results,
             "nnUNet_extTrainer": trainers_folder(),
-            "nnUNet_def_n_proc": 2,
+            "nnUNet_def_n_proc": 1,  # each takes ten seconds to import nnU-Net
             "nnUNet_n_proc_DA": 1,
             "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "MPLBACKEND": "Agg",
             "OMP_WAIT_POLICY": "PASSIVE",  # a command takes all cores, which tests share
         }.items():
             patch.setenv(name, str(value))
-        phantom.run("nnUNetv2_plan_and_preprocess", "-d", phantom.dataset_id, "-c", "3d_fullres", "-np", 2, "-npfp", 2)
+        phantom.run("nnUNetv2_plan_and_preprocess", "-d", phantom.dataset_id, "-c", "3d_fullres", "-np", 1, "-npfp", 1)
         yield phantom
 
 

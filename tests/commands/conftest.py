@@ -240,3 +240,19 @@ def train() -> Callable[..., str]:
         return dataset.run(*command, *options, check=check, **KNOBS | env).stdout
 
     return train
+
+
+@pytest.fixture(scope="session")
+def train_here() -> Callable[..., nnUNetTrainer]:
+    """As `train`, but in this process and without the validation that follows; returns the trainer."""
+
+    def train_here(dataset, trainer: str, plans: str = "nnUNetPlans", **env: object) -> nnUNetTrainer:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in (BUDGET | env).items():
+                patch.setenv(name, str(value))
+            torch.set_num_threads(1)
+            built = get_trainer_from_args(str(dataset.dataset_id), "3d_fullres", 0, trainer, plans, device=CPU)
+            built.run_training()
+            return built
+
+    return train_here
