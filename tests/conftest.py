@@ -203,6 +203,7 @@ BUDGET = {
     "pretrain_epochs": 1,
     "finetune_epochs": 1,
     "iterations_per_epoch": 2,
+    "vit_steps": 2,
     "val_iterations_per_epoch": 1,
     "validation_crops": 1,
     "topology_max_side": 12,

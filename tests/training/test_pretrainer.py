@@ -102,7 +102,7 @@ def test_the_vit_gets_as_many_masks_as_the_knob_says_or_else_the_preset(workshop
     assert trainer._draw_masks(2).shape == (2, views, trainer.geometry.num_tokens)
 
 
-@pytest.mark.parametrize(("knobs", "steps"), [({}, PRESETS["tiny"].vit_steps), ({"vit_steps": 3}, 3)])
+@pytest.mark.parametrize(("knobs", "steps"), [({"vit_steps": -1}, PRESETS["tiny"].vit_steps), ({"vit_steps": 3}, 3)])
 def test_the_vit_takes_as_many_steps_as_the_knob_says_or_else_the_preset(workshop, knobs, steps):
     trainer = workshop.build(TopoMAEPretrainer, iterations_per_epoch=2, **knobs)
     trainer.initialize()
