@@ -14,14 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from machine import add_fold, replace_section
-from nnunetv2.run.run_training import get_trainer_from_args
+from machine import REPOSITORY, add_fold, pretrainer, replace_section
 
 from nnunet_topomae.losses.pretraining import BRANCHES, TERMS
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 from nnunet_topomae.visualization.tables import markdown_table
-
-NAME = "TopoMAEPretrainer"
 
 
 def gradient_norm(term: torch.Tensor, parameters: Iterable[torch.Tensor]) -> float:
@@ -49,12 +46,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_fold(parser)
     parser.add_argument("--batches", type=int, default=8, help="default: %(default)s")
+    parser.add_argument("--docs", type=Path, default=REPOSITORY / "docs")
     options = parser.parse_args()
 
-    device = torch.device(options.device)
-    trainer = get_trainer_from_args(
-        options.dataset, options.configuration, options.fold, NAME, options.plans, device=device
-    )
+    trainer = pretrainer(options)
     checkpoint = Path(trainer.output_folder, "checkpoint_final.pth")
     if not checkpoint.is_file():
         parser.error(f"{checkpoint} does not exist: pre-train first")

@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
-from machine import add_fold, machine, replace_section
-from nnunetv2.run.run_training import get_trainer_from_args
+from machine import REPOSITORY, add_fold, machine, pretrainer, replace_section
 
 from nnunet_topomae.config import TopoMAEConfig
 
@@ -34,12 +34,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_fold(parser)
     parser.add_argument("--steps", type=int, default=20, help="default: %(default)s")
+    parser.add_argument("--docs", type=Path, default=REPOSITORY / "docs")
     options = parser.parse_args()
 
     device = torch.device(options.device)
-    trainer = get_trainer_from_args(
-        options.dataset, options.configuration, options.fold, "TopoMAEPretrainer", options.plans, device=device
-    )
+    trainer = pretrainer(options)
     trainer.on_train_start()
     torch.set_num_threads(1)
     validation = trainer.validation_dataset

@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from machine import add_fold
-from nnunetv2.run.run_training import get_trainer_from_args
+from machine import add_fold, pretrainer
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
@@ -29,7 +28,6 @@ from nnunet_topomae.networks.copretrain import CoPretrainingNetwork
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 from nnunet_topomae.visualization.tables import markdown_table
 
-NAME = "TopoMAEPretrainer"
 SOURCES = {"ViT": ("vit",), "partner": ("partner",), "both": ("vit", "partner")}
 STRENGTHS = np.logspace(0, 5, 11)
 
@@ -82,10 +80,7 @@ def main() -> None:
     parser.add_argument("--crops", type=int, default=60, help="to fit on, and to test on; default: %(default)s")
     options = parser.parse_args()
 
-    device = torch.device(options.device)
-    trainer = get_trainer_from_args(
-        options.dataset, options.configuration, options.fold, NAME, options.plans, device=device
-    )
+    trainer = pretrainer(options)
     files = options.checkpoints or [Path(trainer.output_folder, "checkpoint_final.pth")]
     for file in files:
         if not file.is_file():
