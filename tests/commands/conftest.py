@@ -38,12 +38,19 @@ BUDGET = KNOBS | {"nnUNet_n_proc_DA": 0, "nnUNet_def_n_proc": 1}
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def smallest_budget(phantom) -> Iterator[None]:
+@contextmanager
+def budget(**env: object) -> Iterator[None]:
+    """The smallest, and `env`, in the environment of trainings in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in BUDGET.items():
+        for name, value in (BUDGET | env).items():
             patch.setenv(name, str(value))
         torch.set_num_threads(1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def smallest_budget(phantom) -> Iterator[None]:
+    with budget():
         yield
 
 
@@ -248,10 +255,7 @@ def train_here() -> Callable[..., nnUNetTrainer]:
     """As `train`, but in this process and without the validation that follows; returns the trainer."""
 
     def train_here(dataset, trainer: str, plans: str = "nnUNetPlans", **env: object) -> nnUNetTrainer:
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in (BUDGET | env).items():
-                patch.setenv(name, str(value))
-            torch.set_num_threads(1)
+        with budget(**env):
             built = get_trainer_from_args(str(dataset.dataset_id), "3d_fullres", 0, trainer, plans, device=CPU)
             built.run_training()
             return built

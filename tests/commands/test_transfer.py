@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,12 +134,11 @@ def test_a_malicious_checkpoint_runs_nothing(source, train_here, tmp_path, refus
     assert trap.is_dir()  # that is what the file does to an unsuspecting reader
     trap.rmdir()
 
-    with pytest.raises(
-        ValueError, match="cannot be read as a checkpoint: it is damaged, or holds what could run"
-    ) as stop:
+    with pytest.raises(ValueError) as stop:
         train_here(source, "TopoMAEFinetuner", NNUNET_TOPOMAE_PRETRAINED=file)
-    assert str(file) in str(stop.value)
-    assert "weights_only" not in str(stop.value)  # PyTorch's advice to open it nevertheless
+    log = "".join(traceback.format_exception(stop.value))
+    assert f"ValueError: {file} cannot be read as a checkpoint: it is damaged, or holds what could run a program" in log
+    assert "weights_only" not in log  # PyTorch's advice to open it nevertheless
     assert not trap.exists()
     assert not list(fold_of(source, "TopoMAEFinetuner").glob("checkpoint_*"))
     refused("export-encoder", file, "-o", tmp_path / "out", saying="cannot be read as a checkpoint")
