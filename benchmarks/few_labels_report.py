@@ -104,11 +104,19 @@ def _spread(values: np.ndarray, digits: int) -> str:
 
 
 def plot(results: dict[tuple[str, int], Results], path: Path) -> None:
-    """Dice against the number of labels, a line an arm, a point a seed."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    """Dice against the number of labels, a line an arm; of one number of labels alone, a row an arm. A mark a seed."""
+    counts = sorted({labels for _, labels in results})
+    figure = Figure(figsize=(8, 5 if len(counts) > 1 else 1 + 0.35 * len(results)), layout="constrained")
+    if len(counts) > 1:
+        _lines(figure, results, counts)
+    else:
+        _rows(figure, list(results.values()))
+    figure.savefig(path, dpi=120)
+
+
+def _lines(figure: Figure, results: dict[tuple[str, int], Results], counts: list[int]) -> None:
     axes = figure.subplots()
     arms = list(dict.fromkeys(arm for arm, _ in results))
-    counts = sorted({labels for _, labels in results})
     for index, arm in enumerate(arms):
         mine = [results[arm, labels] for labels in counts if (arm, labels) in results]
         shift = 1.03 ** (index - len(arms) / 2)  # side by side on the logarithmic axis
@@ -122,7 +130,18 @@ def plot(results: dict[tuple[str, int], Results], path: Path) -> None:
     axes.minorticks_off()
     axes.grid(axis="y", alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    figure.savefig(path, dpi=120)
+
+
+def _rows(figure: Figure, results: list[Results]) -> None:
+    axes = figure.subplots()
+    results = sorted(results, key=lambda result: result.of_seeds("Dice").mean())
+    for row, result in enumerate(results):
+        values = result.of_seeds("Dice")
+        axes.plot(values.mean(), row, "o", color="C0")
+        axes.plot(values, [row] * len(values), "|", color="C0", markersize=9)
+    axes.set(xlabel=f"mean foreground Dice, {results[0].labels} labelled cases", ylim=(-0.6, len(results) - 0.4))
+    axes.set_yticks(range(len(results)), [result.meaning for result in results])
+    axes.grid(axis="x", alpha=0.3)
 
 
 def write_report(folder: Path, half: str) -> list[Path]:

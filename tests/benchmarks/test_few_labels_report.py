@@ -8,6 +8,7 @@ import SimpleITK as sitk
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import few_labels  # noqa: E402
+import few_labels_report  # noqa: E402
 from few_labels_report import read_results, table, write_report  # noqa: E402
 
 CASES = [f"case_{index}" for index in range(6)]
@@ -20,8 +21,8 @@ MEASURES = {
 OLD_MEASURES = {"left": {"hd95": 1.0, "betti_error": 0}, "right": {"hd95": 3.0, "betti_error": 2}}
 
 
-def write_run(folder: Path, arm: str, seed: int, dice: list[float], old: bool = False) -> None:
-    run = folder / "runs" / arm / "labels_8" / f"seed_{seed}"
+def write_run(folder: Path, arm: str, seed: int, dice: list[float], old: bool = False, labels: int = 8) -> None:
+    run = folder / "runs" / arm / f"labels_{labels}" / f"seed_{seed}"
     run.mkdir(parents=True)
     cases = {
         case: {
@@ -30,7 +31,7 @@ def write_run(folder: Path, arm: str, seed: int, dice: list[float], old: bool = 
         }
         for case, d in zip(CASES, dice, strict=True)
     }
-    content = {"arm": arm, "meaning": f"the arm {arm}", "labels": 8, "seed": seed, "seconds": 1, "cases": cases}
+    content = {"arm": arm, "meaning": f"the arm {arm}", "labels": labels, "seed": seed, "seconds": 1, "cases": cases}
     (run / "metrics.json").write_text(json.dumps(content))
 
 
@@ -65,6 +66,17 @@ def test_the_table_gives_spread_over_seeds(runs):
         "0.900 ± 0.000" in best and "2.00 ± 0.00" in best and "1.00 ± 0.00" in best
     )  # NSD, HD95, Betti error: means over both classes
     assert "the arm scratch" in second and "0.600 ± 0.141" in second
+
+
+def test_several_numbers_of_labels_are_drawn_as_lines_and_one_as_rows(runs, monkeypatch):
+    drawn = []
+    for name in ("_lines", "_rows"):
+        draw = getattr(few_labels_report, name)
+        monkeypatch.setattr(few_labels_report, name, lambda *a, name=name, draw=draw: (drawn.append(name), draw(*a)))
+    write_report(runs, "report")
+    write_run(runs, "full", 0, [0.6] * 6, labels=4)
+    write_report(runs, "report")
+    assert drawn == ["_rows", "_lines"]
 
 
 def test_the_report_keeps_all_cases(runs):
