@@ -409,7 +409,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--preset", choices=PRESETS, help="instead of the budget's")
     parser.add_argument("--pretrain-steps", type=int, help="instead of the budget's")
     parser.add_argument("--finetune-steps", type=int, help="instead of the budget's")
-    parser.add_argument("--set", type=_knob, nargs="+", default=[], metavar="KNOB=VALUE", help="for all arms of ours")
+    parser.add_argument(
+        "--set", type=_knob, nargs="+", action="extend", default=[], metavar="KNOB=VALUE", help="for all arms of ours"
+    )
     parser.add_argument("--pretrained", type=Path, metavar="FOLDER", help="an earlier --out: use its pre-trainings")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")

@@ -126,3 +126,9 @@ def test_a_knob_that_would_not_count_is_refused_before_anything_runs(knob, compl
         few_labels.main()
     assert complaint in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_knobs_may_be_set_by_several_options(monkeypatch):
+    command = "few_labels.py -d D --splits s.json --out o --set vit_steps=2 --set vit_views=4 mirror=1"
+    monkeypatch.setattr(sys, "argv", command.split())
+    assert few_labels._options().set == {"vit_steps": "2", "vit_views": "4", "mirror": "1"}
