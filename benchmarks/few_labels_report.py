@@ -57,15 +57,17 @@ def read_results(folder: Path, half: str) -> dict[tuple[str, int], Results]:
     for file in sorted(folder.glob("runs/*/labels_*/seed_*/metrics.json")):
         run = json.loads(file.read_text())
         runs[run["arm"], run["labels"]].append(run)
-    results = {}
-    for (arm, labels), of_seeds in runs.items():
-        cases = sorted(of_seeds[0]["cases"])[HALVES[half]]
-        metrics = {
-            metric: np.array([[_mean_over_classes(run["cases"][case], metric) for case in cases] for run in of_seeds])
-            for metric in METRICS
-        }
-        results[arm, labels] = Results(arm, of_seeds[0]["meaning"], labels, [r["seed"] for r in of_seeds], metrics)
-    return results
+    return {key: results_of(of_seeds, half) for key, of_seeds in runs.items()}
+
+
+def results_of(runs: Sequence[dict], half: str) -> Results:
+    """Of one arm and number of labels: what `few_labels.py` has written, a dictionary a seed."""
+    cases = sorted(runs[0]["cases"])[HALVES[half]]
+    metrics = {
+        metric: np.array([[_mean_over_classes(run["cases"][case], metric) for case in cases] for run in runs])
+        for metric in METRICS
+    }
+    return Results(runs[0]["arm"], runs[0]["meaning"], runs[0]["labels"], [run["seed"] for run in runs], metrics)
 
 
 def _mean_over_classes(case: dict[str, dict[str, float]], metric: str) -> float:
@@ -110,7 +112,7 @@ def plot(results: dict[tuple[str, int], Results], path: Path) -> None:
     if len(counts) > 1:
         _lines(figure, results, counts)
     else:
-        _rows(figure, list(results.values()))
+        draw_rows(figure, sorted(results.values(), key=lambda result: result.of_seeds("Dice").mean(), reverse=True))
     figure.savefig(path, dpi=120)
 
 
@@ -132,14 +134,14 @@ def _lines(figure: Figure, results: dict[tuple[str, int], Results], counts: list
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
 
 
-def _rows(figure: Figure, results: list[Results]) -> None:
+def draw_rows(figure: Figure, results: Sequence[Results]) -> None:
+    """From the top: the mean Dice of each as a dot, each seed as a bar."""
     axes = figure.subplots()
-    results = sorted(results, key=lambda result: result.of_seeds("Dice").mean())
     for row, result in enumerate(results):
         values = result.of_seeds("Dice")
         axes.plot(values.mean(), row, "o", color="C0")
         axes.plot(values, [row] * len(values), "|", color="C0", markersize=9)
-    axes.set(xlabel=f"mean foreground Dice, {results[0].labels} labelled cases", ylim=(-0.6, len(results) - 0.4))
+    axes.set(xlabel=f"mean foreground Dice, {results[0].labels} labelled cases", ylim=(len(results) - 0.4, -0.6))
     axes.set_yticks(range(len(results)), [result.meaning for result in results])
     axes.grid(axis="x", alpha=0.3)
 
