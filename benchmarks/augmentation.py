@@ -15,12 +15,11 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
-from machine import REPOSITORY, machine, replace_section
+from machine import add_docs, machine, replace_section
 from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -80,7 +79,7 @@ def main() -> None:
     parser.add_argument("--patch", type=int, nargs=3, default=[40, 56, 40], help="default: %(default)s")
     parser.add_argument("--blocks", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--samples", type=int, default=100, help="of a block (default: %(default)s)")
-    parser.add_argument("--docs", type=Path, default=REPOSITORY / "docs")
+    add_docs(parser)
     options = parser.parse_args()
     patch = tuple(options.patch)
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from few_labels_report import Results, draw_rows, results_of
+from machine import REPOSITORY
 from matplotlib.figure import Figure
 
-REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
 LABELS, SEEDS = 8, range(3)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from machine import REPOSITORY, add_fold, pretrainer, replace_section
+from machine import add_docs, add_fold, pretrainer, replace_section
 
 from nnunet_topomae.losses.pretraining import BRANCHES, TERMS
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_fold(parser)
     parser.add_argument("--batches", type=int, default=8, help="default: %(default)s")
-    parser.add_argument("--docs", type=Path, default=REPOSITORY / "docs")
+    add_docs(parser)
     options = parser.parse_args()
 
     trainer = pretrainer(options)

@@ -25,6 +25,18 @@ def add_fold(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
 
 
+def add_docs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--docs", type=_folder, default=REPOSITORY / "docs", help="folder of benchmarks.md and images/ (default: ours)"
+    )
+
+
+def _folder(text: str) -> Path:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is not a folder")
+    return Path(text)
+
+
 def pretrainer(options: argparse.Namespace) -> TopoMAEPretrainer:
     """Of the fold that the options of `add_fold` name. nnU-Net is imported here: most benchmarks do without."""
     import torch

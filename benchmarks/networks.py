@@ -17,10 +17,9 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from machine import installed, machine, memory_kilobytes, replace_section
+from machine import add_docs, installed, machine, memory_kilobytes, replace_section
 
 from nnunet_topomae.visualization.tables import markdown_table
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from nnunet_topomae.networks import CoPretrainingNetwork
     from nnunet_topomae.networks.plan_network import PlanArchitecture
 
-REPOSITORY = Path(__file__).parents[1]
 PACKAGES = ("torch", "nnunetv2", "dynamic-network-architectures", "monai")
 NUM_CLASSES = 9
 BASELINE = "nnU-Net, PlainConvUNet"
@@ -253,7 +251,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2, help="timed steps a round (default: %(default)s)")
-    parser.add_argument("--docs", type=Path, default=REPOSITORY / "docs")
+    add_docs(parser)
     options = parser.parse_args()
 
     names = [name for name in (*SEGMENTATION, *PRETRAININGS) if not name.startswith("MONAI") or installed("monai")]

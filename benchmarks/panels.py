@@ -10,11 +10,10 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
-from machine import REPOSITORY, add_fold, machine, pretrainer, replace_section
+from machine import add_docs, add_fold, machine, pretrainer, replace_section
 
 from nnunet_topomae.config import TopoMAEConfig
 
@@ -34,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_fold(parser)
     parser.add_argument("--steps", type=int, default=20, help="default: %(default)s")
-    parser.add_argument("--docs", type=Path, default=REPOSITORY / "docs")
+    add_docs(parser)
     options = parser.parse_args()
 
     device = torch.device(options.device)

@@ -33,10 +33,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import SimpleITK
-from machine import installed, machine, memory_kilobytes, replace_section
+from machine import REPOSITORY, add_docs, installed, machine, memory_kilobytes, replace_section
 from scipy.ndimage import gaussian_filter
 
-REPOSITORY = Path(__file__).parents[1]
 TOLERANCE = 0.01
 PACKAGES = ("numba", "numpy", "torch", "gudhi", "POT", "cripser", "torch-topological")
 TOKEN = 8  # voxels a side
@@ -414,7 +413,7 @@ def main() -> None:
     option("--sizes", type=int, nargs="+", default=[24, 32, 48, 64, 96, 128], help="sides of the cubes from the CT")
     option("--rounds", type=int, default=3, help="runs of each peer, of which the median counts")
     option("--limit", type=int, default=60, help="CPU seconds after which a run is given up")
-    option("--docs", type=Path, default=REPOSITORY / "docs", help="folder of benchmarks.md and images/")
+    add_docs(parser)
     option("--against", type=Path, metavar="CHECKOUT", help="an older checkout of this repository to compare with")
     args = parser.parse_args()
 

@@ -34,11 +34,10 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from machine import machine, memory_kilobytes, replace_section
+from machine import add_docs, machine, memory_kilobytes, replace_section
 
 from nnunet_topomae.visualization.tables import markdown_table
 
-REPOSITORY = Path(__file__).parents[1]
 PACKAGES = ("torch", "nnunetv2", "batchgeneratorsv2", "numba")
 TRAINERS = ("TopoMAEPretrainer", "TopoMAEFinetuner", "nnUNetTrainer")
 PLACES = ("workers", "device")
@@ -313,7 +312,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each pass (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="at most (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=10, help="the turns end by then (default: %(default)s)")
-    parser.add_argument("--docs", type=Path, default=REPOSITORY / "docs")
+    add_docs(parser)
     options = parser.parse_args()
     if (options.dataset is None) == (options.phantom is None):
         parser.error("name a data set, or give --phantom WIDTH")
