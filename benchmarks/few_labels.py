@@ -24,12 +24,12 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from few_labels_report import write_report
+from machine import REPOSITORY
 
 from nnunet_topomae.config import ConfigError, TopoMAEConfig, environment_name
 from nnunet_topomae.data.few_label import as_fold
 from nnunet_topomae.networks.presets import PRESETS
 
-REPOSITORY = Path(__file__).parents[1]
 PLANS = "fewLabelPlans"
 CONFIGURATION = "3d_fullres"
 NNUNET = "nnUNetTrainer"
