@@ -82,5 +82,6 @@ def adamw(groups: Iterable[ParameterGroup], weight_decay: float) -> torch.optim.
                 param_groups.append(
                     {"name": name, "params": chosen, "lr": peak_lr, "peak_lr": peak_lr, "weight_decay": decay}
                 )
-    on_gpu = all(parameter.is_cuda for group in param_groups for parameter in group["params"])
-    return torch.optim.AdamW(param_groups, betas=(0.9, 0.95), fused=on_gpu or None)  # reads no scale on the host
+    devices = {parameter.device.type for group in param_groups for parameter in group["params"]}
+    # One pass over the weights, and on a GPU no scale of the gradients is read on the host.
+    return torch.optim.AdamW(param_groups, betas=(0.9, 0.95), fused=devices <= {"cuda", "cpu"} or None)
