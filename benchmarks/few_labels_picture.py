@@ -5,9 +5,9 @@ Run without arguments.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 
+from few_labels_compare import select
 from few_labels_report import Results, draw_rows, results_of
 from machine import REPOSITORY
 from matplotlib.figure import Figure
@@ -24,22 +24,17 @@ class Row:
         title: in the picture.
         file: in `results`.
         arm: as `few_labels.py` names it.
-        group: of the file's runs, where it has groups.
-        setting: of a run, where the file tells settings apart.
+        setting: where the file tells settings apart.
     """
 
     title: str
     file: str
     arm: str
-    group: str | None = None
-    setting: str | None = None
+    setting: str = ""
 
     def results(self) -> Results:
-        content = json.loads((RESULTS / self.file).read_text())
-        runs = (content[self.group] if self.group else content)["runs"]
-        wanted = (self.arm, LABELS, self.setting)
-        mine = [run for run in runs if (run["arm"], run["labels"], run.get("setting")) == wanted]
-        return replace(results_of([run for run in mine if run["seed"] in SEEDS], "report"), meaning=self.title)
+        runs = [run for run in select(RESULTS / self.file, self.arm, LABELS, self.setting) if run["seed"] in SEEDS]
+        return replace(results_of(runs, "report"), meaning=self.title)
 
 
 FIRST, PLAN, VIT = (f"few_labels_hippocampus{suffix}.json" for suffix in ("", "_8_plan", "_8_vit"))
@@ -55,9 +50,9 @@ ROWS = (
         "plan_full",
         setting="pre-trained with vit_steps 8, with the ViT, 3e-3",
     ),
-    Row("UNETR++ of tiny: ours, from scratch", VIT, "scratch", group=SCRATCH),
-    Row("UNETR++ of tiny: pre-trained, without the ViT", VIT, "unetrpp", group=PRETRAINED),
-    Row("UNETR++ of tiny: ours, pre-trained", VIT, "full", group=PRETRAINED),
+    Row("UNETR++ of tiny: ours, from scratch", VIT, "scratch", setting=SCRATCH),
+    Row("UNETR++ of tiny: pre-trained, without the ViT", VIT, "unetrpp", setting=PRETRAINED),
+    Row("UNETR++ of tiny: ours, pre-trained", VIT, "full", setting=PRETRAINED),
 )
 
 

@@ -54,10 +54,14 @@ class Results:
 def read_results(folder: Path, half: str) -> dict[tuple[str, int], Results]:
     """By arm and number of labels, in the order of the runs' names."""
     runs = defaultdict(list)
-    for file in sorted(folder.glob("runs/*/labels_*/seed_*/metrics.json")):
-        run = json.loads(file.read_text())
+    for run in read_runs(folder):
         runs[run["arm"], run["labels"]].append(run)
     return {key: results_of(of_seeds, half) for key, of_seeds in runs.items()}
+
+
+def read_runs(folder: Path) -> list[dict]:
+    """What `few_labels.py` has written there, a dictionary an arm, number of labels and seed."""
+    return [json.loads(file.read_text()) for file in sorted(folder.glob("runs/*/labels_*/seed_*/metrics.json"))]
 
 
 def results_of(runs: Sequence[dict], half: str) -> Results:
@@ -89,7 +93,7 @@ def table(results: dict[tuple[str, int], Results]) -> str:
     rows = []
     for result in sorted(results.values(), key=lambda result: (result.labels, -result.of_seeds("Dice").mean())):
         row = [result.labels, result.meaning, len(result.seeds)]
-        row += [_spread(result.of_seeds(metric), digits) for metric, (_, digits) in METRICS.items()]
+        row += [spread(result.of_seeds(metric), digits) for metric, (_, digits) in METRICS.items()]
         for baseline in BASELINES:
             other = results.get((baseline, result.labels))
             comparable = other is not None and other is not result
@@ -98,7 +102,7 @@ def table(results: dict[tuple[str, int], Results]) -> str:
     return markdown_table(head, rows)
 
 
-def _spread(values: np.ndarray, digits: int) -> str:
+def spread(values: np.ndarray, digits: int) -> str:
     if np.isnan(values).any():
         return "–"
     spread = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
@@ -151,9 +155,8 @@ def write_report(folder: Path, half: str) -> list[Path]:
     results = read_results(folder, half)
     (folder / "table.md").write_text(table(results) + "\n")
     plot(results, folder / "plot.png")
-    runs = [json.loads(file.read_text()) for file in sorted(folder.glob("runs/*/labels_*/seed_*/metrics.json"))]
     settings = json.loads((folder / "settings.json").read_text())
-    (folder / "results.json").write_text(json.dumps({"settings": settings, "runs": runs}))
+    (folder / "results.json").write_text(json.dumps({"settings": settings, "runs": read_runs(folder)}))
     print(table(results))
     return [folder / name for name in ("table.md", "plot.png", "results.json")]
 

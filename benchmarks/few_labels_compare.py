@@ -1,0 +1,113 @@
+"""Paired differences between runs of `few_labels.py`, of one folder or several, or of the results that are kept here.
+
+    python benchmarks/few_labels_compare.py --list FILE...
+    python benchmarks/few_labels_compare.py --of FILE ARM LABELS [SETTING] --against FILE ARM LABELS [SETTING] ...
+
+FILE is a folder of `few_labels.py` or one of `benchmarks/results/*.json`; SETTING tells runs of one arm apart where the
+file has several. Seeds of fine-tuning are paired: those that both have count. After a mean ± is the spread over seeds;
+after a difference the standard error over cases of its mean over seeds, then the one over seeds, then seed by seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from few_labels_report import METRICS, Results, read_runs, results_of, spread
+
+from nnunet_topomae.visualization.tables import markdown_table
+
+
+class SelectionError(ValueError):
+    """No such runs."""
+
+
+def runs_in(file: Path) -> list[dict]:
+    """Of a folder of `few_labels.py`, or of a file of results."""
+    if not file.exists():
+        raise SelectionError(f"{file} does not exist")
+    return read_runs(file) if file.is_dir() else json.loads(file.read_text())["runs"]
+
+
+def select(file: Path, arm: str, labels: int, setting: str = "") -> list[dict]:
+    """Runs of one arm, number of labels and setting, a dictionary a seed."""
+    wanted = (arm, labels, setting)
+    chosen = [run for run in runs_in(file) if (run["arm"], run["labels"], run.get("setting", "")) == wanted]
+    if not chosen:
+        named = f"{arm!r} with {labels} labels" + (f", {setting!r}" if setting else "")
+        raise SelectionError(f"{file} has no runs of {named}; --list shows what it has")
+    return chosen
+
+
+def contents(files: list[Path]) -> str:
+    """What can be compared."""
+    seeds = defaultdict(list)
+    for file in files:
+        for run in runs_in(file):
+            seeds[file.name, run["arm"], run["labels"], run.get("setting", "")].append(run["seed"])
+    rows = [[*key, " ".join(map(str, sorted(mine)))] for key, mine in sorted(seeds.items())]
+    return markdown_table(["file", "arm", "labels", "setting", "seeds"], rows)
+
+
+def comparison(of: list[dict], others: dict[str, list[dict]]) -> str:
+    """A row a half of the cases: means of `of`, and its difference of Dice to each of the others."""
+    rows = []
+    for half in ("choose", "report"):
+        result = results_of(of, half)
+        row = [half, len(of), *(spread(result.of_seeds(metric), digits) for metric, (_, digits) in METRICS.items())]
+        rows.append(row + [difference(result, results_of(other, half)) for other in others.values()])
+    return markdown_table(["cases", "seeds", *(title for title, _ in METRICS.values()), *others], rows)
+
+
+def ablated(runs: list[dict]) -> dict[str, list[dict]]:
+    """The same trained networks under each ablation (`networks/ablation.py`) that `few_labels.py` has measured."""
+    return {part: [run | {"cases": run["without"][part]} for run in runs] for part in runs[0].get("without", {})}
+
+
+def difference(result: Results, other: Results) -> str:
+    """Of Dice, over the seeds that both have."""
+    seeds = sorted(set(result.seeds) & set(other.seeds))
+    if not seeds:
+        return "no seed in common"
+    mine, theirs = (r.metrics["Dice"][[r.seeds.index(seed) for seed in seeds]] for r in (result, other))
+    by_seed, by_case = (mine - theirs).mean(axis=1), (mine - theirs).mean(axis=0)
+    errors = " ± ".join(f"{_standard_error(values):.3f}" for values in (by_case, by_seed) if len(values) > 1)
+    return f"{by_seed.mean():+.3f} ± {errors} ({', '.join(f'{value:+.3f}' for value in by_seed)})"
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / len(values) ** 0.5)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument("--of", nargs="+", metavar="SELECTION")
+    parser.add_argument("--against", nargs="+", action="append", default=[], metavar="SELECTION")
+    options = parser.parse_args()
+    try:
+        if options.list:
+            print(contents(options.list))
+        if options.of:
+            of = _select(options.of)
+            others = {f"Dice − with {part}": runs for part, runs in ablated(of).items()}
+            others |= {f"Dice − {', '.join(words[1:2] + words[3:])}": _select(words) for words in options.against}
+            print(comparison(of, others))
+    except SelectionError as error:
+        parser.error(str(error))
+    if not (options.list or options.of):
+        parser.error("--list or --of")
+
+
+def _select(words: list[str]) -> list[dict]:
+    if len(words) not in (3, 4) or not words[2].isdigit():
+        raise SelectionError(f"{' '.join(words)!r} is not FILE ARM LABELS [SETTING]")
+    file, arm, labels, *setting = words
+    return select(Path(file), arm, int(labels), *setting)
+
+
+if __name__ == "__main__":
+    main()
