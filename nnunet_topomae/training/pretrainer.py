@@ -220,7 +220,7 @@ class TopoMAEPretrainer(TopoMAETrainer):
 
     def get_dataloaders(self):
         if self.config.weight_topology:
-            self.print_to_log_file("Compiling the topology engine (once; cached after that) ...")
+            self.print_to_log_file("Loading the topology engine; its first use on a machine compiles it ...")
             warm_up()
         patch_size = self.configuration_manager.patch_size
         rotation, in_plane_only, initial_patch_size, mirror_axes = (
