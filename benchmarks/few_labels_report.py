@@ -111,17 +111,19 @@ def spread(values: np.ndarray, digits: int) -> str:
 
 def plot(results: dict[tuple[str, int], Results], path: Path) -> None:
     """Dice against the number of labels, a line an arm; of one number of labels alone, a row an arm. A mark a seed."""
-    counts = sorted({labels for _, labels in results})
-    figure = Figure(figsize=(8, 5 if len(counts) > 1 else 1 + 0.35 * len(results)), layout="constrained")
-    if len(counts) > 1:
-        _lines(figure, results, counts)
+    several = len({labels for _, labels in results}) > 1
+    figure = Figure(figsize=(8, 5 if several else 1 + 0.35 * len(results)), layout="constrained")
+    if several:
+        draw_lines(figure, results)
     else:
         draw_rows(figure, sorted(results.values(), key=lambda result: result.of_seeds("Dice").mean(), reverse=True))
     figure.savefig(path, dpi=120)
 
 
-def _lines(figure: Figure, results: dict[tuple[str, int], Results], counts: list[int]) -> None:
+def draw_lines(figure: Figure, results: dict[tuple[str, int], Results]) -> None:
+    """Mean Dice against the number of labels, a line an arm, each seed as a bar."""
     axes = figure.subplots()
+    counts = sorted({labels for _, labels in results})
     arms = list(dict.fromkeys(arm for arm, _ in results))
     for index, arm in enumerate(arms):
         mine = [results[arm, labels] for labels in counts if (arm, labels) in results]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from nnunet_topomae import __version__
 from nnunet_topomae.config import TopoMAEConfig
@@ -86,8 +86,8 @@ def export_encoders(checkpoint: str | Path, folder: str | Path, overwrite: bool 
     if existing and not overwrite:
         raise FileExistsError(f"{', '.join(existing)}: not overwritten")
     Path(folder).mkdir(parents=True, exist_ok=True)
-    save_file(vit, files[VIT], {"format": "pt"})
-    save_file(partner, files[str(safetensors)], {"format": "pt"})
+    for name, weights in ((VIT, vit), (str(safetensors), partner)):
+        files[name].write_bytes(save(weights, {"format": "pt"}))  # `save_file` lets nobody else read it
     write_json(files[DESCRIPTION], description)
     for name, saved in with_pickle.items():
         torch.save(saved, files[name])

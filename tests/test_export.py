@@ -173,6 +173,11 @@ def test_nothing_is_overwritten_unless_asked(checkpoint, exported):
     assert all(file.stat().st_mtime_ns > time for file, time in before.items())
 
 
+def test_whoever_may_read_one_of_the_files_may_read_all(exported):
+    files = [file for file in exported.iterdir() if file.is_file()]
+    assert len({file.stat().st_mode for file in files}) == 1
+
+
 def test_other_checkpoints_are_refused_and_nothing_is_written(checkpoint, tmp_path):
     content = torch.load(checkpoint, weights_only=True)
     finetuned = HybridSegmentationNetwork(2, 3, GEOMETRY, PRESETS["tiny"]).state_dict()

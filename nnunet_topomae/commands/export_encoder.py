@@ -1,7 +1,8 @@
-"""Write pre-trained networks as safetensors files.
+"""Write pre-trained networks for other programs.
 
-The ViT encoder and UNETR++ without its heads, of a checkpoint of TopoMAEPretrainer, with a JSON that says how to build
-them and to prepare images: docs/transfer.md.
+The ViT encoder and its partner without its heads, of a checkpoint of TopoMAEPretrainer, as safetensors, with a JSON
+that says how to build them and to prepare images. The network of a plan (partner = plan) is written for nnUNetv2_train
+-pretrained_weights, too, as plan_network_nnunet.pth: docs/transfer.md.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "write pre-trained networks as safetensors files"
+HELP = "write pre-trained networks for other programs, and for nnU-Net's own trainer"
 EXAMPLE = "nnunet-topomae export-encoder checkpoint_final.pth -o encoders"
 
 

@@ -70,13 +70,13 @@ def test_the_table_gives_spread_over_seeds(runs):
 
 def test_several_numbers_of_labels_are_drawn_as_lines_and_one_as_rows(runs, monkeypatch):
     drawn = []
-    for name in ("_lines", "draw_rows"):
+    for name in ("draw_lines", "draw_rows"):
         draw = getattr(few_labels_report, name)
         monkeypatch.setattr(few_labels_report, name, lambda *a, name=name, draw=draw: (drawn.append(name), draw(*a)))
     write_report(runs, "report")
     write_run(runs, "full", 0, [0.6] * 6, labels=4)
     write_report(runs, "report")
-    assert drawn == ["draw_rows", "_lines"]
+    assert drawn == ["draw_rows", "draw_lines"]
 
 
 def test_the_report_keeps_all_cases(runs):
