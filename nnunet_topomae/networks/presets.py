@@ -77,7 +77,7 @@ PRESETS = MappingProxyType(
         ),
         # ViT-S beside UNETR++ with a third of the published blocks.
         "small": Preset(
-            384, 12, 6, 192, 4, 6, (32, 64, 128, 256), 1, 4, (64, 64, 64, 32), 0.1, Rates(1e-3, 2e-3, 0.3, 0.15), 4, 1
+            384, 12, 6, 192, 4, 6, (32, 64, 128, 256), 1, 4, (64, 64, 64, 32), 0.1, Rates(1e-3, 2e-3, 0.3, 0.05), 4, 1
         ),
         # ViT-B with the decoder of He et al. 2022 (MAE) beside UNETR++ as published.
         "base": Preset(
