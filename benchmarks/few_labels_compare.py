@@ -15,7 +15,6 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
 from few_labels_report import METRICS, Results, read_runs, results_of, spread
 
 from nnunet_topomae.visualization.tables import markdown_table
@@ -72,14 +71,11 @@ def difference(result: Results, other: Results) -> str:
     seeds = sorted(set(result.seeds) & set(other.seeds))
     if not seeds:
         return "no seed in common"
-    mine, theirs = (r.metrics["Dice"][[r.seeds.index(seed) for seed in seeds]] for r in (result, other))
-    by_seed, by_case = (mine - theirs).mean(axis=1), (mine - theirs).mean(axis=0)
-    errors = " ± ".join(f"{_standard_error(values):.3f}" for values in (by_case, by_seed) if len(values) > 1)
-    return f"{by_seed.mean():+.3f} ± {errors} ({', '.join(f'{value:+.3f}' for value in by_seed)})"
-
-
-def _standard_error(values: np.ndarray) -> float:
-    return float(values.std(ddof=1) / len(values) ** 0.5)
+    mine, theirs = result.only(seeds), other.only(seeds)
+    mean, over_cases = mine.dice_ahead_of(theirs)
+    by_seed = mine.of_seeds("Dice") - theirs.of_seeds("Dice")
+    over_seeds = f" ± {by_seed.std(ddof=1) / len(seeds) ** 0.5:.3f}" if len(seeds) > 1 else ""
+    return f"{mean:+.3f} ± {over_cases:.3f}{over_seeds} ({', '.join(f'{value:+.3f}' for value in by_seed)})"
 
 
 def main() -> None:
@@ -88,6 +84,8 @@ def main() -> None:
     parser.add_argument("--of", nargs="+", metavar="SELECTION")
     parser.add_argument("--against", nargs="+", action="append", default=[], metavar="SELECTION")
     options = parser.parse_args()
+    if not (options.list or options.of) or (options.against and not options.of):
+        parser.error("--list or --of is needed, and --of beside --against")
     try:
         if options.list:
             print(contents(options.list))
@@ -98,8 +96,6 @@ def main() -> None:
             print(comparison(of, others))
     except SelectionError as error:
         parser.error(str(error))
-    if not (options.list or options.of):
-        parser.error("--list or --of")
 
 
 def _select(words: list[str]) -> list[dict]:

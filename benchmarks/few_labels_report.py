@@ -13,7 +13,7 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,11 @@ class Results:
     def of_seeds(self, metric: str) -> np.ndarray:
         """Mean over cases, one a seed."""
         return _nanmean(self.metrics[metric], axis=1)
+
+    def only(self, seeds: Sequence[int]) -> Results:
+        """Of these seeds."""
+        rows = [self.seeds.index(seed) for seed in seeds]
+        return replace(self, seeds=list(seeds), metrics={name: values[rows] for name, values in self.metrics.items()})
 
     def dice_ahead_of(self, other: Results) -> tuple[float, float]:
         """Paired difference of Dice (mean over seeds) per case: its mean, and the standard error over cases."""

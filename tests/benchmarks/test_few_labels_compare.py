@@ -58,6 +58,14 @@ def test_a_selection_of_nothing_is_named(selection, complaint, results, monkeypa
     assert complaint in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("options", [[], ["--against", "results.json", "full", "8"]])
+def test_a_comparison_of_nothing_is_refused(options, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["few_labels_compare.py", *options])
+    with pytest.raises(SystemExit):
+        few_labels_compare.main()
+    assert "--list or --of is needed" in capsys.readouterr().err
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(SelectionError, match="nothing.json does not exist"):
         select(tmp_path / "nothing.json", "full", 8)
