@@ -13,18 +13,23 @@ import torch
 
 
 class StepCounter:
-    """Counts the steps that an optimiser takes until `stop`; those that a gradient scaler skips do not count."""
+    """Counts the steps that an optimiser takes until `stop`; those that a gradient scaler skips do not count.
+
+    The scaler does not call the step of a plain optimiser. That of a fused one it calls, with `found_inf` on the device
+    for it to skip by, which is read here in `stop` alone.
+    """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self.taken = 0
+        self.taken: int | torch.Tensor = 0
         self._hook = optimizer.register_step_post_hook(self._count)
 
-    def _count(self, *_: object) -> None:
-        self.taken += 1
+    def _count(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        found_inf = getattr(optimizer, "found_inf", None)
+        self.taken = self.taken + (1 if found_inf is None else found_inf == 0)
 
     def stop(self) -> int:
         self._hook.remove()
-        return self.taken
+        return int(self.taken)
 
 
 def is_searching(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> bool:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.amp import GradScaler
 
+from nnunet_topomae.training.divergence import StepCounter
 from nnunet_topomae.training.finetuner import TopoMAEFinetunerFromScratch
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 
@@ -59,6 +60,20 @@ def after_first_epoch(trainer) -> dict[str, bytes]:
 
 def checkpoints(trainer) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in Path(trainer.output_folder).glob("checkpoint_*")}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_that_the_scaler_skips_does_not_count(fused):
+    weight, scaler = torch.ones(3, requires_grad=True), GradScaler("cpu")
+    optimizer = torch.optim.AdamW([weight], fused=fused)
+    counter = StepCounter(optimizer)
+    for factor in (1, math.inf, 1):
+        optimizer.zero_grad()
+        scaler.scale(factor * weight.sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    optimizer.step()  # without a scaler
+    assert counter.stop() == 3 and weight.isfinite().all()
 
 
 @BOTH
