@@ -93,7 +93,7 @@ ARMS = {
         "full method, fusion by cross-attention", pretraining="full", knobs={"fusion": "cross_attention"}
     ),
 }
-ARMS |= {  # nnU-Net's own network in the place of UNETR++
+ARMS |= {  # nnU-Net's own network in the place of UNETR++, which the others have
     "plan_scratch": Arm("nnU-Net's network + ViT from scratch", FROM_SCRATCH, knobs=PLAN),
     "plan_scratch_no_vit": Arm("nnU-Net's network, our schedule", FROM_SCRATCH, knobs=PLAN | WITHOUT_VIT),
     "plan_reconstruction": Arm(
@@ -110,7 +110,7 @@ ARMS |= {  # nnU-Net's own network in the place of UNETR++
     ),
     "plan_exported": Arm("full method, fine-tuned by nnU-Net", NNUNET, pretraining="plan_full"),
 }
-DEFAULT_ARMS = ("nnunet", "scratch", "reconstruction", "topology", "position", "full", "vit", "unetrpp")
+DEFAULT_ARMS = ("nnunet", "plan_scratch_no_vit", "plan_full_no_vit", "plan_full", "scratch", "unetrpp", "full")
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,9 @@ class Budget:
 
 
 STEPS_PER_EPOCH = 50
-SET_BY_THE_BUDGET = {
+SET_ELSEWHERE = {
     "preset",
+    "partner",
     "seed",
     "iterations_per_epoch",
     "val_iterations_per_epoch",
@@ -186,7 +187,7 @@ def main() -> None:
     }
     checkpoints = {run: _pretrained(pretraining_out, *pretraining) for run, pretraining in pretrainings.items()}
     needed = sorted({pretraining for run, pretraining in pretrainings.items() if not checkpoints[run].is_file()})
-    common = {**options.set, "preset": budget.preset, "iterations_per_epoch": STEPS_PER_EPOCH}
+    common = {**options.set, "preset": budget.preset, "partner": "unetrpp", "iterations_per_epoch": STEPS_PER_EPOCH}
     _in_processes(_pretrain, [(out, pretraining_out, options, budget, common, *p) for p in needed], options.jobs)
     _in_processes(_finetune, [(out, options, budget, common, run, checkpoints.get(run)) for run in runs], options.jobs)
     for path in write_report(out, "report"):
@@ -427,8 +428,8 @@ def _options() -> argparse.Namespace:
         TopoMAEConfig.resolve({}, {environment_name(knob): value for knob, value in options.set.items()})
     except ConfigError as error:
         parser.error(f"--set: {error}")
-    if taken := sorted(SET_BY_THE_BUDGET.intersection(options.set)):
-        parser.error(f"--set: {', '.join(taken)} would be overridden by what the budget, --preset and --seeds say")
+    if taken := sorted(SET_ELSEWHERE.intersection(options.set)):
+        parser.error(f"--set: {', '.join(taken)} would be overridden by the budget, --preset, --seeds and --arms")
     options.instead = {name: getattr(options, name) for name in ("preset", "pretrain_steps", "finetune_steps")}
     options.pretrainings = options.pretrainings or options.seeds
     return options

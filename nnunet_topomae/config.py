@@ -74,9 +74,9 @@ class TopoMAEConfig:
 
     preset: str = _knob("base", "widths and depths of the networks", valid=_one_of("tiny", "small", "base"), phase=BOTH)
     partner: str = _knob(
-        "unetrpp",
-        "the network beside the ViT: UNETR++, as in the paper, or plan: nnU-Net's own, as planned for the dataset",
-        valid=_one_of("unetrpp", "plan"),
+        "plan",
+        "the network beside the ViT: nnU-Net's own, as planned for the data (plan), or UNETR++, the paper's (unetrpp)",
+        valid=_one_of("plan", "unetrpp"),
         phase=BOTH,
     )
     fusion: str = _knob(

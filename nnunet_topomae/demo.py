@@ -39,6 +39,7 @@ FOLDERS = ("raw", "preprocessed", "results", "held_out", "predictions", "logs")
 # For minutes on two cores. What is set in the environment already comes first.
 BUDGET = {
     "NNUNET_TOPOMAE_PRESET": "tiny",
+    "NNUNET_TOPOMAE_PARTNER": "unetrpp",
     "NNUNET_TOPOMAE_PRETRAIN_EPOCHS": "2",
     "NNUNET_TOPOMAE_FINETUNE_EPOCHS": "8",
     "NNUNET_TOPOMAE_ITERATIONS_PER_EPOCH": "40",

@@ -200,6 +200,7 @@ def on_two_ranks(tmp_path: Path, free_port: Callable[[], int]) -> Callable[[Call
 
 BUDGET = {
     "preset": "tiny",
+    "partner": "unetrpp",  # the smaller one
     "pretrain_epochs": 1,
     "finetune_epochs": 1,
     "iterations_per_epoch": 2,

@@ -35,7 +35,7 @@ PLANS = {
             "architecture": {"arch_kwargs": {"strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 1], [1, 2, 1]]}},
         }
     },
-    "topomae": {"preset": "tiny", "layer_scale": 0.1},
+    "topomae": {"preset": "tiny", "partner": "unetrpp", "layer_scale": 0.1},
 }
 
 

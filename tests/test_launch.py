@@ -18,6 +18,7 @@ from nnunet_topomae import launch
 EPOCHS = 5
 KNOBS = {
     "preset": "tiny",
+    "partner": "unetrpp",
     "pretrain_epochs": EPOCHS,
     "finetune_epochs": 1,
     "iterations_per_epoch": 1,

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--partner",
         metavar="NAME",
-        help="network beside the ViT: unetrpp, or plan for nnU-Net's own (default: as the plans have it, else unetrpp)",
+        help="network beside the ViT: plan for nnU-Net's own, or unetrpp (default: as the plans have it, else plan)",
     )
 
 

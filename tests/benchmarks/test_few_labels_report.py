@@ -114,6 +114,7 @@ def test_a_run_is_measured_as_the_package_measures(tmp_path):
     ("knob", "complaint"),
     [
         ("preset=small", "preset would be overridden"),
+        ("partner=plan", "partner would be overridden"),
         ("no_such_knob=1", "unknown knob 'no_such_knob'"),
         ("finetune_lr=fast", "finetune_lr = 'fast' is not valid"),
     ],

@@ -25,6 +25,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 KNOBS = {
     "NNUNET_TOPOMAE_PRESET": "tiny",
+    "NNUNET_TOPOMAE_PARTNER": "unetrpp",  # the smaller one
     "NNUNET_TOPOMAE_SEED": 0,  # what a network says after one step must not change from run to run
     "NNUNET_TOPOMAE_PRETRAIN_EPOCHS": 1,
     "NNUNET_TOPOMAE_FINETUNE_EPOCHS": 1,

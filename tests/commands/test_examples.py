@@ -93,7 +93,8 @@ def prepare_export_encoder(folder: Path) -> None:
 
 def write_pretraining(folder: Path, fold: int | str = 0) -> None:
     (preprocessed,) = Path(os.environ["nnUNet_preprocessed"]).iterdir()
-    plans = read_plans(preprocessed, "nnUNetPlans") | {"topomae": {"preset": "tiny", "topology_max_side": 12}}
+    knobs = {"preset": "tiny", "partner": "unetrpp", "topology_max_side": 12}
+    plans = read_plans(preprocessed, "nnUNetPlans") | {"topomae": knobs}
     network = CoPretrainingNetwork(1, geometry_of(configuration_of(plans, "3d_fullres")), PRESETS["tiny"])
     arguments = {"plans": plans, "configuration": "3d_fullres", "fold": fold}
     torch.save({"network_weights": network.state_dict(), "init_args": arguments}, folder / "checkpoint_final.pth")

@@ -59,8 +59,8 @@ def test_the_advice_names_need_card_preset_and_command(plans: dict, dataset_json
 
 
 def test_the_advised_command_measures_the_same_partner(plans: dict, dataset_json: dict) -> None:
-    own = replace(fit(plans, dataset_json, 3), config=TopoMAEConfig(partner="plan"))
-    assert own.advice().endswith("--preset base --partner plan")
+    own = replace(fit(plans, dataset_json, 3), config=TopoMAEConfig(partner="unetrpp"))
+    assert own.advice().endswith("--preset base --partner unetrpp")
 
 
 def test_the_largest_preset_that_fits_is_named(plans: dict, dataset_json: dict) -> None:

@@ -176,7 +176,8 @@ def test_a_subclass_that_is_killed_goes_on_as_it_began(phantom, workshop, tmp_pa
     (tmp_path / "trainers").mkdir()
     (tmp_path / "trainers" / "Short.py").write_text(SHORT.format(module=module, base=base))
     monkeypatch.setenv("nnUNet_extTrainer", f"{os.environ['nnUNet_extTrainer']}{os.pathsep}{tmp_path / 'trainers'}")
-    knobs = {"preset": "tiny", "weight_topology": 0, "iterations_per_epoch": 1, "val_iterations_per_epoch": 1}
+    knobs = {"preset": "tiny", "partner": "unetrpp", "weight_topology": 0}
+    knobs |= {"iterations_per_epoch": 1, "val_iterations_per_epoch": 1}
     for name, value in knobs.items():
         monkeypatch.setenv(f"NNUNET_TOPOMAE_{name.upper()}", str(value))
     monkeypatch.setenv("NNUNET_TOPOMAE_WARMUP_FRACTION", "0")

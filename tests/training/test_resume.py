@@ -74,8 +74,8 @@ def test_a_resumed_training_is_the_uninterrupted_one(workshop, trainer_class, pl
 def test_the_command_goes_on_after_sigkill(phantom, workshop, monkeypatch):
     """Both trainers; the second command knows nothing of the first one's knobs."""
     monkeypatch.setenv("NNUNET_TOPOMAE_WEIGHT_TOPOLOGY", "0")
-    knobs = {"preset": "tiny", "seed": 3, "val_iterations_per_epoch": 1, "validation_crops": 1, **epochs(3)}
-    knobs |= {"pretrain_lr": 3e-4, "finetune_lr": 3e-4}
+    knobs = {"preset": "tiny", "partner": "unetrpp", "seed": 3, "pretrain_lr": 3e-4, "finetune_lr": 3e-4}
+    knobs |= {"val_iterations_per_epoch": 1, "validation_crops": 1, **epochs(3)}
     knobs = {f"NNUNET_TOPOMAE_{name.upper()}": str(value) for name, value in knobs.items()}
     for trainer in ("TopoMAEPretrainer", "TopoMAEFinetuner"):
         command = ["nnUNetv2_train", phantom.dataset_id, "3d_fullres", 0, "-tr", trainer, "-device", "cpu"]
