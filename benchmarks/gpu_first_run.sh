@@ -24,6 +24,7 @@ mkdir -p "$docs"
 
 if [ -n "$dry_run" ]; then
     device=cpu
+    export NNUNET_TOPOMAE_PARTNER=unetrpp  # the smaller one
 else
     device=cuda
     "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
