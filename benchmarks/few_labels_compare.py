@@ -2,6 +2,7 @@
 
     python benchmarks/few_labels_compare.py --list FILE...
     python benchmarks/few_labels_compare.py --of FILE ARM LABELS [SETTING] --against FILE ARM LABELS [SETTING] ...
+    ... --metric HD95                # differences of that instead of Dice
 
 FILE is a folder of `few_labels.py` or one of `benchmarks/results/*.json`; SETTING tells runs of one arm apart where the
 file has several. Seeds of fine-tuning are paired: those that both have count. After a mean ± is the spread over seeds;
@@ -15,6 +16,7 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 from few_labels_report import METRICS, Results, read_runs, results_of, spread
 
 from nnunet_topomae.visualization.tables import markdown_table
@@ -51,14 +53,17 @@ def contents(files: list[Path]) -> str:
     return markdown_table(["file", "arm", "labels", "setting", "seeds"], rows)
 
 
-def comparison(of: list[dict], others: dict[str, list[dict]]) -> str:
-    """A row a half of the cases: means of `of`, and its difference of Dice to each of the others."""
+def comparison(of: list[dict], others: dict[str, list[dict]], metric: str = "Dice") -> str:
+    """A row a half of the cases: means of `of`, and its difference of one metric to each of the others."""
     rows = []
     for half in ("choose", "report"):
         result = results_of(of, half)
-        row = [half, len(of), *(spread(result.of_seeds(metric), digits) for metric, (_, digits) in METRICS.items())]
-        rows.append(row + [difference(result, results_of(other, half)) for other in others.values()])
-    return markdown_table(["cases", "seeds", *(title for title, _ in METRICS.values()), *others], rows)
+        row = [half, len(of), *(spread(result.of_seeds(name), digits) for name, (_, digits) in METRICS.items())]
+        rows.append(row + [difference(result, results_of(other, half), metric) for other in others.values()])
+    title = METRICS[metric][0]
+    return markdown_table(
+        ["cases", "seeds", *(title for title, _ in METRICS.values()), *(f"{title} − {name}" for name in others)], rows
+    )
 
 
 def ablated(runs: list[dict]) -> dict[str, list[dict]]:
@@ -66,14 +71,16 @@ def ablated(runs: list[dict]) -> dict[str, list[dict]]:
     return {part: [run | {"cases": run["without"][part]} for run in runs] for part in runs[0].get("without", {})}
 
 
-def difference(result: Results, other: Results) -> str:
-    """Of Dice, over the seeds that both have."""
+def difference(result: Results, other: Results, metric: str = "Dice") -> str:
+    """Of the metric, over the seeds that both have."""
     seeds = sorted(set(result.seeds) & set(other.seeds))
     if not seeds:
         return "no seed in common"
     mine, theirs = result.only(seeds), other.only(seeds)
-    mean, over_cases = mine.dice_ahead_of(theirs)
-    by_seed = mine.of_seeds("Dice") - theirs.of_seeds("Dice")
+    by_seed = mine.of_seeds(metric) - theirs.of_seeds(metric)
+    if np.isnan(by_seed).all():
+        return "not kept"
+    mean, over_cases = mine.minus(theirs, metric)
     over_seeds = f" ± {by_seed.std(ddof=1) / len(seeds) ** 0.5:.3f}" if len(seeds) > 1 else ""
     return f"{mean:+.3f} ± {over_cases:.3f}{over_seeds} ({', '.join(f'{value:+.3f}' for value in by_seed)})"
 
@@ -83,6 +90,7 @@ def main() -> None:
     parser.add_argument("--list", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--of", nargs="+", metavar="SELECTION")
     parser.add_argument("--against", nargs="+", action="append", default=[], metavar="SELECTION")
+    parser.add_argument("--metric", choices=METRICS, default="Dice", help="whose differences (default: %(default)s)")
     options = parser.parse_args()
     if not (options.list or options.of) or (options.against and not options.of):
         parser.error("--list or --of is needed, and --of beside --against")
@@ -91,9 +99,9 @@ def main() -> None:
             print(contents(options.list))
         if options.of:
             of = _select(options.of)
-            others = {f"Dice − with {part}": runs for part, runs in ablated(of).items()}
-            others |= {f"Dice − {', '.join(words[1:2] + words[3:])}": _select(words) for words in options.against}
-            print(comparison(of, others))
+            others = {f"with {part}": runs for part, runs in ablated(of).items()}
+            others |= {", ".join(words[1:2] + words[3:]): _select(words) for words in options.against}
+            print(comparison(of, others, options.metric))
     except SelectionError as error:
         parser.error(str(error))
 

@@ -50,10 +50,11 @@ class Results:
         rows = [self.seeds.index(seed) for seed in seeds]
         return replace(self, seeds=list(seeds), metrics={name: values[rows] for name, values in self.metrics.items()})
 
-    def dice_ahead_of(self, other: Results) -> tuple[float, float]:
-        """Paired difference of Dice (mean over seeds) per case: its mean, and the standard error over cases."""
-        difference = _nanmean(self.metrics["Dice"], axis=0) - _nanmean(other.metrics["Dice"], axis=0)
-        return float(np.nanmean(difference)), float(np.nanstd(difference, ddof=1) / np.sqrt(len(difference)))
+    def minus(self, other: Results, metric: str = "Dice") -> tuple[float, float]:
+        """Paired difference (mean over seeds) per case: its mean, and the standard error over cases."""
+        difference = _nanmean(self.metrics[metric], axis=0) - _nanmean(other.metrics[metric], axis=0)
+        cases = np.isfinite(difference).sum()
+        return float(np.nanmean(difference)), float(np.nanstd(difference, ddof=1) / np.sqrt(cases))
 
 
 def read_results(folder: Path, half: str) -> dict[tuple[str, int], Results]:
@@ -102,7 +103,7 @@ def table(results: dict[tuple[str, int], Results]) -> str:
         for baseline in BASELINES:
             other = results.get((baseline, result.labels))
             comparable = other is not None and other is not result
-            row.append("{:+.3f} ± {:.3f}".format(*result.dice_ahead_of(other)) if comparable else "")
+            row.append("{:+.3f} ± {:.3f}".format(*result.minus(other)) if comparable else "")
         rows.append(row)
     return markdown_table(head, rows)
 

@@ -43,6 +43,16 @@ def test_what_a_part_is_worth_is_measured_on_the_same_networks(results):
     assert "-0.050 ± 0.050 ± 0.050 (-0.100, +0.000)" in report
 
 
+def test_differences_may_be_of_another_metric(results, monkeypatch, capsys):
+    selection = f"--of {results} full 8 long --against {results} scratch 8"
+    monkeypatch.setattr(sys, "argv", f"few_labels_compare.py --metric NSD_1mm {selection}".split())
+    few_labels_compare.main()
+    assert "NSD 1 mm − scratch" in (table := capsys.readouterr().out) and table.count("not kept") == 4
+    monkeypatch.setattr(sys, "argv", f"few_labels_compare.py --metric HD95 {selection}".split())
+    few_labels_compare.main()
+    assert capsys.readouterr().out.count("+0.000 ± 0.000 (+0.000)") == 2
+
+
 @pytest.mark.parametrize(
     ("selection", "complaint"),
     [

@@ -53,7 +53,7 @@ def test_settings_are_chosen_and_reported_on_different_cases(runs):
 
 def test_differences_are_paired_by_case(runs):
     results = read_results(runs, "report")
-    mean, standard_error = results["full", 8].dice_ahead_of(results["scratch", 8])
+    mean, standard_error = results["full", 8].minus(results["scratch", 8])
     differences = np.array([0.7, 0.8, 1.0]) - 0.6
     assert mean == pytest.approx(differences.mean())
     assert standard_error == pytest.approx(differences.std(ddof=1) / 3**0.5)
