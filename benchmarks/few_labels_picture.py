@@ -52,6 +52,12 @@ AT_EIGHT = (
     Row(
         "nnU-Net's network: ours, from scratch", PLAN, "plan_scratch_no_vit", setting="our schedule, from scratch, 1e-3"
     ),
+    Row(
+        "nnU-Net's network: pre-trained, without the ViT",
+        PLAN,
+        "plan_full_no_vit",
+        setting="pre-trained with vit_steps 8, ViT left out, 3e-3",
+    ),
     OURS,
     Row("UNETR++ of tiny: ours, from scratch", VIT, "scratch", setting=SCRATCH),
     Row("UNETR++ of tiny: pre-trained, without the ViT", VIT, "unetrpp", setting=PRETRAINED),
