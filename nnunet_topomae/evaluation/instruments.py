@@ -130,10 +130,12 @@ def cosines(
 ) -> dict[str, float]:
     """Cosine of the weights of each part, taken as one vector, to those that it had before."""
     return {
-        name: nn.functional.cosine_similarity(_vector(parts[name]), _vector(weights), dim=0).item()
+        name: _dot(parts[name], weights) / math.sqrt(_dot(parts[name], parts[name]) * _dot(weights, weights))
         for name, weights in before.items()
     }
 
 
-def _vector(weights: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.cat([weight.detach().flatten().float().cpu() for weight in weights])
+def _dot(some: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> float:
+    """In float64: the sum over a ViT-B's weights was 2 to 8 % off in float32."""
+    pairs = zip(some, others, strict=True)
+    return sum(float(a.detach().cpu().double().flatten() @ b.detach().cpu().double().flatten()) for a, b in pairs)

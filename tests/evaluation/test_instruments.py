@@ -86,6 +86,11 @@ def test_cosine_of_a_part_is_that_of_its_weights_as_one_vector():
     assert cosines(now, parts)["cosine_vit"] == pytest.approx(0, abs=1e-6)
 
 
+def test_cosine_is_exact_for_many_weights():
+    many = {"vit": [torch.full([20_000_000], 0.02)]}
+    assert cosines(many, many)["vit"] == pytest.approx(1, abs=1e-9)
+
+
 def test_where_all_crops_lie_at_one_place_a_constant_is_no_yardstick():
     image, points = torch.randn(2, 1, 16, 16, 24), torch.rand(1, 9, 3).expand(2, -1, -1)
     masks = draw_masks(2, 1, GEOMETRY.num_tokens, 0.75, torch.Generator().manual_seed(0))
