@@ -81,7 +81,7 @@ PRESETS = MappingProxyType(
         ),
         # ViT-B with the decoder of He et al. 2022 (MAE) beside UNETR++ as published.
         "base": Preset(
-            768, 12, 12, 512, 8, 16, (32, 64, 128, 256), 3, 4, (64, 64, 64, 32), 0.1, Rates(3e-4, 3e-4, 1.0, 0.3), 2, 1
+            768, 12, 12, 512, 8, 16, (32, 64, 128, 256), 3, 4, (64, 64, 64, 32), 0.1, Rates(3e-4, 3e-4, 0.33, 0.1), 2, 1
         ),
     }
 )
