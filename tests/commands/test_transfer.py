@@ -104,7 +104,9 @@ def test_the_plans_own_network_is_pretrained_and_goes_on_in_nnunets_own_trainer(
     cli.main(["describe", *dataset, "-p", "own"])
     described = capsys.readouterr().out
     assert "PlainConvUNet stage 1 grid" in described and "UNETR++" not in described
-    train_here(source, "TopoMAEPretrainer", plans="own", NNUNET_TOPOMAE_WEIGHT_TOPOLOGY=0)
+    train_here(
+        source, "TopoMAEPretrainer", plans="own", NNUNET_TOPOMAE_PARTNER="plan", NNUNET_TOPOMAE_WEIGHT_TOPOLOGY=0
+    )
     results = source.results / source.dataset_name
     checkpoint = results / "TopoMAEPretrainer__own__3d_fullres" / "fold_0" / "checkpoint_final.pth"
     cli.main(["export-encoder", str(checkpoint), "-o", str(tmp_path)])
