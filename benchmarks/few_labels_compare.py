@@ -55,15 +55,13 @@ def contents(files: list[Path]) -> str:
 
 def comparison(of: list[dict], others: dict[str, list[dict]], metric: str = "Dice") -> str:
     """A row a half of the cases: means of `of`, and its difference of one metric to each of the others."""
-    rows = []
+    titles, rows = {name: title for name, (title, _) in METRICS.items()}, []
     for half in ("choose", "report"):
         result = results_of(of, half)
         row = [half, len(of), *(spread(result.of_seeds(name), digits) for name, (_, digits) in METRICS.items())]
         rows.append(row + [difference(result, results_of(other, half), metric) for other in others.values()])
-    title = METRICS[metric][0]
-    return markdown_table(
-        ["cases", "seeds", *(title for title, _ in METRICS.values()), *(f"{title} − {name}" for name in others)], rows
-    )
+    differences = [f"{titles[metric]} − {name}" for name in others]
+    return markdown_table(["cases", "seeds", *titles.values(), *differences], rows)
 
 
 def ablated(runs: list[dict]) -> dict[str, list[dict]]:
