@@ -118,7 +118,7 @@ class Budget:
     """How much is trained.
 
     Attributes:
-        preset: size of our networks.
+        preset: size of our networks; auto: what each has by default.
         side: no side of the patch is longer; 0 keeps the plan's.
         batch: images a step; 0 keeps the plan's.
         pretrain_steps, finetune_steps: optimiser steps.
@@ -147,8 +147,8 @@ BUDGETS = {  # the time of one run of `full`
     "minutes": Budget("tiny", 32, 2, 2000, 600, False),  # tens of minutes, one core
     "hour": Budget("small", 32, 2, 3000, 600, False),  # one core
     "day": Budget("small", 0, 2, 5000, 5000, False),  # hours of one core a run; what was interrupted goes on
-    "gpu-hours": Budget("small", 64, 2, 10000, 5000, True),
-    "gpu-day": Budget("base", 0, 0, 125000, 125000, True),
+    "gpu-hours": Budget("auto", 64, 2, 10000, 5000, True),
+    "gpu-day": Budget("auto", 0, 0, 125000, 125000, True),
 }
 
 
@@ -407,7 +407,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--pretrainings", type=int, help="pre-train this many seeds, used in turn (default: --seeds)")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=DEFAULT_ARMS, metavar="ARM", help=", ".join(ARMS))
     parser.add_argument("--budget", choices=BUDGETS, default="minutes")
-    parser.add_argument("--preset", choices=PRESETS, help="instead of the budget's")
+    parser.add_argument("--preset", choices=("auto", *PRESETS), help="instead of the budget's")
     parser.add_argument("--pretrain-steps", type=int, help="instead of the budget's")
     parser.add_argument("--finetune-steps", type=int, help="instead of the budget's")
     parser.add_argument(

@@ -12,11 +12,14 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 ENVIRONMENT_PREFIX = "NNUNET_TOPOMAE_"
 PLANS_SECTION = "topomae"
 OF_PRESET = -1  # a knob that follows from the preset
+# What `preset = auto` stands for: the ViT that the results beside nnU-Net's network are of, and the paper's sizes.
+PRESET_BESIDE = MappingProxyType({"plan": "tiny", "unetrpp": "base"})
 PHASES = BOTH, PRETRAINING, FINETUNING = "both phases", "pre-training", "fine-tuning"
 
 
@@ -72,7 +75,12 @@ def _knob(
 class TopoMAEConfig:
     """The knobs of pre-training and fine-tuning. `nnunet-topomae knobs` shows them with default and meaning."""
 
-    preset: str = _knob("base", "widths and depths of the networks", valid=_one_of("tiny", "small", "base"), phase=BOTH)
+    preset: str = _knob(
+        "auto",
+        "widths and depths of the networks; auto: tiny beside nnU-Net's own network, base beside UNETR++",
+        valid=_one_of("auto", "tiny", "small", "base"),
+        phase=BOTH,
+    )
     partner: str = _knob(
         "plan",
         "the network beside the ViT: nnU-Net's own, as planned for the data (plan), or UNETR++, the paper's (unetrpp)",
@@ -210,6 +218,8 @@ class TopoMAEConfig:
     def __post_init__(self) -> None:
         for knob in fields(self):
             object.__setattr__(self, knob.name, _checked(knob, getattr(self, knob.name)))
+        if self.preset == "auto":
+            object.__setattr__(self, "preset", PRESET_BESIDE[self.partner])
         weights = [
             knob.name for knob in fields(self) if knob.name.startswith("weight_") and knob.name != "weight_decay"
         ]
@@ -246,12 +256,14 @@ class TopoMAEConfig:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def __str__(self) -> str:
+        default = type(self)()
         width = max(len(knob.name) for knob in fields(self))
-        marks = {True: "", False: "   (changed)"}
-        return "\n".join(
-            f"  {knob.name:{width}}  {getattr(self, knob.name)!r}{marks[getattr(self, knob.name) == knob.default]}"
-            for knob in fields(self)
-        )
+        lines = []
+        for knob in fields(self):
+            value = getattr(self, knob.name)
+            mark = "" if value == getattr(default, knob.name) else "   (changed)"
+            lines.append(f"  {knob.name:{width}}  {value!r}{mark}")
+        return "\n".join(lines)
 
 
 def environment_name(knob: str) -> str:

@@ -25,6 +25,19 @@ def test_a_trained_model_is_rebuilt_without_the_environment(monkeypatch):
     assert TopoMAEConfig.from_plans({"topomae": {"preset": "small"}}).preset == "small"
 
 
+@pytest.mark.parametrize(("partner", "preset"), [("plan", "tiny"), ("unetrpp", "base")])
+def test_the_size_follows_the_partner_unless_it_is_asked_for(partner, preset):
+    environment = {"NNUNET_TOPOMAE_PARTNER": partner}
+    assert TopoMAEConfig.resolve({}, environment).preset == preset
+    assert TopoMAEConfig.resolve({"topomae": {"preset": "small"}}, environment).preset == "small"
+
+
+def test_the_knobs_are_shown_with_a_mark_at_those_that_differ_from_an_untouched_run():
+    assert "(changed)" not in str(TopoMAEConfig())
+    changed = [line.split() for line in str(TopoMAEConfig(preset="small", seed=1)).splitlines() if "(changed)" in line]
+    assert changed == [["preset", "'small'", "(changed)"], ["seed", "1", "(changed)"]]
+
+
 def test_environment_strings_become_the_types_of_the_knobs():
     config = TopoMAEConfig.resolve(
         {}, {"NNUNET_TOPOMAE_TOPOLOGY_DIMENSIONS": "0,2", "NNUNET_TOPOMAE_MIRROR": "True", "NNUNET_TOPOMAE_SEED": "7"}
@@ -47,7 +60,7 @@ def test_an_unknown_name_is_an_error_that_lists_the_valid_ones():
 @pytest.mark.parametrize(
     ("knob", "value", "says"),
     [
-        ("preset", "huge", "one of tiny, small, base"),
+        ("preset", "huge", "one of auto, tiny, small, base"),
         ("mask_ratio", "1.0", "strictly between 0 and 1"),
         ("pretrain_epochs", "0", "at least 1"),
         ("pretrain_epochs", "ten", "takes int"),

@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_memory(parser)
     parser.add_argument(
-        "--preset", default="base", help="size of the networks: tiny, small or base (default: %(default)s)"
+        "--preset",
+        metavar="NAME",
+        help="size of the networks: tiny, small, base or auto (default: as the plans have it, else auto)",
     )
     parser.add_argument(
         "--partner",
@@ -48,8 +50,8 @@ def run(options: argparse.Namespace) -> None:
         read_plans(folder, options.p),
         read_dataset_json(folder),
         options.memory,
-        options.preset,
         options.o,
+        options.preset,
         options.partner,
     )
     for name, configuration in plans["configurations"].items():

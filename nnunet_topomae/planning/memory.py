@@ -91,11 +91,11 @@ def fit_plans(
     plans: Plans,
     dataset_json: dict[str, Any],
     memory_gib: float,
-    preset: str,
     new_name: str,
+    preset: str | None = None,
     partner: str | None = None,
 ) -> Plans:
-    """The plans with a patch and a batch for these networks in each 3d configuration, and the preset as their knob.
+    """The plans with a patch and a batch for these networks in each 3d configuration, and with the knobs asked for.
 
     A patch stays as nnU-Net planned it if two crops of it fit; else it is shrunk by the rule of nnU-Net's planner until
     they do. Then the batch grows as far as memory and nnU-Net's limit of 5 % of the dataset's voxels allow. Spacing and
@@ -105,17 +105,16 @@ def fit_plans(
         plans: made by nnU-Net; not changed.
         dataset_json: of the same dataset.
         memory_gib: of the card.
-        preset: one of `networks.presets.PRESETS`.
         new_name: of the variant.
-        partner: the knob of that name; None: as in the plans.
+        preset, partner: the knobs of that name; None: as in the plans.
 
     Raises:
         ValueError: no 3d configuration; nothing fits.
         ConfigError: a bad knob in the plans.
     """
     new = {**deepcopy(plans), "plans_name": new_name}
-    chosen = {"preset": preset} if partner is None else {"preset": preset, "partner": partner}
-    new[PLANS_SECTION] = {**plans.get(PLANS_SECTION, {}), **chosen}
+    asked = {name: value for name, value in (("preset", preset), ("partner", partner)) if value is not None}
+    new[PLANS_SECTION] = {**plans.get(PLANS_SECTION, {}), **asked}
     config = TopoMAEConfig.from_plans(new)
     names = [name for name, own in plans["configurations"].items() if len(own.get("patch_size", ())) == 3]
     if not names:
@@ -123,7 +122,9 @@ def fit_plans(
     for name in names:
         workload = Workload.of(plans, dataset_json, name, config)
         configuration = PlansManager(plans).get_configuration(name).configuration
-        new["configurations"][name] = _fit(configuration, workload, preset, memory_gib, dataset_json["numTraining"])
+        new["configurations"][name] = _fit(
+            configuration, workload, config.preset, memory_gib, dataset_json["numTraining"]
+        )
     return new
 
 

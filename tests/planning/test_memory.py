@@ -44,7 +44,7 @@ def test_the_batch_fits_the_dearer_phase_and_leaves_a_margin() -> None:
 
 
 def test_a_patch_that_fits_stays_and_the_batch_grows(plans: dict, dataset_json: dict) -> None:
-    new = fit_plans(plans, dataset_json, card(5.5, (64, 64, 64)), "small", "mine")
+    new = fit_plans(plans, dataset_json, card(5.5, (64, 64, 64)), "mine", "small")
     before, after = plans["configurations"]["3d_fullres"], new["configurations"]["3d_fullres"]
     assert after == before | {"batch_size": 5}
     assert new["plans_name"] == "mine" and new["topomae"] == {"preset": "small"}
@@ -55,10 +55,10 @@ def test_a_patch_that_fits_stays_and_the_batch_grows(plans: dict, dataset_json: 
 def test_no_batch_covers_more_than_a_twentieth_of_the_dataset(plans: dict, dataset_json: dict) -> None:
     voxels = 100 * 120 * 120
     dataset_json["numTraining"] = 20 * 3 * 64**3 // voxels + 1
-    new = fit_plans(plans, dataset_json, card(100, (64, 64, 64)), "base", "mine")
+    new = fit_plans(plans, dataset_json, card(100, (64, 64, 64)), "mine", "base")
     assert new["configurations"]["3d_fullres"]["batch_size"] == 3
     dataset_json["numTraining"] = 1
-    new = fit_plans(plans, dataset_json, card(100, (64, 64, 64)), "base", "mine")
+    new = fit_plans(plans, dataset_json, card(100, (64, 64, 64)), "mine", "base")
     assert new["configurations"]["3d_fullres"]["batch_size"] == 2, "nnU-Net's smallest"
 
 
@@ -73,7 +73,7 @@ def test_a_patch_that_does_not_fit_shrinks_as_in_the_planner_of_nnunet(
     expected = planner_of_nnunet(spacing, median, limit)
 
     plans["configurations"]["3d_fullres"] |= large
-    new = fit_plans(plans, dataset_json, card(2, (limit,)), "base", "mine")["configurations"]["3d_fullres"]
+    new = fit_plans(plans, dataset_json, card(2, (limit,)), "mine", "base")["configurations"]["3d_fullres"]
     assert new["patch_size"] == list(expected["patch_size"]) and new["batch_size"] == 2
     for key in ("strides", "kernel_sizes", "features_per_stage", "n_conv_per_stage", "n_conv_per_stage_decoder"):
         ours, theirs = (plan["architecture"]["arch_kwargs"][key] for plan in (new, expected))
@@ -91,9 +91,19 @@ def test_the_plans_own_network_is_measured_at_every_patch_that_is_tried(
 
     monkeypatch.setattr(memory, "summarise_pretraining", summarise)
     patch = plans["configurations"]["3d_fullres"]["patch_size"]
-    new = fit_plans(plans, dataset_json, card(1, patch), "base", "mine", partner="plan")
+    new = fit_plans(plans, dataset_json, card(1, patch), "mine", "base", partner="plan")
     assert new["topomae"] == {"preset": "base", "partner": "plan"}
     assert len({grids for _, grids in tried}) == len(tried) > 1 and all(grids[0] == patch for patch, grids in tried)
+
+
+@pytest.mark.parametrize(("section", "preset"), [({}, "tiny"), ({"preset": "small"}, "small")])
+def test_what_is_not_asked_for_is_as_the_plans_have_it(
+    plans: dict, dataset_json: dict, section: dict, preset: str
+) -> None:
+    plans["topomae"] = section
+    new = fit_plans(plans, dataset_json, 8.0, "mine")
+    asked = fit_plans(plans, dataset_json, 8.0, "mine", preset, "plan")
+    assert new["configurations"] == asked["configurations"] and new["topomae"] == section
 
 
 def planner_of_nnunet(spacing: tuple[float, ...], median: np.ndarray, max_voxels: float) -> dict:
@@ -122,9 +132,9 @@ def planner_of_nnunet(spacing: tuple[float, ...], median: np.ndarray, max_voxels
 
 def test_what_cannot_fit_is_said(plans: dict, dataset_json: dict) -> None:
     with pytest.raises(ValueError, match=r"not even 2 crops of \[.*\] fit 1 GiB with the base networks: .*--preset"):
-        fit_plans(plans, dataset_json, 1.0, "base", "mine")
-    with pytest.raises(ConfigError, match="preset = 'huge' is not valid: .*tiny, small, base"):
-        fit_plans(plans, dataset_json, 8.0, "huge", "mine")
+        fit_plans(plans, dataset_json, 1.0, "mine", "base")
+    with pytest.raises(ConfigError, match="preset = 'huge' is not valid: .*auto, tiny, small, base"):
+        fit_plans(plans, dataset_json, 8.0, "mine", "huge")
     del plans["configurations"]["3d_fullres"]
     with pytest.raises(ValueError, match="nnUNetPlans of Dataset007_Toy has no 3d configuration"):
-        fit_plans(plans, dataset_json, 8.0, "base", "mine")
+        fit_plans(plans, dataset_json, 8.0, "mine", "base")
