@@ -66,7 +66,7 @@ say "$(date '+%Y-%m-%d %H:%M'), $("$python" -c 'import torch; print(torch.__vers
 if [ -n "$dry_run" ]; then
     step tests 5 "$python" -m pytest -q tests/augmentation/test_random_streams.py
     step two_ranks 2 "$python" -m torch.distributed.run --standalone --nproc_per_node 2 benchmarks/two_ranks.py
-    step step_by_part 10 "$python" benchmarks/training.py --phantom 32 --preset tiny --steps 1 --warm-up 1 --rounds 1 --minutes 9.5 --docs "$docs"
+    step step_by_part 10 "$python" benchmarks/training.py --phantom 32 --partner unetrpp --steps 1 --warm-up 1 --rounds 1 --minutes 9.5 --docs "$docs"
     step precision 2 "$python" benchmarks/gpu_checks.py --device "$device" precision --preset tiny --patch 32 --steps 2
     step memory 2 "$python" benchmarks/gpu_checks.py --device "$device" memory --presets tiny --patches 32 --batch 1
 else
@@ -74,7 +74,7 @@ else
     step step_by_part 6 "$python" benchmarks/training.py "${data[@]}" --device "$device" --steps 20 --warm-up 5 --rounds 2 --minutes 5.5 --docs "$docs"
     step precision 2 "$python" benchmarks/gpu_checks.py --device "$device" precision
     step memory 3 "$python" benchmarks/gpu_checks.py --device "$device" memory
-    step large_plan 6 "$python" benchmarks/training.py --phantom 160 --preset base --device "$device" --steps 10 --rounds 1 --minutes 5.5 --docs "$docs"
+    step large_plan 6 "$python" benchmarks/training.py --phantom 160 --device "$device" --steps 10 --rounds 1 --minutes 5.5 --docs "$docs"
     step compiled 5 "$python" benchmarks/training.py "${data[@]}" --device "$device" --compile --steps 20 --warm-up 5 --rounds 1 --minutes 4.5 --docs "$docs"
     step two_ranks 1 bash -c two_ranks_on_one_card
     if [ -n "$dataset" ]; then

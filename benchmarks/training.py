@@ -114,8 +114,8 @@ def build(trainer: str, place: str, options: argparse.Namespace) -> Any:
     folder = Path(nnUNet_preprocessed, maybe_convert_to_dataset_name(options.dataset))
     plans = json.loads((folder / f"{options.plans}.json").read_text())
     plans["continue_training"] = False
-    plans["topomae"] = {"preset": options.preset, "pretrained": "none", "augment_on": place, "seed": 0}
-    plans["topomae"] |= {"iterations_per_epoch": 10**6, "warmup_fraction": 0.0}  # --warm-up trains
+    plans["topomae"] = {"partner": options.partner, "preset": options.preset, "pretrained": "none", "seed": 0}
+    plans["topomae"] |= {"augment_on": place, "iterations_per_epoch": 10**6, "warmup_fraction": 0.0}  # --warm-up trains
     changed = {"batch_size": options.batch, "patch_size": options.patch}
     plans["configurations"][options.configuration] |= {name: value for name, value in changed.items() if value}
     dataset_json = json.loads((folder / "dataset.json").read_text())
@@ -254,6 +254,11 @@ def table(results: dict[Key, list[dict[str, Any]]], on_gpu: bool) -> str:
     def median(key: Key, value: Callable[[dict], float]) -> float:
         return statistics.median(value(result) for result in results[key])
 
+    def ratio(key: Key, seconds: str, of: Key, of_seconds: str) -> str:
+        if key not in results or of not in results:
+            return "–"
+        return f"{median(key, itemgetter(seconds)) / median(of, itemgetter(of_seconds)):.2f}"
+
     rows = []
     for trainer, place in results:
         key = trainer, place
@@ -261,7 +266,8 @@ def table(results: dict[Key, list[dict[str, Any]]], on_gpu: bool) -> str:
         if on_gpu:
             seconds = median(key, itemgetter("step"))
             row += [f"{1000 * seconds:.0f} ms", f"{results[key][0]['volumes'] / seconds:.1f}"]
-        row.append(f"{median((trainer, 'workers'), itemgetter('step')) / median(key, itemgetter('step')):.2f}")
+        row.append(ratio((trainer, "workers"), "step", key, "step"))
+        row.append(ratio(key, "without topology", ("nnUNetTrainer", "workers"), "step"))
         for part in PARTS:
             row.append(f"{100 * median(key, lambda r, part=part: r['parts'][part] / sum(r['parts'].values())):.0f} %")
         for part in ENGINE:
@@ -271,7 +277,14 @@ def table(results: dict[Key, list[dict[str, Any]]], on_gpu: bool) -> str:
         if on_gpu:
             row += [f"{median(key, lambda r: r['device']):.1f} GiB", f"{100 * median(key, lambda r: r['idle']):.0f} %"]
         rows.append(row)
-    head = ["trainer", "augments", *(["step", "volumes/s"] if on_gpu else []), "speed / workers", *PARTS]
+    head = [
+        "trainer",
+        "augments",
+        *(["step", "volumes/s"] if on_gpu else []),
+        "speed / workers",
+        "without topology / nnU-Net",
+        *PARTS,
+    ]
     head += [*ENGINE, "topology adds", "host memory", *(["device memory", "GPU idle"] if on_gpu else [])]
     return markdown_table(head, rows)
 
@@ -301,7 +314,8 @@ def main() -> None:
     parser.add_argument("fold", nargs="?", type=int, default=0)
     parser.add_argument("-p", "--plans", default="nnUNetPlans", help="default: %(default)s")
     parser.add_argument("--phantom", type=int, metavar="WIDTH", help="make a data set about so many voxels wide")
-    parser.add_argument("--preset", default="small", help="default: %(default)s")
+    parser.add_argument("--partner", default="plan", help="of the ViT: plan or unetrpp (default: %(default)s)")
+    parser.add_argument("--preset", default="tiny", help="default: %(default)s")
     parser.add_argument("--batch", type=int, help="default: that of the plans")
     parser.add_argument("--patch", type=int, nargs=3, metavar="VOXELS", help="default: that of the plans")
     parser.add_argument("--trainers", nargs="+", choices=TRAINERS, default=TRAINERS, help="default: all")
@@ -403,14 +417,15 @@ def report(options: argparse.Namespace, results: dict[Key, list[dict[str, Any]]]
 
         where = torch.cuda.get_device_name() + (", torch.compile" if options.compile else ", without torch.compile")
     how = "-compiled" if options.compile else f"-{options.threads}" if options.threads > 1 else ""
-    name = f"training-{options.device}{how}-{what.replace(' ', '-')}-{options.preset}-{patch}"
+    name = f"training-{options.device}{how}-{what.replace(' ', '-')}-{options.partner}-{options.preset}-{patch}"
     absent = ", ".join(" with ".join(key) for key in missing)
-    text = f"""### A training step, {what}, preset {options.preset}, patch {patch}
+    text = f"""### A training step, {what}, partner {options.partner}, preset {options.preset}, patch {patch}
 
 Written by `benchmarks/training.py` on {machine(PACKAGES)}, {where}.
 Batch {first[0]["volumes"]}; rounds in which the trainers took turns: {len(first)}, of {options.steps} steps; medians.
 After {options.warm_up} steps from random weights. Shares of a step; homology and matching (CPU time) run in threads of
-their own, beside it. `topology adds`: 1 − step without topology / step.
+their own, beside it. `topology adds`: 1 − step without topology / step; `without topology / nnU-Net`: that step over
+nnU-Net's, with workers.
 
 {table(results, options.device == "cuda")}
 

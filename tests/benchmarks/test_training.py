@@ -27,7 +27,8 @@ RESULT = {
 @pytest.fixture
 def options(tmp_path) -> Namespace:
     options = Namespace(dataset="Dataset999_Missing", configuration="3d_fullres", fold=0, plans="nnUNetPlans")
-    vars(options).update(trainers=["TopoMAEPretrainer"], rounds=3, device="cpu", preset="tiny", batch=None, patch=None)
+    vars(options).update(trainers=["TopoMAEPretrainer"], rounds=3, device="cpu", batch=None, patch=None)
+    vars(options).update(partner="plan", preset="tiny")
     vars(options).update(threads=1, steps=1, warm_up=1, compile=False, minutes=1, docs=tmp_path, phantom=None)
     return options
 
@@ -71,6 +72,15 @@ def test_the_page_names_what_is_missing_and_shows_no_seconds_of_a_cpu(options):
     (row,) = (line for line in page.splitlines() if line.startswith("| TopoMAEPretrainer"))
     assert [cell.strip() for cell in row.split("|")][-6:-1] == ["11 %", "10 %", "15 %", "25 %", "1.0 GiB"]
     assert " ms" not in page and "2.0" not in row
+
+
+def test_a_step_is_compared_with_that_of_nnunet_where_both_were_measured(options):
+    pretraining, nnunet = {**RESULT, "without topology": 1.5}, {**RESULT, "step": 1.2}
+    training.report(options, {KEYS[0]: [pretraining], ("nnUNetTrainer", "workers"): [nnunet]}, {})
+    training.report(Namespace(**{**vars(options), "preset": "base"}), {KEYS[1]: [pretraining]}, {})
+    cells = [line.split("|") for line in (options.docs / "benchmarks.md").read_text().splitlines()]
+    rows = {(row[1].strip(), row[2].strip()): (row[3].strip(), row[4].strip()) for row in cells if len(row) > 5}
+    assert rows[KEYS[0]] == ("1.00", "1.25") and rows[KEYS[1]] == ("–", "–")
 
 
 def test_a_turn_ends_with_its_result_with_its_error_or_with_the_time(options, monkeypatch, tmp_path):
