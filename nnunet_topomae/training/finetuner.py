@@ -241,17 +241,25 @@ class TopoMAEFinetuner(TopoMAETrainer):
 
     def _fill(self, network: HybridSegmentationNetwork, checkpoint: Checkpoint) -> LoadReport:
         """With the weights of pre-training, their axes in the order of these plans."""
-        weights = checkpoint.weights
-        if checkpoint.origin is not None:
-            theirs = TopoMAEConfig.from_plans(checkpoint.origin.plans)  # an error where that was an older version
-            if theirs.partner != self.config.partner:
-                raise ValueError(
-                    f"it was pre-trained with partner = {theirs.partner!r}, this run has {self.config.partner!r}: set "
-                    f"{environment_name('partner')}={theirs.partner}"
-                )
-            axes = axes_order(checkpoint.origin.transpose_forward, self.plans_manager.transpose_forward)
-            weights = reorder_axes(weights, axes)
-        return network.load_pretrained(weights, self.label_channels)
+        if checkpoint.origin is None:
+            return network.load_pretrained(checkpoint.weights, self.label_channels)
+        theirs = TopoMAEConfig.from_plans(checkpoint.origin.plans)  # an error where that was an older version
+        if theirs.partner != self.config.partner:
+            raise ValueError(self._other_knob("partner", theirs))
+        axes = axes_order(checkpoint.origin.transpose_forward, self.plans_manager.transpose_forward)
+        try:
+            return network.load_pretrained(reorder_axes(checkpoint.weights, axes), self.label_channels)
+        except ValueError as error:
+            if theirs.preset == self.config.preset:
+                raise
+            raise ValueError(f"{self._other_knob('preset', theirs)}. {error}") from error
+
+    def _other_knob(self, name: str, theirs: TopoMAEConfig) -> str:
+        trained, here = getattr(theirs, name), getattr(self.config, name)
+        return (
+            f"it was pre-trained with {name} = {trained!r}, this run has {here!r}: set "
+            f"{environment_name(name)}={trained}"
+        )
 
     def _load_pretrained(self, file: Path) -> None:
         self.print_to_log_file(f"Pre-trained weights: {file}")
@@ -259,7 +267,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
         try:
             report = self._fill(self.plain_network, checkpoint)
         except ValueError as error:
-            raise ValueError(f"{file} does not fit this network (preset '{self.config.preset}'): {error}") from error
+            raise ValueError(f"{file} does not fit this network: {error}") from error
         self.print_to_log_file(str(report), add_timestamp=False)
         self._keep_pretrained_weights(self.plain_network)
         self.record_cases_seen(file, checkpoint.cases_seen)
