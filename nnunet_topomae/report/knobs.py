@@ -46,13 +46,13 @@ def knobs(runs: Sequence[Run]) -> list[Setting]:
     A run has no value of a knob that its phase does not look at.
     """
     ours = [run for run in runs if _has_knobs(run)]
-    known = {knob.name: knob for knob in fields(TopoMAEConfig)}
+    known, default = {knob.name: knob for knob in fields(TopoMAEConfig)}, TopoMAEConfig()
     unknown = sorted({name for run in ours for name in run.plans[PLANS_SECTION]} - set(known))
     rows = []
     for knob in known.values():
         values = [_value(run, knob.name) if _looks_at(run, knob) else NOT_USED for run in runs]
         meaning = " ".join(filter(None, (knob.metadata["meaning"], _unit(knob))))
-        rows.append(_setting(knob.name, _plain(knob.default), values, meaning))
+        rows.append(_setting(knob.name, _plain(getattr(default, knob.name)), values, meaning))
     for name in unknown:
         values = [_value(run, name) if run in ours else NOT_USED for run in runs]
         rows.append(_setting(name, None, values, "not a knob of this version"))
