@@ -247,8 +247,9 @@ class TopoMAEFinetuner(TopoMAETrainer):
         if theirs.partner != self.config.partner:
             raise ValueError(self._other_knob("partner", theirs))
         axes = axes_order(checkpoint.origin.transpose_forward, self.plans_manager.transpose_forward)
+        weights = reorder_axes(checkpoint.weights, axes)
         try:
-            return network.load_pretrained(reorder_axes(checkpoint.weights, axes), self.label_channels)
+            return network.load_pretrained(weights, self.label_channels)
         except ValueError as error:
             if theirs.preset == self.config.preset:
                 raise
