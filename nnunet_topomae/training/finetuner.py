@@ -253,7 +253,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
         except ValueError as error:
             if theirs.preset == self.config.preset:
                 raise
-            raise ValueError(f"{self._other_knob('preset', theirs)}. {error}") from error
+            raise ValueError(f"{self._other_knob('preset', theirs)}\n{error}") from error
 
     def _other_knob(self, name: str, theirs: TopoMAEConfig) -> str:
         trained, here = getattr(theirs, name), getattr(self.config, name)
