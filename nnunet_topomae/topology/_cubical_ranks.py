@@ -41,39 +41,31 @@ def sort_voxels(bits, order, rank, items, next_items, depth, height, width):
             for x in range(width):
                 order[i + x] = start + x
             i += width
-    for shift in range(0, 8 * bits.itemsize, WORD_BITS):
-        _sort_by_word(bits, shift, order, items, next_items, np.zeros((DIGITS, RADIX), np.int32))
     rank[:] = BORDER_RANK
-    _invert(order, rank)
+    for shift in range(0, 8 * bits.itemsize, WORD_BITS):
+        _sort_by_word(bits, shift, order, rank, items, next_items, np.zeros((DIGITS, RADIX), np.int32))
 
 
 @jit
-def _sort_by_word(bits, shift, order, items, next_items, counts):
+def _sort_by_word(bits, shift, order, rank, items, next_items, counts):
     """Sort by one word of the key, one digit at a time. `counts`: [DIGITS, RADIX] int32, zeros."""
     size, key_bits = order.size, 8 * bits.itemsize
-    bits, order, items, next_items = pointer(bits), pointer(order), pointer(items), pointer(next_items)
-    places = pointer(counts)
+    bits, order, rank = pointer(bits), pointer(order), pointer(rank)
+    items, next_items, places = pointer(items), pointer(next_items), pointer(counts)
     for i in range(size):
-        item = _item(bits, key_bits, order[i], shift)
+        next_items[i] = _item(bits, key_bits, order[i], shift)
         for digit in range(DIGITS):
-            places[_bucket(item, digit)] += 1
+            places[_bucket(next_items[i], digit)] += 1
     for digit in range(DIGITS):
         _count_to_place(counts[digit])
     for i in range(size):
-        item = _item(bits, key_bits, order[i], shift)
-        items[_next_place(places, _bucket(item, 0))] = item
+        items[_next_place(places, _bucket(next_items[i], 0))] = next_items[i]
     for i in range(size):
         next_items[_next_place(places, _bucket(items[i], 1))] = items[i]
     for i in range(size):
-        order[_next_place(places, _bucket(next_items[i], 2))] = next_items[i] & INDEX
-
-
-@jit
-def _invert(order, rank):
-    size = order.size
-    order, rank = pointer(order), pointer(rank)
-    for i in range(size):
-        rank[order[i]] = i
+        place, voxel = _next_place(places, _bucket(next_items[i], 2)), next_items[i] & INDEX
+        order[place] = voxel
+        rank[voxel] = place
 
 
 @inline
