@@ -191,15 +191,30 @@ class TopoMAEConfig:
         0.1, "weight of the two networks' disagreement on masked voxels", valid=_at_least(0)
     )
 
+    finetune_weight_topology: float = _knob(
+        0.0,
+        "weight of the topological loss between probabilities and labels in fine-tuning; 0: none",
+        valid=_at_least(0),
+        phase=FINETUNING,
+    )
+
     topology_every: int = _knob(
-        1, "compute the topological loss every so many steps, with its weight times as many", "steps", _at_least(1)
+        1,
+        "compute the topological loss every so many steps, with its weight times as many",
+        "steps",
+        _at_least(1),
+        BOTH,
     )
-    topology_dimensions: tuple[int, ...] = _knob((0, 1, 2), "homology dimensions compared", valid=_DIMENSIONS)
-    topology_max_side: int = _knob(64, "average-pool volumes to this side before homology", "voxels", _SIDE)
+    topology_dimensions: tuple[int, ...] = _knob(
+        (0, 1, 2), "homology dimensions compared", valid=_DIMENSIONS, phase=BOTH
+    )
+    topology_max_side: int = _knob(64, "average-pool volumes to this side before homology", "voxels", _SIDE, BOTH)
     topology_windows: int = _knob(
-        0, "compare boxes of at most this side in full resolution, not pooled volumes; 0: never", "voxels", _SIDE
+        0, "compare boxes of at most this side in full resolution, not pooled volumes; 0: never", "voxels", _SIDE, BOTH
     )
-    topology_tolerance: float = _knob(0.01, "certified relative error of each squared W2 distance", valid=_FRACTION)
+    topology_tolerance: float = _knob(
+        0.01, "certified relative error of each squared W2 distance", valid=_FRACTION, phase=BOTH
+    )
     topology_min_persistence: float = _knob(0.0, "leave out pairs that live shorter", "intensity", _at_least(0))
     topology_normalisation: Literal["none", "voxels"] = _knob(
         "voxels",
@@ -207,7 +222,7 @@ class TopoMAEConfig:
         valid=_one_of("none", "voxels"),
     )
     topology_backend: Literal["numba", "gudhi"] = _knob(
-        "numba", "persistent homology by our engine or by gudhi", valid=_one_of("numba", "gudhi")
+        "numba", "persistent homology by our engine or by gudhi", valid=_one_of("numba", "gudhi"), phase=BOTH
     )
 
     panel_every: int = _knob(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import sys
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from batchgenerators.utilities.file_and_folder_operations import isfile, join
@@ -23,6 +25,8 @@ from nnunet_topomae.evaluation.instruments import (
     label_share,
     token_std,
 )
+from nnunet_topomae.losses.pretraining import topological_loss
+from nnunet_topomae.losses.segmentation import SegmentationLoss
 from nnunet_topomae.networks.axes import axes_order, reorder_axes
 from nnunet_topomae.networks.checkpointing import with_checkpoints
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
@@ -31,12 +35,16 @@ from nnunet_topomae.networks.pretrained import LoadReport
 from nnunet_topomae.planning.partner import partner_architecture
 from nnunet_topomae.planning.plans_file import geometry_of
 from nnunet_topomae.private_names import named_weights, set_deep_supervision_weights
+from nnunet_topomae.topology import warm_up
 from nnunet_topomae.training.base import TopoMAETrainer, vit_options
 from nnunet_topomae.training.checkpoint import Checkpoint, read_pretraining, refuse_pretraining_checkpoint
 from nnunet_topomae.training.precedence import KnobAttribute
 from nnunet_topomae.training.schedule import ParameterGroup, WarmupCosineSchedule, adamw, peak_rates
 
 FROM_SCRATCH = "none"
+TRAIN_TOPOLOGY = "train_topology"
+# Part of the training after which shape counts: before, a probability has hundreds of components that mean nothing.
+TOPOLOGY_FROM = 0.3
 
 
 class TopoMAEFinetuner(TopoMAETrainer):
@@ -48,7 +56,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
 
     divergence_remedy = "Lower NNUNET_TOPOMAE_FINETUNE_LR"
     architecture_knobs = (*TopoMAETrainer.architecture_knobs, "fusion", "ablation")
-    curve_names = FINETUNING_INSTRUMENTS
+    curve_names = (*FINETUNING_INSTRUMENTS, TRAIN_TOPOLOGY)
     num_epochs = KnobAttribute("finetune_epochs")
     initial_lr = KnobAttribute("finetune_lr", lambda config: peak_rates(config).finetune)
 
@@ -90,7 +98,18 @@ class TopoMAEFinetuner(TopoMAETrainer):
         weights = self.plain_network.deep_supervision_weights
         if self.enable_deep_supervision and weights is not None:
             set_deep_supervision_weights(loss, weights)
-        return loss
+        if not self.config.finetune_weight_topology:
+            return loss
+        self.print_to_log_file("Loading the topology engine; its first use on a machine compiles it ...")
+        warm_up()
+        topology = topological_loss(replace(self.config, topology_min_persistence=0.0), "none")
+        return SegmentationLoss(loss, topology, self.label_manager)
+
+    def _topology_weight(self) -> float:
+        """Of the topological loss in this step."""
+        step, every = self.lr_scheduler.current_step, self.config.topology_every
+        is_due = step >= TOPOLOGY_FROM * self.lr_scheduler.num_steps and step % every == 0
+        return every * self.config.finetune_weight_topology if is_due else 0.0
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupCosineSchedule]:
         factor = self.config.pretrained_lr_factor if self.uses_pretraining else 1.0
@@ -101,6 +120,8 @@ class TopoMAEFinetuner(TopoMAETrainer):
         return optimizer, self.schedule(optimizer)
 
     def train_step(self, batch: dict) -> dict:
+        if isinstance(self.loss, SegmentationLoss):
+            self.loss.topology_weight = self._topology_weight()
         output = super().train_step(batch)
         if self.grad_scaler is None and not math.isfinite(output["loss"]):
             raise self.diverged(f"the loss is {output['loss']} in epoch {self.current_epoch}")
@@ -137,6 +158,17 @@ class TopoMAEFinetuner(TopoMAETrainer):
         elif self.current_epoch > 0 and self.uses_pretraining:
             self._recall_pretrained_weights()
         super().on_train_start()
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        super().on_train_epoch_end(train_outputs)
+        topology = math.nan
+        if isinstance(self.loss, SegmentationLoss):
+            self.loss.topology_weight = 0.0  # validation's loss is nnU-Net's
+            if self.loss.topology_terms:
+                topology = fmean(self.loss.topology_terms)
+                self.loss.topology_terms.clear()
+                self.print_to_log_file(f"topological loss {topology:.3g}")
+        self.logger.log(TRAIN_TOPOLOGY, topology, self.current_epoch)
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()

@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,28 @@ def test_the_distance_to_the_pretrained_weights_is_logged_also_after_an_interrup
     resumed.run_training()
     cosines = resumed.logger.local_logger.my_fantastic_logging["cosine_partner"]
     assert len(cosines) == 3 and cosines[1] >= cosines[2] > 0
+
+
+def test_shape_counts_after_a_third_of_the_training(workshop):
+    """From step 1.2 of four, so in the second epoch; validation's loss is nnU-Net's."""
+    trainer = workshop.build(TopoMAEFinetunerFromScratch, finetune_epochs=2, finetune_weight_topology=0.1)
+    trainer.run_training()
+    before, after = trainer.logger.local_logger.my_fantastic_logging["train_topology"]
+    assert math.isnan(before) and after > 0
+    assert trainer.loss.topology_weight == 0
+    assert f"topological loss {after:.3g}" in Path(trainer.log_file).read_text()
+
+
+def test_shape_in_one_of_several_steps_counts_as_many_times(workshop):
+    trainer = workshop.build(
+        TopoMAEFinetunerFromScratch, finetune_epochs=5, finetune_weight_topology=0.1, topology_every=3
+    )
+    trainer.initialize()
+    weights = []
+    for _ in range(10):
+        weights.append(trainer._topology_weight())
+        trainer.lr_scheduler.advance()
+    assert weights == pytest.approx([0, 0, 0, 0.3, 0, 0, 0.3, 0, 0, 0.3])
 
 
 def test_a_missing_checkpoint_is_an_error_with_the_command_to_run(workshop):
