@@ -115,7 +115,7 @@ def test_any_environment_gives_a_config_or_a_config_error(environment):
         assert "NNUNET_TOPOMAE_" in str(error)
 
 
-WEIGHTS_AND_RATES = r"weight_.+|.+_(lr|ratio|factor|fraction|probability|tolerance|scale|clip|rate)"
+WEIGHTS_AND_RATES = r"(finetune_)?weight_.+|.+_(lr|ratio|factor|fraction|probability|tolerance|scale|clip|rate)"
 
 
 @pytest.mark.parametrize("name", [k.name for k in fields(TopoMAEConfig) if re.fullmatch(WEIGHTS_AND_RATES, k.name)])
@@ -164,6 +164,7 @@ READINGS = {
     "weight_position": (0, NO, 1, NO),
     "weight_consistency_points": (0, NO, 1, NO),
     "weight_consistency_reconstruction": (0, NO, 1, NO),
+    "finetune_weight_topology": (0, NO, 1, NO),
     "topology_every": (NO, NO, 1, NO),
     "topology_dimensions": ((0,), NO, (1,), NO),
     "topology_max_side": (0, NO, NO, NO),
