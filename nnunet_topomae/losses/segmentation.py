@@ -15,9 +15,9 @@ class SegmentationLoss(nn.Module):
     """nnU-Net's loss + λ · mean over samples and classes of 1/2 · Σ_k W2(D_k(1 − p), D_k(1 − y))².
 
     p is the predicted probability of a class in each voxel, y its label, 0 or 1. In the sublevel sets of 1 − y each
-    component, tunnel and cavity of the label is a point (0, 1), and the distance is the smallest change to p that gives
-    it as many (X. Hu et al., *Topology-preserving deep image segmentation*, NeurIPS 2019). It says nothing about where
-    they are: nnU-Net's loss does. Of deep supervision only the output in full resolution is looked at.
+    component, tunnel and cavity of the label lives from 0 to 1: the distance counts those that are missing or too many,
+    by how sure the network is of them (X. Hu et al., *Topology-preserving deep image segmentation*, NeurIPS 2019). It
+    says nothing about where they are: nnU-Net's loss does. Of deep supervision the output in full resolution counts.
 
     Attributes:
         topology_weight: λ of the next step; with 0, as in validation, nothing is computed.
