@@ -48,7 +48,7 @@ def sort_voxels(bits, order, rank, items, next_items, depth, height, width):
 
 @jit
 def _sort_by_word(bits, shift, order, rank, items, next_items, counts):
-    """Sort by one word of the key, one digit at a time. `counts`: [DIGITS, RADIX] int32, zeros."""
+    """Sort by one word of the key, one digit at a time, and write the ranks. `counts`: [DIGITS, RADIX] int32, zeros."""
     size, key_bits = order.size, 8 * bits.itemsize
     bits, order, rank = pointer(bits), pointer(order), pointer(rank)
     items, next_items, places = pointer(items), pointer(next_items), pointer(counts)

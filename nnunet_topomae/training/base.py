@@ -25,6 +25,7 @@ from nnunet_topomae.evaluation.instruments import is_dead
 from nnunet_topomae.planning.card import CardFit, card_memory
 from nnunet_topomae.planning.plans_file import configuration_of, geometry_of
 from nnunet_topomae.private_names import curves, init_args, named_weights, untested_versions
+from nnunet_topomae.topology import warm_up
 from nnunet_topomae.training.checkpoint import read_trusted_checkpoint
 from nnunet_topomae.training.device_augmentation import DeviceAugmentingTrainer
 from nnunet_topomae.training.divergence import StepCounter, all_finite, divergence, is_searching
@@ -106,6 +107,11 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer):
     def autocast(self) -> AbstractContextManager:
         """Half precision where nnU-Net uses it: on CUDA alone."""
         return autocast("cuda") if self.device.type == "cuda" else dummy_context()
+
+    def load_topology_engine(self) -> None:
+        """Before data workers start: not in the first step, nor while the process forks."""
+        self.print_to_log_file("Loading the topology engine; its first use on a machine compiles it ...")
+        warm_up()
 
     def warn_of_dead_vit(self, token_std: float, knob: str) -> None:
         """Where the ViT has come to say the same everywhere, its knob is to be turned."""

@@ -35,7 +35,6 @@ from nnunet_topomae.networks.pretrained import LoadReport
 from nnunet_topomae.planning.partner import partner_architecture
 from nnunet_topomae.planning.plans_file import geometry_of
 from nnunet_topomae.private_names import named_weights, set_deep_supervision_weights
-from nnunet_topomae.topology import warm_up
 from nnunet_topomae.training.base import TopoMAETrainer, vit_options
 from nnunet_topomae.training.checkpoint import Checkpoint, read_pretraining, refuse_pretraining_checkpoint
 from nnunet_topomae.training.precedence import KnobAttribute
@@ -100,8 +99,6 @@ class TopoMAEFinetuner(TopoMAETrainer):
             set_deep_supervision_weights(loss, weights)
         if not self.config.finetune_weight_topology:
             return loss
-        self.print_to_log_file("Loading the topology engine; its first use on a machine compiles it ...")
-        warm_up()
         topology = topological_loss(replace(self.config, topology_min_persistence=0.0), "none")
         return SegmentationLoss(loss, topology, self.label_manager)
 
@@ -157,6 +154,8 @@ class TopoMAEFinetuner(TopoMAETrainer):
                 self._load_pretrained(checkpoint)
         elif self.current_epoch > 0 and self.uses_pretraining:
             self._recall_pretrained_weights()
+        if isinstance(self.loss, SegmentationLoss):
+            self.load_topology_engine()
         super().on_train_start()
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:

@@ -52,7 +52,6 @@ from nnunet_topomae.planning.partner import partner_architecture
 from nnunet_topomae.planning.plans_file import geometry_of
 from nnunet_topomae.pretext.masking import draw_masks
 from nnunet_topomae.private_names import curves
-from nnunet_topomae.topology import warm_up
 from nnunet_topomae.training.base import TopoMAETrainer, vit_options
 from nnunet_topomae.training.early_topology import EarlyTopology
 from nnunet_topomae.training.pictures import log_picture
@@ -220,8 +219,7 @@ class TopoMAEPretrainer(TopoMAETrainer):
 
     def get_dataloaders(self):
         if self.config.weight_topology:
-            self.print_to_log_file("Loading the topology engine; its first use on a machine compiles it ...")
-            warm_up()
+            self.load_topology_engine()
         patch_size = self.configuration_manager.patch_size
         rotation, in_plane_only, initial_patch_size, mirror_axes = (
             self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
