@@ -73,7 +73,7 @@ class ViTBranch(nn.Module):
     def forward(self, image: torch.Tensor, ids_keep: torch.Tensor) -> BranchOutput:
         """Of an image [B, C, D, H, W] of whose tokens `ids_keep` [B, V, M] are visible."""
         views, ids_keep = ids_keep.shape[1], ids_keep.flatten(0, 1)
-        features = self.encoder(image.repeat_interleave(views, dim=0), ids_keep)
+        features = self.encoder(image, ids_keep)
         return BranchOutput.of_rows(self.decoder(features, ids_keep), self.position_head(features.mean(dim=1)), views)
 
 

@@ -50,8 +50,9 @@ def visible_tokens(mask: torch.Tensor) -> torch.Tensor:
 
 
 def gather_tokens(tokens: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Of tokens [B, N, C] those at `ids` [B, M]: [B, M, C]."""
-    return tokens.gather(1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+    """Of tokens [..., N, C] those at `ids` [..., M]: [..., M, C]. Axes that tokens lack are broadcast."""
+    tokens = tokens.expand(*ids.shape[:-1], *tokens.shape[-2:])
+    return tokens.gather(-2, ids.unsqueeze(-1).expand(*ids.shape, tokens.shape[-1]))
 
 
 def scatter_tokens(tokens: torch.Tensor, ids: torch.Tensor, background: torch.Tensor) -> torch.Tensor:

@@ -89,12 +89,15 @@ class ViTEncoder(nn.Module):
         self.blocks.apply(init_transformer_weights)
 
     def forward(self, image: torch.Tensor, ids_keep: torch.Tensor | None = None) -> torch.Tensor:
-        """Features [B, M, embed_dim] of the tokens `ids_keep` [B, M] (default: all) of an image [B, C, D, H, W]."""
+        """Features [B·V, M, embed_dim] of the tokens `ids_keep` [B·V, M] of images [B, C, D, H, W], V rows for each.
+
+        By default of all tokens: [B, N, embed_dim].
+        """
         require_patch_size(image, self.patch_size)
-        tokens = patchify(image, self.token_size)
-        positions = self.position_embedding.expand(len(image), -1, -1)
+        tokens, positions = patchify(image, self.token_size), self.position_embedding
         if ids_keep is not None:
-            tokens, positions = gather_tokens(tokens, ids_keep), gather_tokens(positions, ids_keep)
+            views = ids_keep.unflatten(0, (len(image), -1))
+            tokens, positions = gather_tokens(tokens[:, None], views).flatten(0, 1), gather_tokens(positions, ids_keep)
         x = self.token_embedding(tokens) + positions
         for block in self.blocks:
             x = block(x)
