@@ -32,7 +32,7 @@ from nnunet_topomae.networks.presets import PRESETS
 
 PLANS = "fewLabelPlans"
 CONFIGURATION = "3d_fullres"
-NNUNET = "nnUNetTrainer"
+NNUNET, NNUNET_ADAM = "nnUNetTrainer", "nnUNetTrainerAdam1en3"  # SGD; AdamW at 1e-3, which nnU-Net brings, too
 FROM_SCRATCH = "TopoMAEFinetunerFromScratch"
 
 RECONSTRUCTION_ALONE = {
@@ -78,6 +78,7 @@ PLAN, WITHOUT_VIT = {"partner": "plan"}, {"fusion": "partner_only"}
 
 ARMS = {
     "nnunet": Arm("nnU-Net (nnUNetTrainer)", NNUNET),
+    "nnunet_adam": Arm("nnU-Net with AdamW (nnUNetTrainerAdam1en3)", NNUNET_ADAM),
     "scratch": Arm("hybrid from scratch", FROM_SCRATCH),
     "reconstruction": Arm("pre-trained: reconstruction", pretraining="reconstruction"),
     "topology": Arm("pre-trained: + topology", pretraining="topology"),
@@ -109,6 +110,7 @@ ARMS |= {  # nnU-Net's own network in the place of UNETR++, which the others hav
         "nnU-Net's network: full method, ViT left out", pretraining="plan_full", knobs=PLAN | WITHOUT_VIT
     ),
     "plan_exported": Arm("full method, fine-tuned by nnU-Net", NNUNET, pretraining="plan_full"),
+    "plan_exported_adam": Arm("full method, fine-tuned by nnU-Net with AdamW", NNUNET_ADAM, pretraining="plan_full"),
 }
 DEFAULT_ARMS = ("nnunet", "plan_scratch_no_vit", "plan_full_no_vit", "plan_full", "scratch", "unetrpp", "full")
 
@@ -245,7 +247,7 @@ def _train(name: str, fold: int, options: argparse.Namespace, budget: Budget, pr
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     trainer = get_trainer_from_args(options.dataset, CONFIGURATION, fold, name, PLANS, device=device)
-    if name == NNUNET:  # knows none of our knobs
+    if name in (NNUNET, NNUNET_ADAM):  # knows none of our knobs
         seed = int(os.environ[environment_name("seed")])
         torch.manual_seed(seed)
         np.random.seed(seed)
