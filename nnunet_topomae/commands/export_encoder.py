@@ -21,7 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from nnunet_topomae.export import export_encoders
+    from nnunet_topomae.export import NNUNET, export_encoders
 
-    for file in export_encoders(options.checkpoint, options.o, options.force):
+    files = export_encoders(options.checkpoint, options.o, options.force)
+    for file in files:
         print(file)
+    for file in files:
+        if file.name.endswith(NNUNET):
+            print(
+                "\nTo fine-tune with nnU-Net alone (its AdamW; why, docs/transfer.md):\n"
+                f"nnUNetv2_train DATASET CONFIGURATION FOLD -tr nnUNetTrainerAdam1en3 -pretrained_weights {file}"
+            )

@@ -111,6 +111,7 @@ def test_the_plans_own_network_is_pretrained_and_goes_on_in_nnunets_own_trainer(
     checkpoint = results / "TopoMAEPretrainer__own__3d_fullres" / "fold_0" / "checkpoint_final.pth"
     cli.main(["export-encoder", str(checkpoint), "-o", str(tmp_path)])
     weights = tmp_path / "plan_network_nnunet.pth"
+    assert f"-tr nnUNetTrainerAdam1en3 -pretrained_weights {weights}" in capsys.readouterr().out
 
     both = os.pathsep.join([str(trainers_folder()), str(Path(__file__).parent / "trainers")])
     options = ("-p", "own", "-pretrained_weights", weights)
