@@ -13,8 +13,8 @@ from nnunet_topomae import __version__
 from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.networks.build import build_partner, unetrpp_arguments, vit_encoder_arguments
 from nnunet_topomae.networks.geometry import Geometry
-from nnunet_topomae.networks.plan_network import PlanArchitecture, nnunet_weights
-from nnunet_topomae.networks.presets import PRESETS, Preset
+from nnunet_topomae.networks.plan_network import PlanArchitecture, nnunet_weights, scaled_before_norms
+from nnunet_topomae.networks.presets import PLAN_FINETUNE_LR, PRESETS, Preset
 from nnunet_topomae.networks.unetrpp import UNETRPP
 from nnunet_topomae.networks.vit import ViTEncoder
 from nnunet_topomae.planning.partner import partner_architecture
@@ -30,6 +30,8 @@ VIT = "vit_encoder.safetensors"
 PARTNER = {"unetrpp": "unetrpp", "plan": "plan_network"}  # what files of the partner begin with, by the knob
 NNSSL = "nnssl.pth"  # in the layout of nnssl's checkpoints: docs/transfer.md
 NNUNET = "nnunet.pth"  # for nnUNetv2_train -pretrained_weights
+# So that nnUNetTrainerAdam1en3 turns them as far in a step as our fine-tuning does at its default rate.
+NNUNET_SCALE = 1e-3 / PLAN_FINETUNE_LR
 
 VIT_PREFIX, PARTNER_PREFIX = "vit.encoder.", "partner."  # in the state dict of CoPretrainingNetwork
 HEADS = ("partner.position_head.", "partner.decoder.seg_layers.")  # answers to the pretext tasks
@@ -79,7 +81,10 @@ def export_encoders(checkpoint: str | Path, folder: str | Path, overwrite: bool 
     safetensors = Path(description["partner"]["file"])
     with_pickle = {f"{safetensors.stem}_{NNSSL}": nnssl_checkpoint(partner, description)}
     if description["partner"]["kind"] == "plan":
-        weights = {"network_weights": nnunet_weights(partner), "cases_seen": description["pretraining"]["cases_seen"]}
+        weights = {
+            "network_weights": nnunet_weights(scaled_before_norms(partner, NNUNET_SCALE)),
+            "cases_seen": description["pretraining"]["cases_seen"],
+        }
         with_pickle[f"{safetensors.stem}_{NNUNET}"] = weights
     files = {name: Path(folder, name) for name in (VIT, str(safetensors), DESCRIPTION, *with_pickle)}
     existing = [str(file) for file in files.values() if file.exists()]

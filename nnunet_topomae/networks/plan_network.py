@@ -121,6 +121,24 @@ def nnunet_weights(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
     return {**weights, **encoder}
 
 
+def scaled_before_norms(weights: Mapping[str, torch.Tensor], factor: float) -> dict[str, torch.Tensor]:
+    """Weights of the same network, whose convolutions before an InstanceNorm are `factor` times as large.
+
+    The norm hides their size, up to its ε. What changes is how far a step of an optimiser turns them: 1 / `factor`
+    times as far with AdamW, 1 / `factor`² with SGD (van Laarhoven 2017, arXiv 1706.05350).
+    """
+    return {name: weight * factor if _is_before_norm(name, weights) else weight for name, weight in weights.items()}
+
+
+def _is_before_norm(name: str, weights: Mapping[str, torch.Tensor]) -> bool:
+    """Each block of dynamic-network-architectures has its convolution under two names."""
+    for own_name in (".conv.", ".all_modules.0."):
+        block, found, _ = name.rpartition(own_name)
+        if found:
+            return f"{block}.norm.weight" in weights and f"{block}.norm.running_mean" not in weights
+    return False
+
+
 class FirstStage(nn.Module):
     """What is left of the encoder where the ViT takes the place of its lower stages."""
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from nnunet_topomae.networks import CoPretrainingNetwork, HybridSegmentationNetwork, geometry_from_plan
 from nnunet_topomae.networks.checkpointing import with_checkpoints
 from nnunet_topomae.networks.fusion import FUSIONS
-from nnunet_topomae.networks.plan_network import PlanArchitecture, PlanNetwork, nnunet_weights
+from nnunet_topomae.networks.plan_network import PlanArchitecture, PlanNetwork, nnunet_weights, scaled_before_norms
 from nnunet_topomae.networks.summary import summarise_finetuning, summarise_pretraining
 
 SIZE = (8, 24, 32)
@@ -39,6 +41,29 @@ def test_computes_what_nnunets_network_does_from_the_same_weights(plan):
     for output, expected in zip(ours(image), theirs(image), strict=True):
         torch.testing.assert_close(output, expected, rtol=0, atol=0)
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+
+
+def test_smaller_convolutions_before_norms_compute_the_same_and_turn_further(plan):
+    network = PlanNetwork(1, 3, SIZE, plan)
+    for name, parameter in network.named_parameters():
+        if name.endswith("norm.weight"):
+            nn.init.ones_(parameter)  # the last one of a residual block is 0 at first
+    scaled = deepcopy(network)
+    scaled.load_state_dict(scaled_before_norms(network.state_dict(), 1 / 3))
+    image = torch.randn(1, 1, *SIZE)
+    outputs = [one(image)[0] for one in (network, scaled)]
+    torch.testing.assert_close(*outputs, rtol=1e-2, atol=1e-2)
+
+    for output in outputs:
+        output.square().mean().backward()
+    named = dict(scaled.named_parameters())
+    convolutions = {name: p for name, p in network.named_parameters() if p.ndim == 5}
+    changed = {name: p for name, p in convolutions.items() if not torch.equal(p, named[name])}
+    assert set(convolutions) - set(changed) == {
+        name for name in convolutions if "transpconvs" in name or "seg_layers" in name
+    }
+    for name, weight in changed.items():  # SGD: the gradient three times as large, the weight a third
+        torch.testing.assert_close(named[name].grad.norm() / weight.grad.norm(), torch.tensor(3.0), rtol=0.05, atol=0)
 
 
 def test_says_where_its_features_and_its_outputs_lie(plan):
