@@ -147,9 +147,8 @@ def watch(trainer: Any, stopwatch: Stopwatch) -> None:
         loader, "generate_train_batch", "data"
     )
     stopwatch.watch(network, "forward", "forward, others")
-    for name in ("forward", "hidden_tokens"):
-        if hasattr(getattr(network, "vit", None), name):
-            stopwatch.watch(network.vit, name, "forward, ViT")
+    if getattr(network, "vit", None) is not None:
+        stopwatch.watch(network.vit, "forward", "forward, ViT")
     stopwatch.watch(trainer.loss, "forward", "losses")
     if hasattr(trainer.loss, "submit_topology"):
         for name in ("submit_topology", "submit_target"):

@@ -13,9 +13,9 @@ from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.losses.consistency import point_consistency, reconstruction_consistency
 from nnunet_topomae.losses.position import position_loss
 from nnunet_topomae.losses.reconstruction import reconstruction_loss, token_statistics
-from nnunet_topomae.networks.copretrain import BranchOutput, CoPretrainingOutput, HiddenTokens
+from nnunet_topomae.networks.copretrain import BranchOutput, CoPretrainingOutput
 from nnunet_topomae.networks.geometry import Geometry
-from nnunet_topomae.networks.tokens import expand_mask, gather_tokens, patchify
+from nnunet_topomae.networks.tokens import expand_mask
 from nnunet_topomae.topology import Diagrams, PendingLoss, TopologicalLoss
 from nnunet_topomae.topology.loss import Normalisation
 
@@ -79,7 +79,7 @@ class PretrainingLoss(nn.Module):
             for name, branch in zip(BRANCHES, output, strict=True):
                 if name not in pending:
                     pending[name] = self.submit_topology(name, branch, image, masks, target_diagrams)
-        terms = self._pretext_tasks(output, volumes, image, points, voxel_masks)
+        terms = self._pretext_tasks(output._asdict(), volumes, image, points, voxel_masks)
         a, b = (branch.points[:, 0].float() for branch in output)
         terms["consistency_points"] = point_consistency(a, b, points)
         a, b = (volume[:, 0] for volume in volumes.values())
@@ -89,31 +89,24 @@ class PretrainingLoss(nn.Module):
         return terms
 
     def of_vit(
-        self, output: HiddenTokens, image: torch.Tensor, points: torch.Tensor, ids_asked: torch.Tensor
+        self, output: BranchOutput, image: torch.Tensor, points: torch.Tensor, masks: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """The terms that need neither the other network nor a diagram, of the ViT asked for the tokens `ids_asked`
-        [B, V, K]. Other shapes as in `forward`."""
-        if self.normalise_targets:
-            mean, std = token_statistics(image, self.geometry.token_size)
-            image = (image - mean) / std
-        target = gather_tokens(patchify(image, self.geometry.token_size)[:, None], ids_asked)
-        return {
-            "reconstruction_vit": ((output.tokens.float() - target) ** 2).mean(),
-            "position_vit": position_loss(output.points.float(), points[:, None]),
-        }
+        """The terms that need neither the other network nor a diagram, of the ViT alone. Shapes as in `forward`."""
+        volumes = {"vit": self.in_intensities(output.reconstruction, image)}
+        return self._pretext_tasks({"vit": output}, volumes, image, points, self.voxel_masks(masks))
 
     def _pretext_tasks(
         self,
-        output: CoPretrainingOutput,
+        output: Mapping[str, BranchOutput],
         volumes: Mapping[str, torch.Tensor],
         image: torch.Tensor,
         points: torch.Tensor,
         voxel_masks: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """Reconstruction and position of each network, whose `volumes` are in intensities."""
+        """Reconstruction and position of each network in `output`, whose `volumes` are in intensities."""
         token_std = token_statistics(image, self.geometry.token_size)[1][:, None] if self.normalise_targets else None
         terms = {}
-        for name, branch in output._asdict().items():
+        for name, branch in output.items():
             hidden = voxel_masks[:, : volumes[name].shape[1]]
             terms[f"reconstruction_{name}"] = reconstruction_loss(volumes[name], image[:, None], hidden, token_std)
             terms[f"position_{name}"] = position_loss(branch.points.float(), points[:, None])

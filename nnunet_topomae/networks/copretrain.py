@@ -32,13 +32,6 @@ class BranchOutput(NamedTuple):
         return cls(reconstruction.unflatten(0, (-1, views)), points.unflatten(0, (-1, views)))
 
 
-class HiddenTokens(NamedTuple):
-    """What the ViT answers for K of the tokens that each mask hides: [B, V, K, C·d·h·w]; nine points [B, V, 9, 3]."""
-
-    tokens: torch.Tensor
-    points: torch.Tensor
-
-
 class CoPretrainingOutput(NamedTuple):
     """The answers of both networks."""
 
@@ -82,14 +75,6 @@ class ViTBranch(nn.Module):
         views, ids_keep = ids_keep.shape[1], ids_keep.flatten(0, 1)
         features = self.encoder(image, ids_keep)
         return BranchOutput.of_rows(self.decoder(features, ids_keep), self.position_head(features.mean(dim=1)), views)
-
-    def hidden_tokens(self, image: torch.Tensor, ids_keep: torch.Tensor, ids: torch.Tensor) -> HiddenTokens:
-        """The same, asked for the masked tokens `ids` [B, V, K] alone."""
-        views, ids_keep = ids_keep.shape[1], ids_keep.flatten(0, 1)
-        features = self.encoder(image, ids_keep)
-        tokens = self.decoder.hidden_tokens(features, ids_keep, ids.flatten(0, 1))
-        points = self.position_head(features.mean(dim=1))
-        return HiddenTokens(tokens.unflatten(0, (-1, views)), points.unflatten(0, (-1, views)))
 
 
 class PartnerBranch(nn.Module):
@@ -136,8 +121,8 @@ class CoPretrainingNetwork(nn.Module):
         self.partner = PartnerBranch(input_channels, geometry, preset, architecture)
 
     def forward(
-        self, image: torch.Tensor, masks: torch.Tensor, ids_asked: torch.Tensor | None = None
-    ) -> CoPretrainingOutput | HiddenTokens:
+        self, image: torch.Tensor, masks: torch.Tensor, with_partner: bool = True
+    ) -> CoPretrainingOutput | BranchOutput:
         """Reconstructions and points of both networks: of the ViT under each mask, of its partner under the first.
 
         Args:
@@ -145,14 +130,14 @@ class CoPretrainingNetwork(nn.Module):
             masks: [B, V, N] bool over tokens, True where masked; as many in every mask. The ViT gets the visible tokens
                 alone; for its partner masked voxels are zero, the mean of a z-scored image. They may lie on the CPU,
                 whatever the network's device: tokens are counted on the host, which then waits for nothing.
-            ids_asked: [B, V, K] some of the masked tokens: the answer of the ViT alone, for these.
+            with_partner: if False, the answer of the ViT alone.
 
         Raises:
             ValueError: an image of another size; masks that hide different numbers of tokens, or all.
         """
-        ids_keep = visible_tokens(masks).to(image.device, non_blocking=True)
-        if ids_asked is not None:
-            return self.vit.hidden_tokens(image, ids_keep, ids_asked)
+        vit = self.vit(image, visible_tokens(masks).to(image.device, non_blocking=True))
+        if not with_partner:
+            return vit
         first = masks[:, 0].to(image.device, non_blocking=True)
         voxel_mask = expand_mask(first, self.geometry.token_grid, self.geometry.token_size)
-        return CoPretrainingOutput(self.vit(image, ids_keep), self.partner(image.masked_fill(voxel_mask, 0)))
+        return CoPretrainingOutput(vit, self.partner(image.masked_fill(voxel_mask, 0)))

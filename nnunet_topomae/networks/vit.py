@@ -137,21 +137,10 @@ class MAEDecoder(nn.Module):
         """Features [B, M, encoder_dim] of the tokens `ids_keep` [B, M] to a reconstruction [B, C, D, H, W]."""
         visible = self.embed(features)
         masked = self.mask_token.to(visible.dtype).expand(len(visible), len(self.position_embedding), -1)
-        tokens = self._decode(scatter_tokens(visible, ids_keep, masked) + self.position_embedding)
-        return unpatchify(tokens, self.token_grid, self.token_size, self.output_channels)
-
-    def hidden_tokens(self, features: torch.Tensor, ids_keep: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """The same of the hidden tokens `ids` [B, K] alone, [B, K, C·d·h·w]: those left out are seen by none."""
-        visible = self.embed(features)
-        masked = self.mask_token.to(visible.dtype).expand(*ids.shape, -1)
-        positions = gather_tokens(self.position_embedding, torch.cat([ids_keep, ids], dim=1))
-        return self._decode(torch.cat([visible, masked], dim=1) + positions, ids.shape[1])
-
-    def _decode(self, x: torch.Tensor, last: int = 0) -> torch.Tensor:
-        """Tokens [B, N, embed_dim] to voxels [B, N, C·d·h·w], or to those of the last ones."""
+        x = scatter_tokens(visible, ids_keep, masked) + self.position_embedding
         for block in self.blocks:
             x = block(x)
-        return self.predict(self.norm(x[:, -last:]))
+        return unpatchify(self.predict(self.norm(x)), self.token_grid, self.token_size, self.output_channels)
 
 
 def init_transformer_weights(module: nn.Module) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 
@@ -24,9 +22,3 @@ def draw_masks(
     noise = torch.rand(batch_size, views, num_tokens, generator=generator, device=generator.device)
     ranks = noise.argsort(dim=-1).argsort(dim=-1)
     return ranks < num_masked
-
-
-def draw_half(masks: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Indices [..., K] of a random half, rounded up, of the tokens that each mask [..., N] of `draw_masks` hides."""
-    noise = torch.rand(masks.shape, generator=generator, device=generator.device).masked_fill(~masks, math.inf)
-    return noise.argsort(dim=-1)[..., : math.ceil(masks.sum(dim=-1).min() / 2)]

@@ -46,11 +46,11 @@ from nnunet_topomae.evaluation.pretraining import MAX_PICTURES, PretrainingEvalu
 from nnunet_topomae.losses.position import point_distance
 from nnunet_topomae.losses.pretraining import BRANCHES, TERMS, PretrainingLoss, topological_loss
 from nnunet_topomae.networks.checkpointing import with_checkpoints
-from nnunet_topomae.networks.copretrain import CoPretrainingNetwork, CoPretrainingOutput, HiddenTokens
+from nnunet_topomae.networks.copretrain import BranchOutput, CoPretrainingNetwork, CoPretrainingOutput
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.planning.partner import partner_architecture
 from nnunet_topomae.planning.plans_file import geometry_of
-from nnunet_topomae.pretext.masking import draw_half, draw_masks
+from nnunet_topomae.pretext.masking import draw_masks
 from nnunet_topomae.private_names import curves
 from nnunet_topomae.training.base import TopoMAETrainer, vit_options
 from nnunet_topomae.training.early_topology import EarlyTopology
@@ -382,10 +382,9 @@ class TopoMAEPretrainer(TopoMAETrainer):
         """What the ViT learns without its partner: the loss, and its terms."""
         image, points = (batch[name].to(self.device, non_blocking=True) for name in ("data", "points"))
         masks = self._draw_masks(len(image))
-        ids_asked = draw_half(masks, self.mask_generator).to(self.device, non_blocking=True)
         with self.autocast():
-            output: HiddenTokens = self.network(image, masks, ids_asked)
-        terms = self.loss.of_vit(output, image, points, ids_asked)
+            output: BranchOutput = self.network(image, masks, with_partner=False)
+        terms = self.loss.of_vit(output, image, points, masks.to(self.device, non_blocking=True))
         total = self.loss.total(terms)
         if self.is_ddp:  # which waits for a gradient of every parameter
             total = total + 0 * sum(parameter.sum() for parameter in self.plain_network.partner.parameters())

@@ -6,8 +6,7 @@ from nnunetv2.experiment_planning.experiment_planners.network_topology import ge
 from torch._dynamo.testing import CompileCounter
 
 from nnunet_topomae.networks import PRESETS, CoPretrainingNetwork, HybridSegmentationNetwork, geometry_from_plan
-from nnunet_topomae.networks.tokens import gather_tokens, patchify, visible_tokens
-from nnunet_topomae.pretext.masking import draw_half, draw_masks
+from nnunet_topomae.pretext.masking import draw_masks
 
 GENERATOR = torch.default_generator
 
@@ -31,29 +30,11 @@ def test_the_vit_answers_for_each_view_as_if_it_were_alone(minimal, geometry):
         torch.testing.assert_close(together.points[:, view], alone.points[:, 0])
 
 
-def test_the_vit_alone_answers_the_same_for_all_that_is_hidden(minimal, geometry):
+def test_the_vit_answers_the_same_without_its_partner(minimal, geometry):
     network = CoPretrainingNetwork(1, geometry, minimal).eval()
     image, masks = torch.randn(2, 1, 8, 24, 32), draw_masks(2, 3, 48, 0.75, GENERATOR)
-    hidden = visible_tokens(~masks).flip(-1)  # in any order
-    alone, both = network(image, masks, hidden), network(image, masks).vit
-
-    tokens = patchify(both.reconstruction.flatten(0, 1), geometry.token_size)
-    torch.testing.assert_close(alone.tokens.flatten(0, 1), gather_tokens(tokens, hidden.flatten(0, 1)))
-    assert torch.equal(alone.points, both.points)
-
-
-def test_hidden_tokens_see_those_that_are_asked_for_with_them_and_no_others(minimal, geometry):
-    decoder = CoPretrainingNetwork(1, geometry, minimal).eval().vit.decoder
-    features, ids_keep, asked = (
-        torch.randn(1, 12, minimal.vit_embed_dim),
-        torch.arange(12)[None],
-        torch.tensor([[20, 30]]),
-    )
-    before = decoder.hidden_tokens(features, ids_keep, asked)
-    decoder.position_embedding[40] = torch.nan
-    assert torch.equal(decoder.hidden_tokens(features, ids_keep, asked), before)
-    decoder.position_embedding[30] = torch.nan
-    assert decoder.hidden_tokens(features, ids_keep, asked).isnan().all()
+    alone = network(image, masks, with_partner=False)
+    assert all(map(torch.equal, alone, network(image, masks).vit))
 
 
 def test_masked_voxels_do_not_leak(minimal, geometry):
@@ -126,6 +107,5 @@ def test_compiles_once_for_all_masks(minimal, geometry):
         image, mask = torch.randn(2, 1, 8, 24, 32), draw_masks(2, 2, 48, 0.75, GENERATOR)
         for answer, expected in zip(flat(compiled(image, mask)), flat(network(image, mask)), strict=True):
             torch.testing.assert_close(answer, expected)
-        asked = draw_half(mask, GENERATOR)
-        torch.testing.assert_close(compiled(image, mask, asked), network(image, mask, asked))
+        torch.testing.assert_close(compiled(image, mask, False).points, network(image, mask).vit.points)
         assert counter.frame_count == 2

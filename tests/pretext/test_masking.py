@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from nnunet_topomae.pretext.masking import draw_half, draw_masks
+from nnunet_topomae.pretext.masking import draw_masks
 
 
 @pytest.mark.parametrize(("ratio", "masked"), [(0.75, 48), (0.125, 8), (0.001, 1), (0.999, 63)])
@@ -25,13 +25,3 @@ def test_all_tokens_are_masked_equally_often():
 def test_a_single_token_cannot_be_masked():
     with pytest.raises(ValueError, match="at least 2 tokens.*patch is too small"):
         draw_masks(1, 1, 1, 0.5, torch.Generator())
-
-
-@pytest.mark.parametrize(("ratio", "asked"), [(0.75, 8), (0.25, 3), (0.001, 1)])
-def test_half_of_what_is_masked_is_asked_for(ratio, asked):
-    masks = draw_masks(500, 2, 20, ratio, torch.Generator().manual_seed(0))
-    ids = draw_half(masks, torch.Generator().manual_seed(1))
-    assert ids.shape == (500, 2, asked)
-    chosen = torch.zeros_like(masks).scatter(2, ids, torch.ones_like(ids, dtype=torch.bool))
-    assert (chosen.sum(-1) == asked).all() and not (chosen & ~masks).any()
-    assert (chosen.float().mean((0, 1)) - asked / 20).abs().max() < 0.08  # 5 standard deviations

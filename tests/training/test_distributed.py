@@ -11,9 +11,7 @@ from torch import distributed as dist
 from torch import nn
 
 from nnunet_topomae.launch import join_processes
-from nnunet_topomae.networks.tokens import visible_tokens
 from nnunet_topomae.topology.pool import usable_cores
-from nnunet_topomae.training import pretrainer
 from nnunet_topomae.training.distributed import SyncBatchNormOnCPU, place
 from nnunet_topomae.training.finetuner import TopoMAEFinetuner, TopoMAEFinetunerFromScratch
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
@@ -105,10 +103,9 @@ def test_two_processes_pretrain_as_one_with_twice_the_batch(build, on_two_ranks,
     assert_same({name: state[name] for name in statistics}, statistics)
 
 
-def test_steps_of_the_vit_alone_on_two_processes(build, on_two_ranks, double_precision, monkeypatch):
+def test_steps_of_the_vit_alone_on_two_processes(build, on_two_ranks, double_precision):
     """Its gradient is that of both batches; the partner's, which DDP asks for, leaves the partner as it is."""
     np.random.seed(0)
-    monkeypatch.setattr(pretrainer, "draw_half", lambda masks, _: visible_tokens(~masks)[..., ::2])
     alone = initialised(build(TopoMAEPretrainer))
     _, val = alone.get_tr_and_val_datasets()
     batch = alone._crop_loader(val, alone.configuration_manager.patch_size, None).generate_train_batch()
