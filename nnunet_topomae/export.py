@@ -30,7 +30,8 @@ VIT = "vit_encoder.safetensors"
 PARTNER = {"unetrpp": "unetrpp", "plan": "plan_network"}  # what files of the partner begin with, by the knob
 NNSSL = "nnssl.pth"  # in the layout of nnssl's checkpoints: docs/transfer.md
 NNUNET = "nnunet.pth"  # for nnUNetv2_train -pretrained_weights
-# So that nnUNetTrainerAdam1en3 turns them as far in a step as our fine-tuning does at its default rate.
+NNUNET_TRAINER = "nnUNetTrainerAdam1en3"  # AdamW at 1e-3, which comes with nnU-Net
+# Of convolutions before norms: that trainer turns them as far in a step as our fine-tuning does at its default rate.
 NNUNET_SCALE = 1e-3 / PLAN_FINETUNE_LR
 
 VIT_PREFIX, PARTNER_PREFIX = "vit.encoder.", "partner."  # in the state dict of CoPretrainingNetwork

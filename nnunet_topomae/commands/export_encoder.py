@@ -21,14 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from nnunet_topomae.export import NNUNET, export_encoders
+    from nnunet_topomae.export import NNUNET, NNUNET_TRAINER, export_encoders
 
-    files = export_encoders(options.checkpoint, options.o, options.force)
-    for file in files:
+    for file in export_encoders(options.checkpoint, options.o, options.force):
         print(file)
-    for file in files:
-        if file.name.endswith(NNUNET):
+        if file.name.endswith(NNUNET):  # the last one
             print(
                 "\nTo fine-tune with nnU-Net alone (its AdamW; why, docs/transfer.md):\n"
-                f"nnUNetv2_train DATASET CONFIGURATION FOLD -tr nnUNetTrainerAdam1en3 -pretrained_weights {file}"
+                f"nnUNetv2_train DATASET CONFIGURATION FOLD -tr {NNUNET_TRAINER} -pretrained_weights {file}"
             )

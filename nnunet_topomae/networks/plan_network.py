@@ -131,7 +131,8 @@ def scaled_before_norms(weights: Mapping[str, torch.Tensor], factor: float) -> d
 
 
 def _is_before_norm(name: str, weights: Mapping[str, torch.Tensor]) -> bool:
-    """Each block of dynamic-network-architectures has its convolution under two names."""
+    """Each block of dynamic-network-architectures has its convolution under two names. A norm that keeps statistics of
+    what it gets, as BatchNorm does, knows the convolution's size."""
     for own_name in (".conv.", ".all_modules.0."):
         block, found, _ = name.rpartition(own_name)
         if found:
