@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from batchgeneratorsv2.transforms.utils.cropping import center_crop
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from nnunet_topomae.data.placement import draw_padding
 from nnunet_topomae.pretext.position import crop_at, nine_points
@@ -74,7 +75,7 @@ class CropPositionDataLoader(CropDataLoader):
 
     def generate_train_batch(self) -> dict:
         keys = self.get_indices()
-        with torch.no_grad(), threadpool_limits(limits=1, user_api=None):
+        with torch.no_grad(), thread_pools().limit(limits=1):
             return collate_crops([self.draw_sample(key) for key in keys]) | {"keys": keys}
 
     def draw_sample(self, key: str) -> dict[str, torch.Tensor]:
@@ -86,8 +87,14 @@ class CropSampleDataLoader(CropDataLoader):
 
     def generate_train_batch(self) -> dict:
         keys = self.get_indices()
-        with torch.no_grad(), threadpool_limits(limits=1, user_api=None):
+        with torch.no_grad(), thread_pools().limit(limits=1):
             return {"samples": [self.draw_crop(key) for key in keys], "keys": keys}
+
+
+@cache
+def thread_pools() -> ThreadpoolController:
+    """Of the libraries in this process. To look for them takes as long as to draw a batch."""
+    return ThreadpoolController()
 
 
 def located(sample: dict, patch_size: Sequence[int]) -> dict[str, torch.Tensor]:

@@ -5,10 +5,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from nnunet_topomae.augmentation.pipeline import split_pipeline
 from nnunet_topomae.data.augmentation import pretraining_transforms
-from nnunet_topomae.data.dataloading import CropPositionDataLoader, CropSampleDataLoader, collate_crops, located
+from nnunet_topomae.data.dataloading import (
+    CropPositionDataLoader,
+    CropSampleDataLoader,
+    collate_crops,
+    located,
+    thread_pools,
+)
 
 LABELS = SimpleNamespace(all_labels=[0, 1], has_ignore_label=False)
 
@@ -166,3 +173,20 @@ def test_nan_is_an_error_that_names_the_case():
     volume[0, 5, 5, 5] = np.nan
     with pytest.raises(ValueError, match="case case: the image holds NaN or infinity"):
         next(loader(volume, (10, 10, 10), (10, 10, 10)))
+
+
+@pytest.mark.parametrize("loader_class", [CropPositionDataLoader, CropSampleDataLoader])
+def test_a_batch_is_drawn_on_one_thread_a_pool(loader_class):
+    def threads() -> set[int]:
+        return {pool["num_threads"] for pool in threadpool_info()}
+
+    class Watched(Volumes):
+        def load_case(self, key):
+            assert threads() == {1}
+            return super().load_case(key)
+
+    watched = Watched(case=coordinate_volume(16, 16, 16))
+    thread_pools.cache_clear()  # other tests may have loaded libraries since
+    with threadpool_limits(2):
+        next(loader_class(watched, 1, (8, 8, 8), (8, 8, 8), LABELS))
+        assert threads() == {2}
