@@ -19,7 +19,7 @@ def sincos_position_embedding(token_grid: Sequence[int], embed_dim: int, tempera
     Each axis gets the same even share of the channels, sines then cosines, as in Vaswani et al. 2017; channels that
     do not divide by six stay zero. The mean over the tokens is taken out and the rest scaled to a standard deviation of
     1, that of the token embedding: on the grids of medical patches, 4 to 12 tokens an axis, most of the waves hardly
-    move, and a transformer that is given them as they are does not learn where its tokens lie (docs/benchmarks.md).
+    move, and a transformer that is given them as they are does not learn where its tokens lie (docs/experiments.md).
     """
     num_bands = num_position_bands(embed_dim)
     bands = temperature ** (-torch.arange(num_bands, dtype=torch.float32) / num_bands)
