@@ -50,6 +50,12 @@ BY_LABELS, LABELS = (NNUNET, OURS), (4, 8, 16, 40, 140)
 AT_EIGHT = (
     NNUNET,
     Row(
+        "nnU-Net with AdamW",
+        PLAN,
+        "nnunet_adam",
+        setting="from scratch, on the machine of the pre-trainings without the topological term",
+    ),
+    Row(
         "nnU-Net's network: ours, from scratch", PLAN, "plan_scratch_no_vit", setting="our schedule, from scratch, 1e-3"
     ),
     Row(
@@ -67,7 +73,7 @@ AT_EIGHT = (
 
 def main() -> None:
     images = REPOSITORY / "docs" / "images"
-    rows = Figure(figsize=(8, 2.8), layout="constrained")
+    rows = Figure(figsize=(8, 3.1), layout="constrained")
     draw_rows(rows, [row.results(8) for row in AT_EIGHT])
     rows.savefig(images / "few_labels_8.png", dpi=120)
     lines = Figure(figsize=(8, 3.2), layout="constrained")
