@@ -223,9 +223,12 @@ def test_nnunets_own_trainer_takes_the_plans_network_as_it_is(exported_plan, ima
     file = folder / "plan_network_nnunet.pth"
     network = architecture.build(2, 4, deep_supervision=False).eval()
     load_pretrained_weights(network, file)
-    network.load_state_dict(scaled_before_norms(network.state_dict(), 1 / NNUNET_SCALE))  # ε of norms apart, no change
+    scaled = deepcopy(pretrained.partner)
+    scaled.load_state_dict(scaled_before_norms(scaled.state_dict(), NNUNET_SCALE))
     with torch.no_grad():
         network.decoder.seg_layers = pretrained.partner.decoder.seg_layers
+        torch.testing.assert_close(network(image), scaled(image).reconstruction[:, 0], rtol=0, atol=0)
+        network.load_state_dict(scaled_before_norms(network.state_dict(), 1 / NNUNET_SCALE))  # the same but for ε
         expected = pretrained.partner(image).reconstruction[:, 0]
         torch.testing.assert_close(network(image), expected, rtol=1e-5, atol=1e-5)  # rounding
     assert recorded_cases(torch.load(file, weights_only=True)) == {"Dataset007": {"12ab": "a case"}}
