@@ -30,7 +30,6 @@ from ._cubical_lower_stars import (
     EDGES_OF_SQUARE,
     ODD,
     QUEUED,
-    SQUARES,
     Grid,
     Tables,
     edges_of,
@@ -75,19 +74,12 @@ def loop_pairs(
     done, num_pairs, used = 0, 0, 0
     while done < len(squares):
         done, num_pairs, used, wanted = _reduce(
-            squares, done, order, records, grid.square, _far_edges(grid), EDGES_OF_SQUARE, tables.forest, tables.fill,
+            squares, done, order, records, grid.square, grid.far_edges, EDGES_OF_SQUARE, tables.forest, tables.fill,
             queue, pairs, num_pairs, first_pair, pool, used,
         )  # fmt: skip
         if done < len(squares):
             pool, used = _compacted(pool, pairs[:num_pairs], wanted)
     return _voxels(pairs, order)
-
-
-def _far_edges(grid: Grid) -> np.ndarray:
-    """[12, 2, 3] for the two edges of each square that do not touch its voxel: the offset of the end near the voxel,
-    and the edge's bit at that end and at the other one, the corner opposite to the voxel."""
-    sides = [((a, b), (b, a)) for a, b in SQUARES]
-    return np.array([[(grid.direction[near], 1 << step, 1 << (step ^ 1)) for near, step in pair] for pair in sides])
 
 
 @jit

@@ -21,7 +21,7 @@ more, its root, and only where there is none the first node: the link's graph al
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from itertools import combinations
 from typing import NamedTuple
 
@@ -77,6 +77,8 @@ class Grid(NamedTuple):
         square: [12] offset of the corner of each square that is opposite to the voxel.
         cube: [8] the same for each cube.
         cube_index: [8] offset of the lowest corner of each cube, by which cubes are numbered.
+        far_edges: [12, 2, 3] for the two edges of each square that do not touch the voxel: the offset of the end near
+            the voxel, and the edge's bit at that end and at the other one, the corner opposite to the voxel.
     """
 
     depth: int
@@ -86,12 +88,14 @@ class Grid(NamedTuple):
     square: np.ndarray
     cube: np.ndarray
     cube_index: np.ndarray
+    far_edges: np.ndarray
 
     @property
     def size(self) -> int:
         return (self.depth + 2) * (self.height + 2) * (self.width + 2)
 
 
+@lru_cache
 def grid_of(shape: tuple[int, int, int]) -> Grid:
     _, height, width = shape
     direction = np.array(STEPS) @ np.array([(height + 2) * (width + 2), width + 2, 1])
@@ -102,6 +106,9 @@ def grid_of(shape: tuple[int, int, int]) -> Grid:
         square=direction[np.array(SQUARES)].sum(axis=1),
         cube=cubes.sum(axis=1),
         cube_index=np.minimum(cubes, 0).sum(axis=1),
+        far_edges=np.array(
+            [[(direction[near], 1 << step, 1 << (step ^ 1)) for near, step in ((a, b), (b, a))] for a, b in SQUARES]
+        ),
     )
     if grid.size > MAX_GRID_SIZE:
         raise ValueError(f"a volume of shape {shape} is too large: with a border it exceeds {MAX_GRID_SIZE} voxels")

@@ -32,7 +32,7 @@ def persistence_pairs(volume: np.ndarray, dimensions: tuple[int, ...]) -> tuple[
         )
     if 1 in dimensions or 2 in dimensions:
         pairs[2], loop_squares = cavity_pairs(
-            order, records, onward, grid.cube_index, table.critical, table.way_out, CUBES_OF_SQUARE
+            order, records, onward, grid, table.critical, table.way_out, CUBES_OF_SQUARE
         )
     if 1 in dimensions:
         pool = block[4:].reshape(-1).view(np.int64)
@@ -50,7 +50,6 @@ def _lasting(pairs, bits, position):
     count = 0
     for i in range(len(pairs)):
         birth, death = pairs[i]
-        if bits[birth] != bits[death]:
-            lasting[0, count], lasting[1, count] = position[birth], position[death]
-            count += 1
+        lasting[0, count], lasting[1, count] = position[birth], position[death]
+        count += bits[birth] != bits[death]
     return lasting[:, :count].T
