@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 from few_labels_report import write_report
@@ -371,7 +372,8 @@ def _in_processes(function, tasks: list[tuple], jobs: int) -> None:
     if not tasks:
         return
     begin, failed = time.monotonic(), 0
-    with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
+    processes = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, processes, initializer=_end_with_parent, max_tasks_per_child=1) as pool:
         futures = [pool.submit(_quietly, function, task) for task in tasks]
         for done, future in enumerate(as_completed(futures), start=1):
             message, succeeded = future.result()
@@ -379,6 +381,18 @@ def _in_processes(function, tasks: list[tuple], jobs: int) -> None:
             print(f"[{done}/{len(tasks)}, {(time.monotonic() - begin) / 60:.0f} min] {message}", flush=True)
     if failed:
         sys.exit(f"{failed} of {len(tasks)} did not end well; run again to go on")
+
+
+def _end_with_parent() -> None:
+    """Of this process and its data workers: a parent that is killed would leave them training."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _quietly(function, task: tuple) -> tuple[str, bool]:
