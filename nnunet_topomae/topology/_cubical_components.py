@@ -137,7 +137,7 @@ def _point_onward(order, records, onward, grid, critical, way_out, loop_squares,
             start = ((z + 1) * (grid.height + 2) + y + 1) * (grid.width + 2) + 1
             for x in range(grid.width):
                 record = records[start + x]
-                star = squares_of(record) << 8 | cubes_of(record)
+                star = cubes_of(record) << 12 | squares_of(record)
                 loop_squares[start + x] = critical[star]
                 cubes[x], ways[x] = cubes_of(record), way_out[star]
                 if cubes[x] == 255:

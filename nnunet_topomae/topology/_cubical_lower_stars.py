@@ -129,8 +129,8 @@ class Tables(NamedTuple):
         forest: [S] the edges of a spanning forest of the graph.
         fill: [S << 6 | B] for a set B of edges: a smallest set of squares with boundary B, or B and the root; but where
             another component than the root's has an odd number of nodes in B, ODD plus the first node of the last such.
-        critical: [S << 8 | C] the squares that are neither in the forest nor paired with a cube.
-        way_out: [S << 8 | C] three bits a cube: the octant without a cube to which paired squares lead from there, or
+        critical: [C << 12 | S] the squares that are neither in the forest nor paired with a cube.
+        way_out: [C << 12 | S] three bits a cube: the octant without a cube to which paired squares lead from there, or
             the critical cube where C is full.
     """
 
@@ -248,9 +248,9 @@ def _cube_pairings(cubes_of_square, forest, cubes_between):
                         unpaired ^= 1 << k
                         queue[tail] = beyond
                         tail += 1
-            critical[s << 8 | c] = unpaired
+            critical[c << 12 | s] = unpaired
             for octant in range(8):
-                way_out[s << 8 | c] |= source[octant] << (3 * octant)
+                way_out[c << 12 | s] |= source[octant] << (3 * octant)
     return critical, way_out
 
 

@@ -375,7 +375,7 @@ def test_tables_pair_all_cells_but_the_homology_of_the_link():
         for c in {0, possible}:
             # vertices - edges + triangles = components - loops + (1 for the full sphere)
             loops_of_link = components - (6 - len(squares) + c.bit_count()) + (c == 255)
-            assert int(table.critical[s << 8 | c]).bit_count() == loops_of_link
+            assert int(table.critical[c << 12 | s]).bit_count() == loops_of_link
         for b in range(64):
             fill = int(table.fill[s << 6 | b])
             if fill < ODD:
