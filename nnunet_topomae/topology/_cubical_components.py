@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from ._cubical_lower_stars import cubes_of, edges_of, rank_of, squares_of
-from ._cubical_ranks import BORDER_RANK
+from ._cubical_ranks import BORDER_RANK, row_start
 from ._jit import inline, jit, leading_zeros, pointer, trailing_zeros
 
 
@@ -134,7 +134,7 @@ def _point_onward(order, records, onward, grid, critical, way_out, loop_squares,
     loop_squares, death_rank = pointer(loop_squares), pointer(death_rank)
     for z in range(grid.depth):
         for y in range(grid.height):
-            start = ((z + 1) * (grid.height + 2) + y + 1) * (grid.width + 2) + 1
+            start = row_start(z, y, grid.height, grid.width)
             for x in range(grid.width):
                 record = records[start + x]
                 star = cubes_of(record) << 12 | squares_of(record)

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._cubical_ranks import BORDER_RANK, INDEX_BITS
+from ._cubical_ranks import BORDER_RANK, INDEX_BITS, row_start
 from ._jit import inline, jit, leading_zeros, pointer
 
 STEPS = ((0, 0, -1), (0, 0, 1), (0, -1, 0), (0, 1, 0), (-1, 0, 0), (1, 0, 0))  # (z, y, x) of each direction
@@ -263,7 +263,7 @@ def set_records(records, rank, grid, squares_between, cubes_between):
     records, rank = pointer(records), pointer(rank)
     for z in range(grid.depth):
         for y in range(grid.height):
-            start = ((z + 1) * (grid.height + 2) + y + 1) * (grid.width + 2) + 1
+            start = row_start(z, y, grid.height, grid.width)
             lower[:] = 0
             # Two neighbours of a whole row at a time, and no shift by a variable: vector instructions, on 32 bits each.
             for k in range(0, 26, 2):

@@ -22,6 +22,12 @@ def sort_bits(volume: np.ndarray) -> np.ndarray:
     return values.ravel().view(f"i{values.itemsize}")
 
 
+@inline
+def row_start(z, y, height, width):
+    """The first voxel of a row of the volume, as an index into the grid with its border."""
+    return ((z + 1) * (height + 2) + y + 1) * (width + 2) + 1
+
+
 @jit
 def sort_voxels(bits, order, rank, items, next_items, depth, height, width):
     """Write the order of the voxels, and its inverse. `items`, `next_items`: [n] int64 to work in.
@@ -37,7 +43,7 @@ def sort_voxels(bits, order, rank, items, next_items, depth, height, width):
     i = 0
     for z in range(depth):
         for y in range(height):
-            start = ((z + 1) * (height + 2) + y + 1) * (width + 2) + 1
+            start = row_start(z, y, height, width)
             for x in range(width):
                 order[i + x] = start + x
             i += width
