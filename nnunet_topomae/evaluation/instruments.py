@@ -66,7 +66,10 @@ class PretrainingInstruments:
 
     @torch.no_grad()
     def read(self, network: nn.Module, device: torch.device) -> dict[str, float]:
-        """Of a `CoPretrainingNetwork` in evaluation mode, by the names of `PRETRAINING_INSTRUMENTS`."""
+        """Of a `CoPretrainingNetwork` in evaluation mode, by the names of `PRETRAINING_INSTRUMENTS`.
+
+        Without those of the points where their loss has no weight: nobody has asked the networks for them.
+        """
         features = []
         handle = network.vit.encoder.register_forward_hook(lambda module, inputs, output: features.append(output.cpu()))
         batches = zip(*(value.split(self.batch_size) for value in (self.image, self.masks)), strict=True)
@@ -78,9 +81,9 @@ class PretrainingInstruments:
         for index, name in enumerate(BRANCHES):
             volume, points = (torch.cat(parts) for parts in zip(*(output[index] for output in outputs), strict=True))
             readings[f"error_over_harmonic_{name}"] = _ratio(self._masked_error(volume), self.harmonic_error)
-            readings[f"points_over_constant_{name}"] = _ratio(
-                position_loss(points, self.points).item(), self.constant_error
-            )
+            if self.loss.weights["position"]:
+                error = position_loss(points, self.points).item()
+                readings[f"points_over_constant_{name}"] = _ratio(error, self.constant_error)
         return {**readings, TOKEN_STD: token_std(torch.cat(features))}
 
     def _masked_error(self, volume: torch.Tensor) -> float:

@@ -6,6 +6,7 @@ from torch import nn
 
 from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.evaluation.instruments import (
+    POINT_RATIOS,
     PRETRAINING_INSTRUMENTS,
     PretrainingInstruments,
     cosines,
@@ -62,6 +63,15 @@ def test_errors_stand_beside_those_of_knowing_nothing(share):
         )
         assert readings[f"points_over_constant_{name}"] == pytest.approx(share, abs=1e-6)
     assert 0.3 < readings["vit_token_std"] < 1.5
+
+
+def test_points_that_no_loss_asks_for_are_not_judged():
+    image, points = torch.randn(2, 1, 16, 16, 24), torch.rand(2, 9, 3)
+    masks = draw_masks(2, 1, GEOMETRY.num_tokens, 0.75, torch.Generator().manual_seed(0))
+    loss = PretrainingLoss(TopoMAEConfig(weight_position=0), GEOMETRY)
+    network = CoPretrainingNetwork(1, GEOMETRY, PRESETS["tiny"]).eval()
+    readings = PretrainingInstruments(image, points, masks, loss, 2).read(network, torch.device("cpu"))
+    assert set(readings) == set(PRETRAINING_INSTRUMENTS) - set(POINT_RATIOS)
 
 
 @pytest.mark.parametrize("has_regions", [False, True])
