@@ -25,19 +25,22 @@ def save_progress_figure(
     Args:
         path: of the picture to write.
         logging: a value an epoch under `train_losses`, `val_losses`, `lrs`, `epoch_start_timestamps`,
-            `epoch_end_timestamps` (seconds), and `train_<term>`, `val_<term>` for each term that was computed.
+            `epoch_end_timestamps` (seconds), and `train_<term>`, `val_<term>` for each term that was computed;
+            what is NaN in every epoch was not.
         terms: names such as `reconstruction_vit`. Neighbours that differ in the last word alone share a panel.
         instruments: the same, of what is read off validation crops alone, under its name as it is.
     """
     panels: dict[str, dict[str, Sequence[float]]] = {
         "total loss": {"train": logging["train_losses"], "val": logging["val_losses"]}
     }
-    for kind, members in groupby([*terms, *instruments], key=lambda term: term.rpartition("_")[0] or term):
+    for kind, neighbours in groupby([*terms, *instruments], key=lambda term: term.rpartition("_")[0] or term):
+        members = list(neighbours)
+        kind = kind if len(members) > 1 else members[0]
         curves = {
             f"{phase} {term.removeprefix(kind).removeprefix('_')}".strip(): logging[name]
             for term in members
             for phase, name in (("train", f"train_{term}"), ("val", term if term in instruments else f"val_{term}"))
-            if logging.get(name)
+            if np.isfinite(logging.get(name, [])).any()
         }
         if curves:
             panels[kind.replace("_", " ")] = curves

@@ -70,7 +70,7 @@ def test_progress_has_a_panel_for_each_kind_of_term(tmp_path: Path, drawn: list)
         "val_reconstruction_vit": [90.0, 2.0],
         "train_reconstruction_partner": [1.0, 1.0],
         "val_reconstruction_partner": [1.0, 1.0],
-        "train_topology_vit": [],  # its weight was zero
+        "train_topology_vit": [float("nan")] * 2,  # its weight was zero
         "val_topology_vit": [],
         "train_point_error_vit": [5.0, 4.0],
         "val_point_error_vit": [5.0, float("nan")],
@@ -80,9 +80,9 @@ def test_progress_has_a_panel_for_each_kind_of_term(tmp_path: Path, drawn: list)
     save_progress_figure(tmp_path / "progress.png", logging, terms, ["vit_token_std"])
     panels = {axes.get_title(): axes for axes in drawn[0].axes}
     assert list(panels) == [
-        "total loss", "reconstruction", "point error", "vit token", "learning rate", "seconds an epoch"
+        "total loss", "reconstruction", "point error vit", "vit token std", "learning rate", "seconds an epoch"
     ]  # fmt: skip
-    assert list(panels["vit token"].lines[0].get_ydata()) == [0.6, 0.5]
+    assert list(panels["vit token std"].lines[0].get_ydata()) == [0.6, 0.5]
     curves = {line.get_label(): list(line.get_ydata()) for line in panels["reconstruction"].lines}
     assert curves["train vit"] == [100.0, 1.0] and curves["val partner"] == [1.0, 1.0] and len(curves) == 4
     assert panels["reconstruction"].get_yscale() == "log" and panels["total loss"].get_yscale() == "linear"
