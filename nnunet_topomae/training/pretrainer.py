@@ -451,7 +451,7 @@ class TopoMAEPretrainer(TopoMAETrainer):
             self.warn_of_dead_vit(readings[TOKEN_STD], "vit_pretrain_lr_factor")
         for name in (*TERMS, *POINT_ERRORS):
             train, val = (log.get_value(f"{phase}_{name}", step=-1) for phase in ("train", "val"))
-            if not (math.isnan(train) and math.isnan(val)):  # it has no weight and was not computed
+            if not (math.isnan(train) and math.isnan(val)):  # it was not computed: its weight is 0
                 self.print_to_log_file(f"  {name:28} train {train:10.4g}  val {val:10.4g}", add_timestamp=False)
 
     # ------------------------------------------------------------------------------------------------ validation
