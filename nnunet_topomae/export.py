@@ -11,6 +11,7 @@ from safetensors.torch import save
 
 from nnunet_topomae import __version__
 from nnunet_topomae.config import TopoMAEConfig
+from nnunet_topomae.files import write_json
 from nnunet_topomae.networks.build import build_partner, unetrpp_arguments, vit_encoder_arguments
 from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.networks.plan_network import PlanArchitecture, nnunet_weights, scaled_before_norms
@@ -18,7 +19,7 @@ from nnunet_topomae.networks.presets import PLAN_FINETUNE_LR, PRESETS, Preset
 from nnunet_topomae.networks.unetrpp import UNETRPP
 from nnunet_topomae.networks.vit import ViTEncoder
 from nnunet_topomae.planning.partner import partner_architecture
-from nnunet_topomae.planning.plans_file import geometry_of, write_json
+from nnunet_topomae.planning.plans_file import geometry_of
 from nnunet_topomae.training.base import vit_options
 from nnunet_topomae.training.checkpoint import Origin, read_pretraining
 from nnunet_topomae.training.leakage import CasesSeen, without_names

@@ -35,14 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from nnunet_topomae.files import write_json
     from nnunet_topomae.planning.memory import fit_plans
-    from nnunet_topomae.planning.plans_file import (
-        dataset_folder,
-        new_plans_file,
-        read_dataset_json,
-        read_plans,
-        write_json,
-    )
+    from nnunet_topomae.planning.plans_file import dataset_folder, new_plans_file, read_dataset_json, read_plans
 
     folder = dataset_folder(options.d)
     file = new_plans_file(folder, options.o)

@@ -20,7 +20,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from tqdm import tqdm
 
 from nnunet_topomae.data.fingerprint import VoxelFingerprint, volume_slices
-from nnunet_topomae.planning.plans_file import read_json, write_json
+from nnunet_topomae.files import read_json, write_json
 
 VERSION = 1
 SUFFIXES = (".b2nd", "_seg.b2nd", ".npz", ".npy", "_seg.npy", ".pkl")  # of the files that make a case

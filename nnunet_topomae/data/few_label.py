@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nnunet_topomae.data.raw_files import labels_by_case
-from nnunet_topomae.planning.plans_file import read_dataset_json, read_json, write_json
+from nnunet_topomae.files import read_json, write_json
+from nnunet_topomae.planning.plans_file import read_dataset_json
 
 LISTS = ("labelled", "unlabelled", "val")
 

@@ -16,7 +16,8 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nn
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_topomae.data.recipe import Recipe, differences, preprocessing_recipe
-from nnunet_topomae.planning.plans_file import Plans, configuration_of, read_json, write_json
+from nnunet_topomae.files import read_json, write_json
+from nnunet_topomae.planning.plans_file import Plans, configuration_of
 
 SUFFIXES = ("_seg.b2nd", ".pkl", ".b2nd")  # of nnU-Net's files of a case
 RECORD = ".json"

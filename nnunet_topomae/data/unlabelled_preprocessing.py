@@ -18,7 +18,8 @@ from nnunet_topomae.data.case_facts import VolumeFacts, read_fingerprints, volum
 from nnunet_topomae.data.raw_files import images_by_case, labels_by_case
 from nnunet_topomae.data.recipe import Recipe, preprocessing_recipe
 from nnunet_topomae.data.unlabelled import SUFFIXES, Record, UnlabelledImages, advice, grouped
-from nnunet_topomae.planning.plans_file import Plans, channel_names, configuration_of, read_json
+from nnunet_topomae.files import read_json
+from nnunet_topomae.planning.plans_file import Plans, channel_names, configuration_of
 
 
 class BadImageError(ValueError):

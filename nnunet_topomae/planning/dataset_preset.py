@@ -13,9 +13,10 @@ import numpy as np
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig
+from nnunet_topomae.files import write_json
 from nnunet_topomae.folders import shipped_folder
 from nnunet_topomae.planning.configuration import Strides, with_patch
-from nnunet_topomae.planning.plans_file import Plans, new_plans_file, read_plans, require_new, write_json
+from nnunet_topomae.planning.plans_file import Plans, new_plans_file, read_plans, require_new
 
 CONFIGURATION = "3d_fullres"
 

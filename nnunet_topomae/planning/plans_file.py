@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-import numpy as np
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from nnunet_topomae.files import read_json
 from nnunet_topomae.networks.geometry import Geometry, geometry_from_plan
 
 Plans = dict[str, Any]
@@ -115,23 +113,3 @@ def require_new(file: Path, remedy: str) -> Path:
 def new_plans_file(folder: Path, name: str) -> Path:
     """The path of plans to be written. Raises FileExistsError."""
     return require_new(folder / f"{name}.json", "choose another name with -o")
-
-
-def read_json(file: Path) -> Any:
-    """Raises OSError, or ValueError that names the file."""
-    try:
-        return json.loads(file.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is no valid JSON: {error}") from error
-
-
-def write_json(file: Path, content: Any, indent: int | None = 4) -> Path:
-    """Write as a whole or not at all, with NumPy numbers and arrays as plain ones."""
-    text = json.dumps(content, indent=indent, default=lambda value: np.asarray(value).tolist())
-    partial = file.with_name(f"{file.name}.{uuid4().hex}.partial")
-    try:
-        partial.write_text(text + "\n")
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
-    return file

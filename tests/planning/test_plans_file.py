@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_topomae.planning.plans_file import channel_names, read_dataset_json, read_json, write_json
+from nnunet_topomae.planning.plans_file import channel_names, read_dataset_json
 
 CONTENT = {"channel_names": {"0": "CT"}, "labels": {"background": 0}, "file_ending": ".nii.gz", "numTraining": 3}
 
@@ -53,15 +53,6 @@ def test_another_file_of_that_name(tmp_path: Path, text: str, message: str) -> N
     (tmp_path / "dataset.json").write_text(text)
     with pytest.raises(ValueError, match=f"dataset.json {message}"):
         read_dataset_json(tmp_path)
-
-
-def test_json_is_written_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
-    file = write_json(tmp_path / "a.json", {"kept": 1})
-    with pytest.raises(ValueError, match="Circular"):
-        circle: list = []
-        circle.append(circle)
-        write_json(file, circle)
-    assert read_json(file) == {"kept": 1} and list(tmp_path.iterdir()) == [file]
 
 
 def test_numbers_of_channels_become_text() -> None:
