@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
@@ -20,6 +21,22 @@ PLANS_SECTION = "topomae"
 OF_PRESET = -1  # a knob that follows from the preset
 # What `preset = auto` stands for: the ViT that the results beside nnU-Net's network are of, and the paper's sizes.
 PRESET_BESIDE = MappingProxyType({"plan": "tiny", "unetrpp": "base"})
+# Knobs of version 0.2 that are gone, with the value that the software has now: at it, old plans still hold.
+REMOVED: Mapping[str, Any] = MappingProxyType(
+    {
+        "ablation": "",
+        "layer_scale": 0.0,
+        "random_placement": False,
+        "normalise_targets": False,
+        "mirror": False,
+        "topology_windows": 0,
+        "topology_normalisation": "voxels",
+    }
+)
+# And values that knobs took.
+REMOVED_VALUES: Mapping[str, Sequence[str]] = MappingProxyType(
+    {"fusion": ("bottleneck", "token_grid", "cross_attention", "vit_only")}
+)
 PHASES = BOTH, PRETRAINING, FINETUNING = "both phases", "pre-training", "fine-tuning"
 
 
@@ -89,14 +106,8 @@ class TopoMAEConfig:
     )
     fusion: str = _knob(
         "stages",
-        "how ViT features meet the partner's in fine-tuning; partner_only and vit_only leave one encoder out",
-        valid=_one_of("stages", "bottleneck", "token_grid", "cross_attention", "partner_only", "vit_only"),
-        phase=FINETUNING,
-    )
-    ablation: str = _knob(
-        "",
-        "fine-tune with a part that says nothing: the ViT's features replaced by their mean, attention by nothing",
-        valid=_one_of("", "vit_mean", "epa_identity"),
+        "how ViT features meet the partner's in fine-tuning: at each stage, or not at all (partner_only)",
+        valid=_one_of("stages", "partner_only"),
         phase=FINETUNING,
     )
     drop_path_rate: float = _knob(
@@ -105,7 +116,6 @@ class TopoMAEConfig:
     gradient_checkpointing: bool = _knob(
         False, "compute the blocks again in the backward pass: less memory, more time", phase=BOTH
     )
-    layer_scale: float = _knob(0.0, "initial layer scale of the ViT's blocks; 0: none", valid=_at_least(0), phase=BOTH)
     pretrained: str = _knob(
         "",
         "pre-trained checkpoint to fine-tune; empty: the one of this dataset, plans, configuration and fold; 'none'",
@@ -160,12 +170,6 @@ class TopoMAEConfig:
         1.0, "largest gradient norm of each network in pre-training; 0: no limit", valid=_at_least(0)
     )
 
-    random_placement: bool = _knob(
-        False,
-        "training places a volume that is smaller than the patch anywhere in it, not always in the middle",
-        phase=BOTH,
-    )
-
     mask_ratio: float = _knob(0.75, "part of the tokens that is masked", valid=_FRACTION)
     vit_views: int = _knob(
         -1, "masks a crop that the ViT is pre-trained under; its partner takes the first", "masks", _COUNT_OF_PRESET
@@ -176,10 +180,8 @@ class TopoMAEConfig:
         "steps",
         _COUNT_OF_PRESET,
     )
-    normalise_targets: bool = _knob(False, "reconstruct each token with zero mean and unit variance")
     rotation_probability: float = _knob(0.2, "probability that a pre-training crop is rotated", valid=_between(0, 1))
     scaling_probability: float = _knob(0.2, "probability that a pre-training crop is scaled", valid=_between(0, 1))
-    mirror: bool = _knob(False, "mirror pre-training crops (the nine points move with them)")
 
     weight_reconstruction: float = _knob(1.0, "weight of the masked reconstruction error", valid=_at_least(0))
     weight_topology: float = _knob(100.0, "weight of the topological loss", valid=_at_least(0))
@@ -209,18 +211,10 @@ class TopoMAEConfig:
         (0, 1, 2), "homology dimensions compared", valid=_DIMENSIONS, phase=BOTH
     )
     topology_max_side: int = _knob(64, "average-pool volumes to this side before homology", "voxels", _SIDE, BOTH)
-    topology_windows: int = _knob(
-        0, "compare boxes of at most this side in full resolution, not pooled volumes; 0: never", "voxels", _SIDE, BOTH
-    )
     topology_tolerance: float = _knob(
         0.01, "certified relative error of each squared W2 distance", valid=_FRACTION, phase=BOTH
     )
     topology_min_persistence: float = _knob(0.0, "leave out pairs that live shorter", "intensity", _at_least(0))
-    topology_normalisation: Literal["none", "voxels"] = _knob(
-        "voxels",
-        "'none': squared W2 as in the paper; 'voxels': divided by the number of voxels",
-        valid=_one_of("none", "voxels"),
-    )
     topology_backend: Literal["numba", "gudhi"] = _knob(
         "numba", "persistent homology by our engine or by gudhi", valid=_one_of("numba", "gudhi"), phase=BOTH
     )
@@ -298,11 +292,26 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> dict[str, s
 def _known(values: Any, origin: str) -> dict[str, Any]:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{origin} must map names to values, not be a {type(values).__name__}")
+    values = {name: value for name, value in values.items() if not _is_removed(name, value, origin)}
     names = [knob.name for knob in fields(TopoMAEConfig)]
     unknown = sorted(set(values) - set(names))
     if unknown:
         raise ConfigError(f"unknown knob {', '.join(map(repr, unknown))} in {origin}. Valid names: {', '.join(names)}")
     return dict(values)
+
+
+def _is_removed(name: str, value: Any, origin: str) -> bool:
+    """Whether this knob of version 0.2 can be left out; raises ConfigError where it, or its value, is gone."""
+    if name in REMOVED:
+        with suppress(TypeError, ValueError, OverflowError):
+            if _parse(value, type(REMOVED[name])) == REMOVED[name]:
+                return True
+    if name in REMOVED or value in REMOVED_VALUES.get(name, ()):
+        raise ConfigError(
+            f"{name} = {value!r} in {origin}: removed after version 0.2 of nnunet-topomae, which goes on having it; "
+            "docs/experiments.md says what was found"
+        )
+    return False
 
 
 def _checked(knob: Any, value: Any) -> Any:
