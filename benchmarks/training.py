@@ -115,7 +115,7 @@ def build(trainer: str, place: str, options: argparse.Namespace) -> Any:
     plans = json.loads((folder / f"{options.plans}.json").read_text())
     plans["continue_training"] = False
     plans["topomae"] = {"partner": options.partner, "preset": options.preset, "pretrained": "none", "seed": 0}
-    plans["topomae"] |= {"augment_on": place, "iterations_per_epoch": 10**6, "warmup_fraction": 0.0}  # --warm-up trains
+    plans["topomae"] |= {"augment_on": place, "iterations_per_epoch": 10**6}
     changed = {"batch_size": options.batch, "patch_size": options.patch}
     plans["configurations"][options.configuration] |= {name: value for name, value in changed.items() if value}
     dataset_json = json.loads((folder / "dataset.json").read_text())
@@ -124,6 +124,8 @@ def build(trainer: str, place: str, options: argparse.Namespace) -> Any:
     if kind is DeviceAugmentingTrainer:
         built.augment_on, built.augmentation_seed = place, 0
     built.on_train_start()
+    if kind is not DeviceAugmentingTrainer:
+        built.lr_scheduler.warmup_steps = 0  # --warm-up trains
     built.on_epoch_start()
     built.on_train_epoch_start()
     return built

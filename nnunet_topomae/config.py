@@ -31,6 +31,13 @@ REMOVED: Mapping[str, Any] = MappingProxyType(
         "mirror": False,
         "topology_windows": 0,
         "topology_normalisation": "voxels",
+        "drop_path_rate": 0.0,
+        "pretrained_lr_factor": 1.0,
+        "warmup_fraction": 0.05,
+        "pretrain_gradient_clip": 1.0,
+        "rotation_probability": 0.2,
+        "scaling_probability": 0.2,
+        "validation_crops": 4,
     }
 )
 # And values that knobs took.
@@ -110,9 +117,6 @@ class TopoMAEConfig:
         valid=_one_of("stages", "partner_only"),
         phase=FINETUNING,
     )
-    drop_path_rate: float = _knob(
-        0.0, "stochastic depth: largest probability that a ViT block is skipped", valid=_between(0, 0.9), phase=BOTH
-    )
     gradient_checkpointing: bool = _knob(
         False, "compute the blocks again in the backward pass: less memory, more time", phase=BOTH
     )
@@ -156,19 +160,7 @@ class TopoMAEConfig:
         valid=_LEARNING_RATE,
         phase=FINETUNING,
     )
-    pretrained_lr_factor: float = _knob(
-        1.0,
-        "learning rate of the pre-trained partner in fine-tuning, as a factor on finetune_lr",
-        valid=_at_least(0),
-        phase=FINETUNING,
-    )
     weight_decay: float = _knob(0.05, "AdamW weight decay of matrices and kernels", valid=_at_least(0), phase=BOTH)
-    warmup_fraction: float = _knob(
-        0.05, "part of the steps with rising learning rate", valid=_between(0, 1), phase=BOTH
-    )
-    pretrain_gradient_clip: float = _knob(
-        1.0, "largest gradient norm of each network in pre-training; 0: no limit", valid=_at_least(0)
-    )
 
     mask_ratio: float = _knob(0.75, "part of the tokens that is masked", valid=_FRACTION)
     vit_views: int = _knob(
@@ -180,8 +172,6 @@ class TopoMAEConfig:
         "steps",
         _COUNT_OF_PRESET,
     )
-    rotation_probability: float = _knob(0.2, "probability that a pre-training crop is rotated", valid=_between(0, 1))
-    scaling_probability: float = _knob(0.2, "probability that a pre-training crop is scaled", valid=_between(0, 1))
 
     weight_reconstruction: float = _knob(1.0, "weight of the masked reconstruction error", valid=_at_least(0))
     weight_topology: float = _knob(100.0, "weight of the topological loss", valid=_at_least(0))
@@ -222,7 +212,6 @@ class TopoMAEConfig:
     panel_every: int = _knob(
         50, "epochs between panels of the same validation crops in progress/; 0: none", "epochs", _at_least(0)
     )
-    validation_crops: int = _knob(4, "crops a case in the pre-trainer's final validation", "crops", _at_least(1))
 
     def __post_init__(self) -> None:
         for knob in fields(self):

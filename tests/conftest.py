@@ -206,7 +206,6 @@ BUDGET = {
     "iterations_per_epoch": 2,
     "vit_steps": 2,
     "val_iterations_per_epoch": 1,
-    "validation_crops": 1,
     "topology_max_side": 12,
     "seed": 0,
 }

@@ -23,7 +23,6 @@ KNOBS = {
     "finetune_epochs": 1,
     "iterations_per_epoch": 1,
     "val_iterations_per_epoch": 1,
-    "validation_crops": 1,
     "weight_topology": 0,
     "seed": 0,
 }

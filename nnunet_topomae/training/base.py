@@ -100,9 +100,7 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer):
 
     def schedule(self, optimizer: torch.optim.Optimizer) -> WarmupCosineSchedule:
         """Of this training's length."""
-        return WarmupCosineSchedule(
-            optimizer, self.num_epochs, self.num_iterations_per_epoch, self.config.warmup_fraction
-        )
+        return WarmupCosineSchedule(optimizer, self.num_epochs, self.num_iterations_per_epoch)
 
     def autocast(self) -> AbstractContextManager:
         """Half precision where nnU-Net uses it: on CUDA alone."""
@@ -340,4 +338,4 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer):
 
 def vit_options(config: TopoMAEConfig) -> dict[str, float | None]:
     """Arguments of both networks for their ViT encoder."""
-    return {"drop_path_rate": config.drop_path_rate, "layer_scale": config.layer_scale or None}
+    return {}

@@ -109,8 +109,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
         return every * self.config.finetune_weight_topology if is_due else 0.0
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupCosineSchedule]:
-        factor = self.config.pretrained_lr_factor if self.uses_pretraining else 1.0
-        rates = {"new": 1.0, "partner": factor, "vit": peak_rates(self.config).vit_finetune_factor}
+        rates = {"new": 1.0, "partner": 1.0, "vit": peak_rates(self.config).vit_finetune_factor}
         parts = self.plain_network.parts()
         groups = [ParameterGroup(name, parts[name], rate * self.initial_lr) for name, rate in rates.items()]
         optimizer = adamw(groups, self.weight_decay)

@@ -62,6 +62,10 @@ from nnunet_topomae.visualization.progress import save_progress_figure
 POINT_ERRORS = tuple(f"point_error_{branch}" for branch in BRANCHES)
 GRADIENTS = tuple(f"{what}_{branch}" for what in ("gradient_norm", "clipped") for branch in BRANCHES)
 
+MAX_GRADIENT_NORM = 1.0  # of each network, customary for transformers
+VALIDATION_CROPS = 4  # a case
+TRANSFORM_PROBABILITY = 0.2  # of rotation, and of scaling: nnU-Net's
+
 
 class TopoMAEPretrainer(TopoMAETrainer):
     """Masked autoencoding with topology and position (docs/method.md). No label is read.
@@ -72,7 +76,7 @@ class TopoMAEPretrainer(TopoMAETrainer):
     """
 
     phases = ("pre-training", "fine-tuning")
-    divergence_remedy = "Lower NNUNET_TOPOMAE_PRETRAIN_LR or NNUNET_TOPOMAE_PRETRAIN_GRADIENT_CLIP"
+    divergence_remedy = "Lower NNUNET_TOPOMAE_PRETRAIN_LR"
     curve_names = (
         *(f"{phase}_{name}" for phase in ("train", "val") for name in (*TERMS, *POINT_ERRORS)),
         *(f"train_{name}" for name in GRADIENTS),
@@ -228,8 +232,8 @@ class TopoMAEPretrainer(TopoMAETrainer):
             patch_size,
             rotation,
             in_plane_only,
-            self.config.rotation_probability,
-            self.config.scaling_probability,
+            TRANSFORM_PROBABILITY,
+            TRANSFORM_PROBABILITY,
             mirror_axes if self.config.mirror else (),
         )
         train, val = self.get_tr_and_val_datasets()
@@ -350,10 +354,10 @@ class TopoMAEPretrainer(TopoMAETrainer):
 
         Returns the norms before, and whether they were clipped.
         """
-        largest, readings = self.config.pretrain_gradient_clip or math.inf, {}
+        readings = {}
         for branch in branches:
-            norm = nn.utils.clip_grad_norm_(getattr(self.plain_network, branch).parameters(), largest)
-            readings |= {f"gradient_norm_{branch}": norm, f"clipped_{branch}": norm > largest}
+            norm = nn.utils.clip_grad_norm_(getattr(self.plain_network, branch).parameters(), MAX_GRADIENT_NORM)
+            readings |= {f"gradient_norm_{branch}": norm, f"clipped_{branch}": norm > MAX_GRADIENT_NORM}
         return readings
 
     def validation_step(self, batch: dict) -> dict[str, torch.Tensor]:
@@ -484,7 +488,7 @@ class TopoMAEPretrainer(TopoMAETrainer):
             topological_loss(self.config, normalisation="none"),
             self._crop_loader(validation, self.configuration_manager.patch_size, None),
             self.config.mask_ratio,
-            self.config.validation_crops,
+            VALIDATION_CROPS,
             self.configuration_manager.spacing,
             self.device,
         )

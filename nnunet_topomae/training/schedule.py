@@ -21,6 +21,9 @@ def peak_rates(config: TopoMAEConfig) -> Rates:
     return Rates(*map(or_preset, asked, astuple(preset)))
 
 
+WARMUP_FRACTION = 0.05  # of the steps: He et al. 2022 warm up in 40 of 800 epochs
+
+
 class ParameterGroup(NamedTuple):
     """Parameters that learn at a rate of their own: a part of a network."""
 
@@ -38,7 +41,11 @@ class WarmupCosineSchedule:
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, num_epochs: int, steps_per_epoch: int, warmup_fraction: float
+        self,
+        optimizer: torch.optim.Optimizer,
+        num_epochs: int,
+        steps_per_epoch: int,
+        warmup_fraction: float = WARMUP_FRACTION,
     ) -> None:
         self.optimizer = optimizer
         self.steps_per_epoch = steps_per_epoch

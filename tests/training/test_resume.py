@@ -47,7 +47,7 @@ def stop_after_one_epoch(trainer) -> None:
 @BOTH
 @pytest.mark.parametrize("place", ["workers", "device"])
 def test_a_resumed_training_is_the_uninterrupted_one(workshop, trainer_class, place):
-    knobs = epochs(2) | {"iterations_per_epoch": 2, "augment_on": place, "rotation_probability": 1}
+    knobs = epochs(2) | {"iterations_per_epoch": 2, "augment_on": place}
     uninterrupted = workshop.build(trainer_class, **knobs)
     uninterrupted.run_training()
     uninterrupted_best = torch.load(checkpoint(uninterrupted, "best"), weights_only=False)["_best_ema"]
@@ -75,7 +75,7 @@ def test_the_command_goes_on_after_sigkill(phantom, workshop, monkeypatch):
     """Both trainers; the second command knows nothing of the first one's knobs."""
     monkeypatch.setenv("NNUNET_TOPOMAE_WEIGHT_TOPOLOGY", "0")
     knobs = {"preset": "tiny", "partner": "unetrpp", "seed": 3, "pretrain_lr": 3e-4, "finetune_lr": 3e-4}
-    knobs |= {"val_iterations_per_epoch": 1, "validation_crops": 1, **epochs(3)}
+    knobs |= {"val_iterations_per_epoch": 1, **epochs(3)}
     knobs = {f"NNUNET_TOPOMAE_{name.upper()}": str(value) for name, value in knobs.items()}
     for trainer in ("TopoMAEPretrainer", "TopoMAEFinetuner"):
         command = ["nnUNetv2_train", phantom.dataset_id, "3d_fullres", 0, "-tr", trainer, "-device", "cpu"]
