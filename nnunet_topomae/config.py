@@ -19,8 +19,33 @@ from typing import Any, Literal, TypeVar
 ENVIRONMENT_PREFIX = "NNUNET_TOPOMAE_"
 PLANS_SECTION = "topomae"
 OF_PRESET = -1  # a knob that follows from the preset
-# What `preset = auto` stands for: the ViT that the results beside nnU-Net's network are of, and the paper's sizes.
-PRESET_BESIDE = MappingProxyType({"plan": "tiny", "unetrpp": "base"})
+# By the names of their files in `networks/partners/`, and what `preset = auto` stands for beside each: the ViT that the
+# results beside nnU-Net's network are of, and the paper's sizes.
+PARTNERS = MappingProxyType({"plan": "tiny", "unetrpp": "base", "unetrpp_acdc": "base", "unetrpp_brats": "base"})
+# What the paper has, whatever our defaults are (docs/method.md, "The paper"). What it leaves open keeps its default.
+RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "ours": MappingProxyType({}),
+        "paper": MappingProxyType(
+            {
+                "partner": "unetrpp",
+                "preset": "base",
+                "fusion": "stages",
+                "vit_views": 1,
+                "vit_steps": 1,
+                "weight_reconstruction": 1.0,
+                "weight_topology": 100.0,
+                "weight_position": 0.1,
+                "weight_consistency_points": 0.1,
+                "weight_consistency_reconstruction": 0.1,
+                "finetune_weight_topology": 0.0,
+                "topology_dimensions": (0, 1, 2),
+                "topology_every": 1,
+                "topology_min_persistence": 0.0,
+            }
+        ),
+    }
+)
 # Knobs of version 0.2 that are gone, with the value that the software has now: at it, old plans still hold.
 REMOVED: Mapping[str, Any] = MappingProxyType(
     {
@@ -99,6 +124,12 @@ def _knob(
 class TopoMAEConfig:
     """The knobs of pre-training and fine-tuning. `nnunet-topomae knobs` shows them with default and meaning."""
 
+    recipe: str = _knob(
+        "ours",
+        "what a knob is that nobody sets: our default, or what the paper has, where it says (paper)",
+        valid=_one_of(*RECIPES),
+        phase=BOTH,
+    )
     preset: str = _knob(
         "auto",
         "widths and depths of the networks; auto: tiny beside nnU-Net's own network, base beside UNETR++",
@@ -107,8 +138,9 @@ class TopoMAEConfig:
     )
     partner: str = _knob(
         "plan",
-        "the network beside the ViT: nnU-Net's own, as planned for the data (plan), or UNETR++, the paper's (unetrpp)",
-        valid=_one_of("plan", "unetrpp"),
+        "the network beside the ViT: nnU-Net's own, as planned for the data (plan), or UNETR++, the paper's (unetrpp; "
+        "unetrpp_acdc, unetrpp_brats: with the blocks published for ACDC and lung, and for brain)",
+        valid=_one_of(*PARTNERS),
         phase=BOTH,
     )
     fusion: str = _knob(
@@ -217,7 +249,7 @@ class TopoMAEConfig:
         for knob in fields(self):
             object.__setattr__(self, knob.name, _checked(knob, getattr(self, knob.name)))
         if self.preset == "auto":
-            object.__setattr__(self, "preset", PRESET_BESIDE[self.partner])
+            object.__setattr__(self, "preset", PARTNERS[self.partner])
         weights = [
             knob.name for knob in fields(self) if knob.name.startswith("weight_") and knob.name != "weight_decay"
         ]
@@ -238,16 +270,23 @@ class TopoMAEConfig:
                 "this model was trained with version 0.1 of nnunet-topomae, whose ViT had another position embedding: "
                 "use it with that version, or train again"
             )
-        return cls(**_known(plans.get(PLANS_SECTION, {}), f"the '{PLANS_SECTION}' section of the plans"))
+        return cls._after_recipe(_known(plans.get(PLANS_SECTION, {}), f"the '{PLANS_SECTION}' section of the plans"))
 
     @classmethod
     def resolve(cls, plans: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> TopoMAEConfig:
-        """Defaults < plans < environment: how a training begins. Raises ConfigError."""
+        """Defaults < recipe < plans < environment: how a training begins. Raises ConfigError."""
         chosen = {
             **_known(plans.get(PLANS_SECTION, {}), f"the '{PLANS_SECTION}' section of the plans"),
             **_known(from_environment(environment), f"the environment ({ENVIRONMENT_PREFIX}...)"),
         }
-        return cls(**chosen)
+        return cls._after_recipe(chosen)
+
+    @classmethod
+    def _after_recipe(cls, chosen: Mapping[str, Any]) -> TopoMAEConfig:
+        """What is chosen and, for the rest, what its recipe says."""
+        recipe = chosen.get("recipe", "ours")
+        of_recipe = RECIPES.get(recipe.strip(), {}) if isinstance(recipe, str) else {}
+        return cls(**{**of_recipe, **chosen})
 
     def to_section(self) -> dict[str, Any]:
         """The `topomae` section of a plans file, JSON-serialisable."""

@@ -8,6 +8,7 @@ that says how to build them and to prepare images. The network of a plan (partne
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 HELP = "write pre-trained networks for other programs, and for nnU-Net's own trainer"
@@ -21,12 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from nnunet_topomae.export import NNUNET, NNUNET_TRAINER, export_encoders
+    from nnunet_topomae.export import NNUNET, export_encoders
+    from nnunet_topomae.networks.partners.plan import NNUNET_TRAINER
 
     for file in export_encoders(options.checkpoint, options.o, options.force):
         print(file)
         if file.name.endswith(NNUNET):  # the last one
             print(
-                "\nTo fine-tune with nnU-Net alone (its AdamW; why, docs/transfer.md):\n"
-                f"nnUNetv2_train DATASET CONFIGURATION FOLD -tr {NNUNET_TRAINER} -pretrained_weights {file}"
+                "\nTo fine-tune with nnU-Net alone (its AdamW; why, docs/transfer.md):\nnUNetv2_train DATASET "
+                f"CONFIGURATION FOLD -tr {NNUNET_TRAINER} -pretrained_weights {shlex.quote(str(file))}"
             )

@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--partner",
         metavar="NAME",
-        help="network beside the ViT: plan for nnU-Net's own, or unetrpp (default: as the plans have it, else plan)",
+        help="network beside the ViT: plan for nnU-Net's own, unetrpp, unetrpp_acdc or unetrpp_brats (default: as the "
+        "plans have it, else plan)",
     )
 
 

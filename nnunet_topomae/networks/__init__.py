@@ -3,7 +3,8 @@
 from nnunet_topomae.networks.copretrain import BranchOutput, CoPretrainingNetwork, CoPretrainingOutput
 from nnunet_topomae.networks.geometry import Geometry, geometry_from_plan
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
-from nnunet_topomae.networks.presets import PRESETS, Preset
+from nnunet_topomae.networks.partners import Partner
+from nnunet_topomae.networks.presets import PRESETS, ViTConfig
 from nnunet_topomae.networks.pretrained import LoadReport
 from nnunet_topomae.networks.unetrpp import UNETRPP
 
@@ -16,6 +17,7 @@ __all__ = [
     "Geometry",
     "HybridSegmentationNetwork",
     "LoadReport",
-    "Preset",
+    "Partner",
+    "ViTConfig",
     "geometry_from_plan",
 ]

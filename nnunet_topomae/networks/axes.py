@@ -23,13 +23,11 @@ POSITION_CHANNELS = {
     "attn.qkv.weight": 1,
     "attn.proj.weight": 0,
     "attn.proj.bias": 0,
-    "ls1.gamma": 0,
     "norm2.weight": 0,
     "norm2.bias": 0,
     "mlp.fc1.weight": 1,
     "mlp.fc2.weight": 0,
     "mlp.fc2.bias": 0,
-    "ls2.gamma": 0,
     "norm.weight": 0,
     "norm.bias": 0,
 }

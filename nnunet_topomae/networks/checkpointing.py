@@ -7,22 +7,19 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 import torch
-from dynamic_network_architectures.building_blocks.residual import StackedResidualBlocks
-from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from nnunet_topomae.networks.partners import Partner
 from nnunet_topomae.networks.transformer import Block
-from nnunet_topomae.networks.unetrpp import EPABlock
-
-BLOCKS = (Block, EPABlock, StackedConvBlocks, StackedResidualBlocks)
 
 
-def with_checkpoints(network: nn.Module) -> nn.Module:
-    """`network`, whose transformer, EPA and convolution blocks keep only their input in training: the rest is computed
-    again when the gradient comes by. Values, gradients and batch statistics are the same."""
-    blocks: list[nn.Module] = [module for module in network.modules() if isinstance(module, BLOCKS)]
+def with_checkpoints(network: nn.Module, partner: Partner) -> nn.Module:
+    """`network`, in which the blocks of the ViT and of its partner keep only their input in training: the rest is
+    computed again when the gradient comes by. Values, gradients and batch statistics are the same."""
+    kinds: tuple[type[nn.Module], ...] = (Block, *partner.blocks)
+    blocks: list[nn.Module] = [module for module in network.modules() if isinstance(module, kinds)]
     for block in blocks:
         block.forward = partial(_forward, block, block.forward)
     return network

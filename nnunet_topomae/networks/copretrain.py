@@ -10,12 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from nnunet_topomae.networks.build import build_partner, build_vit_encoder
 from nnunet_topomae.networks.geometry import Geometry
-from nnunet_topomae.networks.plan_network import PlanArchitecture
-from nnunet_topomae.networks.presets import Preset
+from nnunet_topomae.networks.partners import Partner
+from nnunet_topomae.networks.presets import ViTConfig
 from nnunet_topomae.networks.tokens import expand_mask, visible_tokens
-from nnunet_topomae.networks.vit import MAEDecoder
+from nnunet_topomae.networks.vit import MAEDecoder, ViTEncoder
 from nnunet_topomae.pretext.position import NUM_POINTS
 
 
@@ -49,26 +48,11 @@ class PositionHead(nn.Sequential):
 class ViTBranch(nn.Module):
     """Masked autoencoder with a position head on the mean of the visible tokens' features."""
 
-    def __init__(
-        self,
-        input_channels: int,
-        geometry: Geometry,
-        preset: Preset,
-        drop_path_rate: float = 0.0,
-        layer_scale: float | None = None,
-    ) -> None:
+    def __init__(self, input_channels: int, geometry: Geometry, vit: ViTConfig) -> None:
         super().__init__()
-        self.encoder = build_vit_encoder(input_channels, geometry, preset, drop_path_rate, layer_scale)
-        self.decoder = MAEDecoder(
-            input_channels,
-            geometry.token_grid,
-            geometry.token_size,
-            preset.vit_embed_dim,
-            preset.mae_embed_dim,
-            preset.mae_depth,
-            preset.mae_num_heads,
-        )
-        self.position_head = PositionHead(preset.vit_embed_dim)
+        self.encoder = ViTEncoder.of(input_channels, geometry, vit)
+        self.decoder = MAEDecoder.of(input_channels, geometry, vit)
+        self.position_head = PositionHead(vit.embed_dim)
 
     def forward(self, image: torch.Tensor, ids_keep: torch.Tensor) -> BranchOutput:
         """Of an image [B, C, D, H, W] of whose tokens `ids_keep` [B, V, M] are visible."""
@@ -80,14 +64,12 @@ class ViTBranch(nn.Module):
 class PartnerBranch(nn.Module):
     """The partner, which draws the image instead of classes, with a position head on its pooled bottleneck."""
 
-    def __init__(
-        self, input_channels: int, geometry: Geometry, preset: Preset, architecture: PlanArchitecture | None = None
-    ) -> None:
+    def __init__(self, input_channels: int, partner: Partner) -> None:
         super().__init__()
-        partner = build_partner(input_channels, input_channels, geometry, preset, architecture, single_output=True)
-        self.encoder = partner.encoder
-        self.decoder = partner.decoder
-        self.position_head = PositionHead(partner.feature_channels[-1])
+        network = partner.build(input_channels, input_channels, single_output=True)
+        self.encoder = network.encoder
+        self.decoder = network.decoder
+        self.position_head = PositionHead(network.feature_channels[-1])
 
     def forward(self, image: torch.Tensor) -> BranchOutput:
         features = self.encoder(image)
@@ -100,25 +82,16 @@ class CoPretrainingNetwork(nn.Module):
 
     Args:
         input_channels: C of the image.
-        geometry: from `geometry_from_plan`.
-        preset: from `PRESETS`.
-        drop_path_rate, layer_scale: of the ViT encoder.
-        architecture: of the partner, the plan's; None: UNETR++.
+        geometry: of the tokens.
+        vit: size of the ViT.
+        partner: the network beside it.
     """
 
-    def __init__(
-        self,
-        input_channels: int,
-        geometry: Geometry,
-        preset: Preset,
-        drop_path_rate: float = 0.0,
-        layer_scale: float | None = None,
-        architecture: PlanArchitecture | None = None,
-    ) -> None:
+    def __init__(self, input_channels: int, geometry: Geometry, vit: ViTConfig, partner: Partner) -> None:
         super().__init__()
         self.geometry = geometry
-        self.vit = ViTBranch(input_channels, geometry, preset, drop_path_rate, layer_scale)
-        self.partner = PartnerBranch(input_channels, geometry, preset, architecture)
+        self.vit = ViTBranch(input_channels, geometry, vit)
+        self.partner = PartnerBranch(input_channels, partner)
 
     def forward(
         self, image: torch.Tensor, masks: torch.Tensor, with_partner: bool = True

@@ -1,4 +1,4 @@
-"""From an nnU-Net plan to the geometry of both networks. No number of a dataset stands here."""
+"""From an nnU-Net plan to tokens and strides. No number of a dataset stands here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numbers
 import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 T = TypeVar("T")
 Size3D = tuple[int, int, int]
+Strides = tuple[Size3D, Size3D, Size3D, Size3D]
 
 AXES = ("first", "second", "third")
 LARGEST_EDGE = 2**16  # voxels; far beyond any volume, so a number above is a slip
@@ -23,48 +25,26 @@ MIN_HALVINGS = 2  # of the most halved axis: fewer leave UNETR++'s stages and th
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes of UNETR++ and of the ViT beside it, all in (first, second, third) axis order of nnU-Net's patch.
+    """How a patch is cut into the ViT's tokens, in the axis order of nnU-Net's patch.
 
     Attributes:
         patch_size: voxels of the input.
-        stem_stride: of UNETR++'s stem, voxels.
-        stage_strides: of the three downsamplings between UNETR++'s four stages.
+        token_size: voxels of a token.
+
+    Raises:
+        ValueError: tokens that do not divide the patch.
     """
 
     patch_size: Size3D
-    stem_stride: Size3D
-    stage_strides: tuple[Size3D, Size3D, Size3D]
+    token_size: Size3D
 
     def __post_init__(self) -> None:
-        for axis, (size, stride) in enumerate(zip(self.patch_size, self.cumulative_strides[-1], strict=True)):
-            if size % stride:
-                raise ValueError(
-                    f"the {AXES[axis]} axis of patch {_times(self.patch_size)} has {size} voxels, which the total "
-                    f"stride {stride} does not divide: set patch_size[{axis}] in the plans to a multiple of {stride}"
-                )
-
-    @property
-    def cumulative_strides(self) -> list[Size3D]:
-        """Voxels per grid point in each of UNETR++'s four stages."""
-        strides = [self.stem_stride]
-        for stage_stride in self.stage_strides:
-            strides.append(triple(a * b for a, b in zip(strides[-1], stage_stride, strict=True)))
-        return strides
-
-    @property
-    def stage_grids(self) -> list[Size3D]:
-        """Spatial sizes of UNETR++'s four stages, finest first."""
-        return [_divide(self.patch_size, stride) for stride in self.cumulative_strides]
-
-    @property
-    def token_size(self) -> Size3D:
-        """Voxels of a ViT token: as much as one grid point of UNETR++'s third stage covers."""
-        return self.cumulative_strides[2]
+        grid(self.patch_size, self.token_size)
 
     @property
     def token_grid(self) -> Size3D:
-        """Tokens along each axis: the grid of UNETR++'s third stage, so that masks and fusion line up."""
-        return self.stage_grids[2]
+        """Tokens along each axis."""
+        return grid(self.patch_size, self.token_size)
 
     @property
     def num_tokens(self) -> int:
@@ -72,9 +52,21 @@ class Geometry:
 
 
 def geometry_from_plan(patch_size: Sequence[int], pool_op_kernel_sizes: Sequence[Sequence[int]]) -> Geometry:
-    """The geometry of both networks for one configuration of an nnU-Net plan.
+    """The tokens for one configuration of an nnU-Net plan: as large as what `strides_from_plan` halves in three stages.
 
-    An axis gets as many halvings as the plan gives it, up to five: UNETR++ has a stem and three downsamplings.
+    That is one grid point of UNETR++'s third stage, so that masks and fusion line up. Arguments and errors are those of
+    `strides_from_plan`.
+    """
+    patch_size, strides = strides_from_plan(patch_size, pool_op_kernel_sizes)
+    return Geometry(patch_size, cumulative(strides)[2])
+
+
+def strides_from_plan(
+    patch_size: Sequence[int], pool_op_kernel_sizes: Sequence[Sequence[int]]
+) -> tuple[Size3D, Strides]:
+    """The patch, and the strides of four stages: a stem and three downsamplings.
+
+    An axis gets as many halvings as the plan gives it, up to five.
 
     | halvings in the plan | stem | stages  |
     | -------------------- | ---- | ------- |
@@ -87,7 +79,7 @@ def geometry_from_plan(patch_size: Sequence[int], pool_op_kernel_sizes: Sequence
 
     An axis of at most three halvings that the plan starts to halve later than the others (thick slices) has stem 1,
     and each halving in the stage, from the first on, that halves the other axes at the same place of the plan.
-    This gives the published stems: (4, 4, 4) on BraTS, (2, 4, 4) on Synapse, (1, 4, 4) on ACDC.
+    This gives the published stems of UNETR++: (4, 4, 4) on BraTS, (2, 4, 4) on Synapse, (1, 4, 4) on ACDC.
 
     Args:
         patch_size: of the configuration, voxels.
@@ -112,12 +104,31 @@ def geometry_from_plan(patch_size: Sequence[int], pool_op_kernel_sizes: Sequence
     first = min(places[0] for places in halvings if places)
     on_time = [places for places in halvings if places and places[0] == first]
     reference = max(on_time, key=len)
-    strides = [
+    of_axes = [
         _late_strides(places, reference) if places and len(places) <= 3 and places[0] > first else _strides(len(places))
         for places in halvings
     ]
-    stem, *stages = (triple(stage) for stage in zip(*strides, strict=True))
-    return Geometry(patch_size=patch_size, stem_stride=stem, stage_strides=triple(stages))
+    stem, *stages = (triple(stage) for stage in zip(*of_axes, strict=True))
+    strides = (stem, *triple(stages))
+    grid(patch_size, cumulative(strides)[-1])
+    return patch_size, strides
+
+
+def cumulative(strides: Iterable[Sequence[int]]) -> list[Size3D]:
+    """Voxels per grid point in each stage."""
+    products = accumulate(strides, lambda before, stride: triple(a * b for a, b in zip(before, stride, strict=True)))
+    return [triple(product) for product in products]
+
+
+def grid(patch_size: Size3D, stride: Size3D) -> Size3D:
+    """Grid points of a patch. Raises ValueError where they would not fill it."""
+    for axis, (size, step) in enumerate(zip(patch_size, stride, strict=True)):
+        if size % step:
+            raise ValueError(
+                f"the {AXES[axis]} axis of patch {_times(patch_size)} has {size} voxels, which the total "
+                f"stride {step} does not divide: set patch_size[{axis}] in the plans to a multiple of {step}"
+            )
+    return triple(size // step for size, step in zip(patch_size, stride, strict=True))
 
 
 def triple(values: Iterable[T]) -> tuple[T, T, T]:
@@ -194,10 +205,6 @@ def _late_strides(places: list[int], reference: list[int]) -> list[int]:
         stage = min(max(same_as_reference, stage + 1), latest)
         strides[stage] = 2
     return strides
-
-
-def _divide(size: Size3D, stride: Size3D) -> Size3D:
-    return triple(a // b for a, b in zip(size, stride, strict=True))
 
 
 def _times(size: Sequence[int]) -> str:

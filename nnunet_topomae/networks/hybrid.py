@@ -7,13 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from nnunet_topomae.networks.ablation import ablate
-from nnunet_topomae.networks.build import build_partner, build_vit_encoder
-from nnunet_topomae.networks.fusion import FUSIONS, FusionShapes
+from nnunet_topomae.networks.fusion import FUSIONS
 from nnunet_topomae.networks.geometry import Geometry
-from nnunet_topomae.networks.plan_network import PlanArchitecture
-from nnunet_topomae.networks.presets import Preset
+from nnunet_topomae.networks.partners import Partner
+from nnunet_topomae.networks.presets import ViTConfig
 from nnunet_topomae.networks.pretrained import LoadReport, load_adapted
+from nnunet_topomae.networks.vit import ViTEncoder
 
 # Where the parts of this network lie in the state dict of CoPretrainingNetwork.
 PRETRAINED_PARTS = {"vit.": "vit.encoder.", "encoder.": "partner.encoder.", "decoder.": "partner.decoder."}
@@ -27,71 +26,54 @@ class HybridSegmentationNetwork(nn.Module):
     Args:
         input_channels: C of the image.
         num_classes: K, background included.
-        geometry: from `geometry_from_plan`.
-        preset: from `PRESETS`.
+        geometry: of the tokens.
+        vit: size of the ViT.
+        partner: the network beside it.
         deep_supervision: return outputs at several resolutions; may be changed through `decoder.deep_supervision`.
         fusion: a name out of `FUSIONS`.
-        drop_path_rate, layer_scale: of the ViT encoder; a layer scale must match the pre-trained one.
-        ablation: a name out of `ABLATIONS`: a part that says nothing, in training and afterwards; empty: none.
-        architecture: of the partner, the plan's; None: UNETR++.
 
     Attributes:
-        deep_supervision_scales, deep_supervision_weights: see `Partner`.
+        deep_supervision_scales, deep_supervision_weights: see `PartnerNetwork`.
 
     Raises:
-        ValueError: an unknown fusion; an ablation of a part that the network does not have.
+        ValueError: an unknown fusion.
     """
-
-    key_to_vit = "vit"
 
     def __init__(
         self,
         input_channels: int,
         num_classes: int,
         geometry: Geometry,
-        preset: Preset,
+        vit: ViTConfig,
+        partner: Partner,
         deep_supervision: bool = True,
         fusion: str = "stages",
-        drop_path_rate: float = 0.0,
-        layer_scale: float | None = None,
-        ablation: str = "",
-        architecture: PlanArchitecture | None = None,
     ) -> None:
         super().__init__()
         if fusion not in FUSIONS:
             raise ValueError(f"unknown fusion {fusion!r}: choose one of {', '.join(FUSIONS)}")
         self.geometry = geometry
-        partner = build_partner(
-            input_channels, num_classes, geometry, preset, architecture, deep_supervision=deep_supervision
-        )
-        self.key_to_encoder, self.key_to_stem = partner.key_to_encoder, partner.key_to_stem
-        self.keys_to_in_proj = (*partner.keys_to_in_proj, "vit.token_embedding")
-        self.deep_supervision_scales = partner.deep_supervision_scales
-        self.deep_supervision_weights = partner.deep_supervision_weights
-        shapes = FusionShapes(
-            preset.vit_embed_dim,
-            geometry.token_grid,
-            partner.feature_channels,
-            partner.feature_grids,
-            preset.epa_num_heads,
-        )
-        self.fusion = FUSIONS[fusion](shapes)
-        self.vit = None
-        if self.fusion.reads_vit:
-            self.vit = build_vit_encoder(input_channels, geometry, preset, drop_path_rate, layer_scale)
-        self.encoder = partner.encoder if self.fusion.reads_partner else partner.full_resolution_encoder()
-        self.decoder = partner.decoder
-        if ablation:
-            ablate(self, ablation)
+        network = partner.build(input_channels, num_classes, deep_supervision=deep_supervision)
+        self.key_to_encoder, self.key_to_stem = network.key_to_encoder, network.key_to_stem
+        self.keys_to_in_proj = (*network.keys_to_in_proj, "vit.token_embedding")
+        self.on_grid = partner.on_grid
+        self.deep_supervision_scales = network.deep_supervision_scales
+        self.deep_supervision_weights = network.deep_supervision_weights
+        self.fusion = self.vit = None
+        kind = FUSIONS[fusion]
+        if kind is not None:
+            self.fusion = kind(vit.embed_dim, network.feature_channels, network.feature_grids)
+            self.vit = ViTEncoder.of(input_channels, geometry, vit)
+        self.encoder = network.encoder
+        self.decoder = network.decoder
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         """[B, C, D, H, W] to logits [B, K, D, H, W] or, under deep supervision, a list of them, finest first."""
-        return self.decoder(self.fusion(self.encoder(x), self._vit_features(x)))
-
-    def _vit_features(self, x: torch.Tensor) -> torch.Tensor | None:
-        if self.vit is None:
-            return None
-        return self.vit(x).transpose(1, 2).unflatten(2, self.geometry.token_grid)  # [B, C, D, H, W]
+        features = self.encoder(x)
+        if self.fusion is not None and self.vit is not None:
+            vit_features = self.vit(x).transpose(1, 2).unflatten(2, self.geometry.token_grid)  # [B, C, D, H, W]
+            features = self.fusion(features, vit_features)
+        return self.decoder(features)
 
     def load_pretrained(self, state_dict: Mapping[str, torch.Tensor], label_channels: int = 0) -> LoadReport:
         """Fill this network with the state dict of a `CoPretrainingNetwork`.
@@ -114,11 +96,7 @@ class HybridSegmentationNetwork(nn.Module):
                 "these are not the weights of pre-training (CoPretrainingNetwork): there must be names that begin with "
                 f"each of {', '.join(PRETRAINED_PARTS.values())}; the first names are {', '.join(list(state_dict)[:3])}"
             )
-        not_needed: tuple[str, ...] = NOT_NEEDED
-        if not self.fusion.reads_vit:
-            not_needed += ("vit.encoder.",)
-        if not self.fusion.reads_partner:
-            not_needed += ("partner.encoder.",)
+        not_needed = NOT_NEEDED if self.vit is not None else (*NOT_NEEDED, PRETRAINED_PARTS["vit."])
         return load_adapted(self, state_dict, self._pretrained_name, not_needed, label_channels)
 
     def parts(self) -> dict[str, list[nn.Parameter]]:

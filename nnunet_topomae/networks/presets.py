@@ -1,87 +1,81 @@
-"""Widths and depths of the networks. Geometry comes from the plan, size from here."""
+"""Size and habits of the ViT. Geometry comes from the plan, the partner's size from `networks/partners/`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-PLAN_PRETRAIN_LR, PLAN_FINETUNE_LR = 1e-3, 3e-3  # of nnU-Net's own network
-
 
 @dataclass(frozen=True)
-class Rates:
-    """Peak learning rates (AdamW).
+class ViTConfig:
+    """All that a ViT is built and trained with, but for its tokens.
+
+    To try another value, `dataclasses.replace` one of `PRESETS`; a knob does the same (`planning/blueprint.py`).
 
     Attributes:
-        pretrain, finetune: of the partner and of new layers.
-        vit_pretrain_factor, vit_finetune_factor: the ViT's, as a factor on these.
+        embed_dim, depth, num_heads: of the encoder.
+        decoder_dim, decoder_depth, decoder_num_heads: of the MAE decoder, which pre-training alone has.
+        pretrain_lr, finetune_lr: peak learning rates (AdamW); narrow networks want higher ones.
+        views: masks a crop that it is pre-trained under: the more, the better it learns, as long as the ViT is the
+            smaller part of a step.
+        steps: of the optimiser in one of its partner's, each on crops of its own.
+        drop_path: stochastic depth of the encoder's last block; it rises linearly from 0 at the first.
     """
 
-    pretrain: float
-    finetune: float
-    vit_pretrain_factor: float
-    vit_finetune_factor: float
+    embed_dim: int
+    depth: int
+    num_heads: int
+    decoder_dim: int
+    decoder_depth: int
+    decoder_num_heads: int
+    pretrain_lr: float
+    finetune_lr: float
+    views: int
+    steps: int
+    drop_path: float = 0.0
 
 
-@dataclass(frozen=True)
-class Preset:
-    """Sizes of the ViT encoder, of the MAE decoder and of UNETR++. The plan's own network has the plan's.
-
-    Attributes:
-        vit_embed_dim, vit_depth, vit_num_heads: the ViT encoder.
-        mae_embed_dim, mae_depth, mae_num_heads: the MAE decoder, only used in pre-training.
-        features_per_stage: channels of UNETR++'s four stages, finest first.
-        n_blocks_per_stage: EPA blocks in each stage, of the encoder and of the decoder.
-        epa_num_heads: attention heads of every EPA block.
-        projection_sizes: tokens that keys and values are projected to, per stage of the encoder; the decoder uses the
-            first throughout.
-        dropout: of UNETR++'s blocks.
-        rates: learning rates beside UNETR++; narrow networks want higher ones.
-        vit_views: masks a crop that the ViT is pre-trained under: the more, the better it learns, as long as the ViT is
-            the smaller part of a step.
-        vit_steps: optimiser steps of the ViT in one of its partner's, each on crops of its own.
-    """
-
-    vit_embed_dim: int
-    vit_depth: int
-    vit_num_heads: int
-    mae_embed_dim: int
-    mae_depth: int
-    mae_num_heads: int
-    features_per_stage: tuple[int, int, int, int]
-    n_blocks_per_stage: int
-    epa_num_heads: int
-    projection_sizes: tuple[int, int, int, int]
-    dropout: float
-    rates: Rates
-    vit_views: int
-    vit_steps: int
-
-    def rates_beside(self, partner: str) -> Rates:
-        """The ViT learns as fast beside the plan's network, which is as wide in every preset."""
-        if partner == "unetrpp":
-            return self.rates
-        return Rates(
-            PLAN_PRETRAIN_LR,
-            PLAN_FINETUNE_LR,
-            self.rates.vit_pretrain_factor * self.rates.pretrain / PLAN_PRETRAIN_LR,
-            self.rates.vit_finetune_factor * self.rates.finetune / PLAN_FINETUNE_LR,
-        )
-
-
-PRESETS = MappingProxyType(
+PRESETS: Mapping[str, ViTConfig] = MappingProxyType(
     {
         # For a CPU: 40×56×40 voxels, batch 2, one core take about 0.4 s a step of both networks.
-        "tiny": Preset(
-            96, 4, 3, 96, 2, 3, (8, 16, 32, 64), 1, 2, (32, 32, 32, 16), 0.0, Rates(1e-3, 6e-3, 1.5, 0.05), 8, 8
+        "tiny": ViTConfig(
+            embed_dim=96,
+            depth=4,
+            num_heads=3,
+            decoder_dim=96,
+            decoder_depth=2,
+            decoder_num_heads=3,
+            pretrain_lr=1.5e-3,
+            finetune_lr=3e-4,
+            views=8,
+            steps=8,
         ),
-        # ViT-S beside UNETR++ with a third of the published blocks.
-        "small": Preset(
-            384, 12, 6, 192, 4, 6, (32, 64, 128, 256), 1, 4, (64, 64, 64, 32), 0.1, Rates(1e-3, 2e-3, 0.3, 0.05), 4, 1
+        # ViT-S
+        "small": ViTConfig(
+            embed_dim=384,
+            depth=12,
+            num_heads=6,
+            decoder_dim=192,
+            decoder_depth=4,
+            decoder_num_heads=6,
+            pretrain_lr=3e-4,
+            finetune_lr=1e-4,
+            views=4,
+            steps=1,
         ),
-        # ViT-B with the decoder of He et al. 2022 (MAE) beside UNETR++ as published.
-        "base": Preset(
-            768, 12, 12, 512, 8, 16, (32, 64, 128, 256), 3, 4, (64, 64, 64, 32), 0.1, Rates(3e-4, 3e-4, 0.33, 0.1), 2, 1
+        # ViT-B with the decoder of He et al. 2022 (MAE)
+        "base": ViTConfig(
+            embed_dim=768,
+            depth=12,
+            num_heads=12,
+            decoder_dim=512,
+            decoder_depth=8,
+            decoder_num_heads=16,
+            pretrain_lr=9.9e-5,
+            finetune_lr=3e-5,
+            views=2,
+            steps=1,
         ),
     }
 )

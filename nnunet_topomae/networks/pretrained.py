@@ -5,14 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nnunet_topomae.networks.unetrpp import EPABlock, TokenProjection
+from nnunet_topomae.networks.partners.partner import OnGrid
 from nnunet_topomae.networks.vit import TokenEmbedding
+
+ON_GRID: Mapping[type[nn.Module], OnGrid] = MappingProxyType(
+    {
+        nn.Conv3d: OnGrid("weight", summed=True),
+        nn.ConvTranspose3d: OnGrid("weight", summed=False),
+        TokenEmbedding: OnGrid("weight", summed=True),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,8 @@ def load_adapted(
     not_needed: tuple[str, ...],
     label_channels: int = 0,
 ) -> LoadReport:
-    """Load `source` into `network`, whose `keys_to_in_proj` name the layers that read the input's channels.
+    """Load `source` into `network`, whose `keys_to_in_proj` name the layers that read the input's channels, and whose
+    `on_grid` says what belongs to a grid, besides `ON_GRID`.
 
     Args:
         source_name: the name in `source` of each entry of the network's state dict; None for new ones.
@@ -93,8 +103,12 @@ def _adapt(
     module_name, _, parameter = name.rpartition(".")
     module = network.get_submodule(module_name)
     keys_to_in_proj: Any = network.keys_to_in_proj
+    partners: Any = network.on_grid
     adapted, done = weight, []
-    if _is_adaptable(module, parameter):
+    kinds = [on_grid for kind, on_grid in {**ON_GRID, **partners}.items() if isinstance(module, kind)]
+    for on_grid in kinds:
+        if parameter != on_grid.name:
+            continue
         if module_name in keys_to_in_proj:
             image_channels = shape[1] - label_channels
             if weight.shape[1] != image_channels:
@@ -104,20 +118,11 @@ def _adapt(
                 adapted = append_zero_channels(adapted, label_channels)
                 done.append(f"{label_channels} label channels added, zero")
         if weight.shape[-3:] != shape[-3:]:
-            is_sum = isinstance(module, TokenProjection | TokenEmbedding | nn.Conv3d)
-            adapted = resample(adapted, shape[-3:], keep_sum=is_sum)
+            adapted = resample(adapted, shape[-3:], keep_sum=on_grid.summed)
             done.append(f"grid {tuple(weight.shape[-3:])} to {tuple(shape[-3:])}")
     if adapted.shape != shape:
         raise ValueError(f"{tuple(weight.shape)} in the checkpoint, {tuple(shape)} in this network")
     return adapted, ", ".join(done)
-
-
-def _is_adaptable(module: nn.Module, parameter: str) -> bool:
-    if isinstance(module, EPABlock):
-        return parameter == "position_embedding"
-    return parameter == "weight" and isinstance(
-        module, TokenProjection | TokenEmbedding | nn.Conv3d | nn.ConvTranspose3d
-    )
 
 
 def repeat_channels(weight: torch.Tensor, channels: int) -> torch.Tensor:

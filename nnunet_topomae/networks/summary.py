@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_topomae.networks.copretrain import CoPretrainingNetwork
-from nnunet_topomae.networks.dry_run import Network, dry_run
 from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
-from nnunet_topomae.networks.plan_network import PlanArchitecture
-from nnunet_topomae.networks.presets import Preset
+from nnunet_topomae.networks.partners import Partner
+from nnunet_topomae.networks.presets import ViTConfig
 
 BYTES_PER_PARAMETER = 16  # float32: weight, gradient, AdamW's two moments
+SAMPLES = 2  # of one, some tensors are views of others that are copies of several
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -46,62 +52,76 @@ class NetworkSummary:
 def summarise_pretraining(
     input_channels: int,
     geometry: Geometry,
-    preset: Preset,
+    vit: ViTConfig,
+    partner: Partner,
     mask_ratio: float = 0.75,
-    vit_views: int | None = None,
     dtype: torch.dtype = torch.float16,
-    architecture: PlanArchitecture | None = None,
 ) -> NetworkSummary:
-    """Both networks of pre-training in `dtype`, the ViT under `vit_views` masks a crop (or the preset's)."""
+    """Both networks of pre-training under autocast to `dtype`."""
     num_visible = geometry.num_tokens - round(mask_ratio * geometry.num_tokens)
-    views = preset.vit_views if vit_views is None else vit_views
 
     def forward(network: CoPretrainingNetwork, image: torch.Tensor) -> None:
-        network.vit(image, torch.arange(num_visible).expand(len(image), views, -1))
+        network.vit(image, torch.arange(num_visible).expand(len(image), vit.views, -1))
         network.partner(image)
 
     def build() -> CoPretrainingNetwork:
-        return CoPretrainingNetwork(input_channels, geometry, _fused(preset), architecture=architecture)
+        return CoPretrainingNetwork(input_channels, geometry, vit, partner)
 
-    return _summarise(build, forward, input_channels, geometry, dtype)
+    return summarise(build, forward, (input_channels, *geometry.patch_size), dtype)
 
 
 def summarise_finetuning(
     input_channels: int,
     num_classes: int,
     geometry: Geometry,
-    preset: Preset,
+    vit: ViTConfig,
+    partner: Partner,
     fusion: str = "stages",
     dtype: torch.dtype = torch.float16,
-    architecture: PlanArchitecture | None = None,
 ) -> NetworkSummary:
     """The hybrid network with deep supervision, under autocast to `dtype`."""
 
     def build() -> HybridSegmentationNetwork:
-        return HybridSegmentationNetwork(
-            input_channels, num_classes, geometry, _fused(preset), fusion=fusion, architecture=architecture
-        )
+        return HybridSegmentationNetwork(input_channels, num_classes, geometry, vit, partner, fusion=fusion)
 
-    return _summarise(build, lambda network, image: network(image), input_channels, geometry, dtype)
+    return summarise(build, lambda network, image: network(image), (input_channels, *geometry.patch_size), dtype)
 
 
-def _fused(preset: Preset) -> Preset:
-    """Without dropout, with which attention on the CPU, where this runs, stores matrices that a GPU does not."""
-    return replace(preset, dropout=0.0)
-
-
-def _summarise(
+def summarise(
     build: Callable[[], Network],
     forward: Callable[[Network, torch.Tensor], object],
-    input_channels: int,
-    geometry: Geometry,
+    sample_shape: tuple[int, ...],
     dtype: torch.dtype,
 ) -> NetworkSummary:
-    run = dry_run(build, forward, (input_channels, *geometry.patch_size), dtype)
-    parameters = sum(p.numel() for p in run.network.parameters())
+    """A forward pass of tensors without values, on the CPU: `forward` of the network that `build` makes and images.
+
+    The network is in evaluation mode, as attention with dropout stores matrices on a CPU that it does not on a GPU.
+    """
+    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage
+        return tensor
+
+    with FakeTensorMode():
+        network = build().eval()
+        image = torch.empty(SAMPLES, *sample_shape)
+        with (
+            FlopCounterMode(display=False) as counter,
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast("cpu", dtype, enabled=dtype != torch.float32),
+        ):
+            forward(network, image)
+    for tensor in (*network.parameters(), *network.buffers()):
+        kept.pop(tensor.untyped_storage()._cdata, None)
+    parameters = list(network.parameters())
+    number = sum(parameter.numel() for parameter in parameters)
+    kernels = sum(parameter.numel() for parameter in parameters if parameter.ndim > 1)
+    copies = 0 if dtype == torch.float32 else dtype.itemsize * kernels  # autocast keeps one of each kernel and matrix
     return NetworkSummary(
-        parameters=parameters,
-        multiply_adds=run.multiply_adds,
-        fixed_bytes=BYTES_PER_PARAMETER * parameters + run.bytes_per_batch,
-        bytes_per_sample=run.bytes_per_sample,
+        parameters=number,
+        multiply_adds=counter.get_total_flops() // 2 // SAMPLES,
+        fixed_bytes=BYTES_PER_PARAMETER * number + copies,
+        bytes_per_sample=(sum(storage.nbytes() for storage in kept.values()) - copies) // SAMPLES,
     )

@@ -37,17 +37,6 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
-class LayerScale(nn.Module):
-    """A learned scale of each channel (Touvron et al. 2021, arXiv 2103.17239)."""
-
-    def __init__(self, dim: int, initial_value: float) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((dim,), initial_value))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.gamma
-
-
 class StochasticDepth(nn.Module):
     """In training, drops a residual branch for some samples and scales it for the others (Huang et al. 2016)."""
 
@@ -68,29 +57,19 @@ class Block(nn.Module):
     Args:
         dim: channels.
         num_heads: of attention; must divide dim.
-        layer_scale: initial scale of each branch; None: no scale.
-        drop_path_rate: probability that a branch is skipped for a sample.
+        drop_path: probability that a branch is skipped for a sample.
         mlp_ratio: hidden channels of the MLP per channel.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        layer_scale: float | None = None,
-        drop_path_rate: float = 0.0,
-        mlp_ratio: int = 4,
-    ) -> None:
+    def __init__(self, dim: int, num_heads: int, drop_path: float = 0.0, mlp_ratio: int = 4) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, num_heads)
-        self.ls1 = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, mlp_ratio * dim)
-        self.ls2 = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
-        self.drop_path = StochasticDepth(drop_path_rate)
+        self.drop_path = StochasticDepth(drop_path)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, N, dim] to the same."""
-        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
-        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))

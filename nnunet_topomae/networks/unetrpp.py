@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nnunet_topomae.networks.geometry import Geometry, Size3D, triple
-from nnunet_topomae.networks.partner import Partner
+from nnunet_topomae.networks.geometry import Size3D, cumulative, grid, triple
+from nnunet_topomae.networks.partners.partner import PartnerNetwork
 from nnunet_topomae.networks.vit import require_patch_size
 
 NORMALISE_EPS = 1e-4  # far below the norm of any real query; bounds the gradient at a zero vector
@@ -165,7 +165,8 @@ class UNETRPPEncoder(nn.Module):
     def __init__(
         self,
         input_channels: int,
-        geometry: Geometry,
+        strides: Sequence[Size3D],
+        grids: Sequence[Size3D],
         features_per_stage: Sequence[int],
         n_blocks_per_stage: Sequence[int],
         projection_sizes: Sequence[int],
@@ -175,14 +176,14 @@ class UNETRPPEncoder(nn.Module):
         self.image_block = ResidualConvBlock(
             input_channels, features_per_stage[0] // 2, nn.InstanceNorm3d, project=True
         )
-        self.stem = Downsampling(input_channels, features_per_stage[0], geometry.stem_stride)
+        self.stem = Downsampling(input_channels, features_per_stage[0], strides[0])
         self.downsamplings = nn.ModuleList(
-            Downsampling(features_per_stage[i], features_per_stage[i + 1], geometry.stage_strides[i]) for i in range(3)
+            Downsampling(features_per_stage[i], features_per_stage[i + 1], strides[i + 1]) for i in range(3)
         )
         self.stages = nn.ModuleList(
             nn.Sequential(*(EPABlock(dim, grid, projection_size, **block_kwargs) for _ in range(n_blocks)))
             for dim, grid, projection_size, n_blocks in zip(
-                features_per_stage, geometry.stage_grids, projection_sizes, n_blocks_per_stage, strict=True
+                features_per_stage, grids, projection_sizes, n_blocks_per_stage, strict=True
             )
         )
 
@@ -217,7 +218,8 @@ class UNETRPPDecoder(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        geometry: Geometry,
+        strides: Sequence[Size3D],
+        grids: Sequence[Size3D],
         features_per_stage: Sequence[int],
         n_blocks_per_stage: Sequence[int],
         projection_size: int,
@@ -232,18 +234,16 @@ class UNETRPPDecoder(nn.Module):
         for i in (2, 1, 0):
             stage = nn.Sequential(
                 *(
-                    EPABlock(features_per_stage[i], geometry.stage_grids[i], projection_size, **block_kwargs)
+                    EPABlock(features_per_stage[i], grids[i], projection_size, **block_kwargs)
                     for _ in range(n_blocks_per_stage[i])
                 )
             )
-            self.up_blocks.append(
-                UpBlock(features_per_stage[i + 1], features_per_stage[i], geometry.stage_strides[i], stage)
-            )
+            self.up_blocks.append(UpBlock(features_per_stage[i + 1], features_per_stage[i], strides[i + 1], stage))
         self.up_blocks.append(
             UpBlock(
                 features_per_stage[0],
                 full_resolution,
-                geometry.stem_stride,
+                strides[0],
                 ResidualConvBlock(full_resolution, full_resolution, nn.InstanceNorm3d),
             )
         )
@@ -263,7 +263,7 @@ class UNETRPPDecoder(nn.Module):
         return [layer(x) for layer, x in zip(self.seg_layers, outputs, strict=False)]
 
 
-class UNETRPP(Partner):
+class UNETRPP(PartnerNetwork):
     """UNETR++. The defaults are the network published for Synapse.
 
     Args:
@@ -314,13 +314,13 @@ class UNETRPP(Partner):
         deep_supervision: bool = True,
     ) -> None:
         super().__init__()
-        self.geometry = Geometry(
-            triple(patch_size), triple(stem_stride), triple(triple(stride) for stride in stage_strides)
-        )
+        self.patch_size = triple(patch_size)
+        strides = [triple(stride) for stride in (stem_stride, *stage_strides)]
+        grids = [grid(self.patch_size, stride) for stride in cumulative(strides)]
         self.feature_channels = (features_per_stage[0] // 2, *features_per_stage)
-        self.feature_grids = (self.geometry.patch_size, *self.geometry.stage_grids)
+        self.feature_grids = (self.patch_size, *grids)
         self.deep_supervision_scales = [
-            [1 / edge for edge in stride] for stride in [(1, 1, 1), *self.geometry.cumulative_strides][:n_outputs]
+            [1 / edge for edge in stride] for stride in [(1, 1, 1), *cumulative(strides)][:n_outputs]
         ]
         block_kwargs = {
             "num_heads": num_heads,
@@ -330,11 +330,12 @@ class UNETRPP(Partner):
             "dropout": dropout,
         }
         self.encoder = UNETRPPEncoder(
-            input_channels, self.geometry, features_per_stage, n_blocks_per_stage, projection_sizes, **block_kwargs
+            input_channels, strides, grids, features_per_stage, n_blocks_per_stage, projection_sizes, **block_kwargs
         )
         self.decoder = UNETRPPDecoder(
             num_classes,
-            self.geometry,
+            strides,
+            grids,
             features_per_stage,
             n_blocks_per_stage_decoder,
             projection_size_decoder,
@@ -347,23 +348,8 @@ class UNETRPP(Partner):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         """[B, C, D, H, W] to logits [B, K, D, H, W], or to a list of them, finest first, under deep supervision."""
-        require_patch_size(x, self.geometry.patch_size)
+        require_patch_size(x, self.patch_size)
         return self.decoder(self.encoder(x))
-
-    def full_resolution_encoder(self) -> nn.Module:
-        return FullResolutionEncoder(self.encoder.get_submodule("image_block"))
-
-
-class FullResolutionEncoder(nn.Module):
-    """What is left of the encoder where the ViT takes the place of its stages."""
-
-    def __init__(self, image_block: nn.Module) -> None:
-        super().__init__()
-        self.image_block = image_block
-
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Features at full resolution alone."""
-        return [self.image_block(x)]
 
 
 def _init_linear(module: nn.Module) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nnunet_topomae.networks.geometry import Geometry
+from nnunet_topomae.networks.presets import ViTConfig
 from nnunet_topomae.networks.tokens import gather_tokens, patchify, scatter_tokens, unpatchify
 from nnunet_topomae.networks.transformer import Block
 
@@ -57,8 +60,7 @@ class ViTEncoder(nn.Module):
         patch_size: voxels; must be divisible by token_size.
         token_size: voxels of a token.
         embed_dim, depth, num_heads: of the transformer.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0 at the first.
-        layer_scale: initial value of the learned scale of each residual branch; None: no scale.
+        drop_path: stochastic depth of the last block; it rises linearly from 0 at the first.
     """
 
     position_embedding: torch.Tensor
@@ -71,8 +73,7 @@ class ViTEncoder(nn.Module):
         embed_dim: int,
         depth: int,
         num_heads: int,
-        drop_path_rate: float = 0.0,
-        layer_scale: float | None = None,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.patch_size = tuple(patch_size)
@@ -83,10 +84,27 @@ class ViTEncoder(nn.Module):
         self.register_buffer(
             "position_embedding", sincos_position_embedding(self.token_grid, embed_dim), persistent=False
         )
-        drop_rates = [drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
-        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, layer_scale, rate) for rate in drop_rates)
+        drop_rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, rate) for rate in drop_rates)
         self.norm = nn.LayerNorm(embed_dim)
         self.blocks.apply(init_transformer_weights)
+
+    @classmethod
+    def of(cls, input_channels: int, geometry: Geometry, config: ViTConfig) -> ViTEncoder:
+        """As presets and knobs ask for it."""
+        return cls(**cls.arguments(input_channels, geometry, config), drop_path=config.drop_path)
+
+    @staticmethod
+    def arguments(input_channels: int, geometry: Geometry, config: ViTConfig) -> dict[str, Any]:
+        """Arguments of the class that its weights depend on."""
+        return {
+            "input_channels": input_channels,
+            "patch_size": geometry.patch_size,
+            "token_size": geometry.token_size,
+            "embed_dim": config.embed_dim,
+            "depth": config.depth,
+            "num_heads": config.num_heads,
+        }
 
     def forward(self, image: torch.Tensor, ids_keep: torch.Tensor | None = None) -> torch.Tensor:
         """Features [B·V, M, embed_dim] of the tokens `ids_keep` [B·V, M] of images [B, C, D, H, W], V rows for each.
@@ -132,6 +150,19 @@ class MAEDecoder(nn.Module):
         self.norm = nn.LayerNorm(embed_dim)
         self.predict = nn.Linear(embed_dim, output_channels * math.prod(token_size))
         self.apply(init_transformer_weights)
+
+    @classmethod
+    def of(cls, output_channels: int, geometry: Geometry, config: ViTConfig) -> MAEDecoder:
+        """As presets and knobs ask for it."""
+        return cls(
+            output_channels,
+            geometry.token_grid,
+            geometry.token_size,
+            config.embed_dim,
+            config.decoder_dim,
+            config.decoder_depth,
+            config.decoder_num_heads,
+        )
 
     def forward(self, features: torch.Tensor, ids_keep: torch.Tensor) -> torch.Tensor:
         """Features [B, M, encoder_dim] of the tokens `ids_keep` [B, M] to a reconstruction [B, C, D, H, W]."""

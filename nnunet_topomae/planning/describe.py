@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from nnunet_topomae.config import TopoMAEConfig
-from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.networks.summary import NetworkSummary
+from nnunet_topomae.planning.blueprint import Blueprint
 from nnunet_topomae.planning.memory import GIB, USABLE_MEMORY, Workload, largest_batch
-from nnunet_topomae.planning.plans_file import Plans, configuration_of, geometry_of
+from nnunet_topomae.planning.plans_file import Plans, configuration_of
 from nnunet_topomae.visualization.tables import markdown_table
 
 
@@ -32,7 +32,7 @@ def describe(
     """
     config = TopoMAEConfig.resolve(plans)
     chosen = configuration_of(plans, configuration)
-    geometry = geometry_of(chosen)
+    blueprint = Blueprint.of(chosen.configuration, config)
     workload = Workload.of(plans, dataset_json, configuration, config)
     head = (
         "preset",
@@ -45,13 +45,13 @@ def describe(
     phases = [
         (name, *_phase(phase, summary, chosen.batch_size, memory_gib))
         for name in (PRESETS if all_presets else (config.preset,))
-        for phase, summary in workload.summarise(geometry, PRESETS[name]).items()
+        for phase, summary in workload.summarise(chosen.configuration, name).items()
     ]
     return "\n".join(
         [
             f"{plans['dataset_name']}, {plans['plans_name']}, {configuration}: "
             f"{workload.image_channels} channel(s), {workload.num_outputs} output(s)\n",
-            markdown_table(("", "first axis", "second axis", "third axis"), _geometry_rows(geometry, workload)),
+            markdown_table(("", "first axis", "second axis", "third axis"), _geometry_rows(blueprint)),
             "",
             markdown_table(head, phases),
             "",
@@ -61,13 +61,11 @@ def describe(
     )
 
 
-def _geometry_rows(geometry: Geometry, workload: Workload) -> list[Sequence[object]]:
-    name, grids = "UNETR++", tuple(geometry.stage_grids)
-    if workload.architecture is not None:
-        name, grids = workload.architecture.class_name.split(".")[-1], workload.architecture.grids(geometry.patch_size)
+def _geometry_rows(blueprint: Blueprint) -> list[Sequence[object]]:
+    geometry, partner = blueprint.geometry, blueprint.partner
     return [
         ("patch (voxels)", *geometry.patch_size),
-        *((f"{name} stage {number} grid", *grid) for number, grid in enumerate(grids, start=1)),
+        *((f"{partner.title} stage {number} grid", *grid) for number, grid in enumerate(partner.stage_grids, start=1)),
         ("ViT token (voxels)", *geometry.token_size),
         (f"ViT token grid ({geometry.num_tokens} tokens)", *geometry.token_grid),
     ]

@@ -12,13 +12,11 @@ import numpy as np
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig, or_preset
-from nnunet_topomae.networks.geometry import Geometry, geometry_from_plan
-from nnunet_topomae.networks.plan_network import PlanArchitecture
-from nnunet_topomae.networks.presets import PRESETS, Preset
+from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig
+from nnunet_topomae.networks.geometry import geometry_from_plan
 from nnunet_topomae.networks.summary import NetworkSummary, summarise_finetuning, summarise_pretraining
+from nnunet_topomae.planning.blueprint import Blueprint
 from nnunet_topomae.planning.configuration import Configuration, pooling, with_patch
-from nnunet_topomae.planning.partner import partner_architecture
 from nnunet_topomae.planning.plans_file import Plans
 
 GIB = 2**30
@@ -29,56 +27,39 @@ MAX_DATASET_COVERED = 0.05  # nnU-Net's: no batch holds more than this part of t
 
 @dataclass(frozen=True)
 class Workload:
-    """What the cost of both networks depends on besides geometry and preset.
+    """What the cost of both networks depends on besides the configuration of a plan.
 
     Attributes:
         image_channels: of pre-training.
         input_channels: of fine-tuning; a cascade adds the previous segmentation.
         num_outputs: of the segmentation.
-        mask_ratio, vit_views, fusion: the knobs.
-        architecture: of the partner.
+        config: the knobs.
     """
 
     image_channels: int
     input_channels: int
     num_outputs: int
-    mask_ratio: float
-    vit_views: int
-    fusion: str
-    architecture: PlanArchitecture | None
+    config: TopoMAEConfig
 
     @classmethod
     def of(cls, plans: Plans, dataset_json: dict[str, Any], configuration: str, config: TopoMAEConfig) -> Workload:
+        """Of a configuration in the plans."""
         manager = PlansManager(plans)
         chosen = manager.get_configuration(configuration)
         return cls(
             image_channels=len(chosen.normalization_schemes),
             input_channels=determine_num_input_channels(manager, chosen, dataset_json),
             num_outputs=manager.get_label_manager(dataset_json).num_segmentation_heads,
-            mask_ratio=config.mask_ratio,
-            vit_views=config.vit_views,
-            fusion=config.fusion,
-            architecture=partner_architecture(chosen.configuration, config),
+            config=config,
         )
 
-    def with_strides_of(self, configuration: Configuration) -> Workload:
-        """The same with the plan's network, if that is the partner, as this configuration has it."""
-        return self if self.architecture is None else replace(self, architecture=PlanArchitecture.of(configuration))
-
-    def summarise(self, geometry: Geometry, preset: Preset) -> dict[str, NetworkSummary]:
-        """Both phases by name."""
+    def summarise(self, configuration: Configuration, preset: str | None = None) -> dict[str, NetworkSummary]:
+        """Both phases by name, for any patch and strides; `preset`: another than the knob's."""
+        config = replace(self.config, preset=preset or self.config.preset)
+        parts = Blueprint.of(configuration, config)
         return {
-            "pre-training": summarise_pretraining(
-                self.image_channels,
-                geometry,
-                preset,
-                self.mask_ratio,
-                or_preset(self.vit_views, preset.vit_views),
-                architecture=self.architecture,
-            ),
-            "fine-tuning": summarise_finetuning(
-                self.input_channels, self.num_outputs, geometry, preset, self.fusion, architecture=self.architecture
-            ),
+            "pre-training": summarise_pretraining(self.image_channels, *parts, config.mask_ratio),
+            "fine-tuning": summarise_finetuning(self.input_channels, self.num_outputs, *parts, config.fusion),
         }
 
 
@@ -122,29 +103,23 @@ def fit_plans(
     for name in names:
         workload = Workload.of(plans, dataset_json, name, config)
         configuration = PlansManager(plans).get_configuration(name).configuration
-        new["configurations"][name] = _fit(
-            configuration, workload, config.preset, memory_gib, dataset_json["numTraining"]
-        )
+        new["configurations"][name] = _fit(configuration, workload, memory_gib, dataset_json["numTraining"])
     return new
 
 
-def _fit(
-    configuration: Configuration, workload: Workload, preset: str, memory_gib: float, num_training: int
-) -> Configuration:
+def _fit(configuration: Configuration, workload: Workload, memory_gib: float, num_training: int) -> Configuration:
     candidates = list(_smaller_and_smaller(configuration))
     batches: dict[int, int] = {}
 
     def fits(number: int) -> bool:
-        candidate = candidates[number]
-        summaries = workload.with_strides_of(candidate).summarise(_geometry(candidate), PRESETS[preset])
-        batches[number] = largest_batch(summaries.values(), memory_gib)
+        batches[number] = largest_batch(workload.summarise(candidates[number]).values(), memory_gib)
         return batches[number] >= MIN_BATCH
 
     chosen = 0 if fits(0) else bisect_left(range(len(candidates)), True, lo=1, key=fits)
     if chosen == len(candidates):
         raise ValueError(
-            f"not even {MIN_BATCH} crops of {candidates[-1]['patch_size']} fit {memory_gib:g} GiB with the {preset} "
-            "networks: take a smaller --preset or more --memory"
+            f"not even {MIN_BATCH} crops of {candidates[-1]['patch_size']} fit {memory_gib:g} GiB with the "
+            f"{workload.config.preset} networks: take a smaller --preset or more --memory"
         )
     fitting = candidates[chosen]
     dataset_voxels = num_training * np.prod(fitting["median_image_size_in_voxels"], dtype=float)
@@ -152,8 +127,8 @@ def _fit(
     return {**fitting, "batch_size": max(MIN_BATCH, min(batches[chosen], cap))}
 
 
-def _geometry(configuration: Configuration) -> Geometry:
-    return geometry_from_plan(configuration["patch_size"], configuration["architecture"]["arch_kwargs"]["strides"])
+def _require_geometry(configuration: Configuration) -> None:
+    geometry_from_plan(configuration["patch_size"], configuration["architecture"]["arch_kwargs"]["strides"])
 
 
 def _smaller_and_smaller(configuration: Configuration) -> Iterator[Configuration]:
@@ -161,7 +136,7 @@ def _smaller_and_smaller(configuration: Configuration) -> Iterator[Configuration
 
     As nnU-Net's planner does: the axis that is longest relative to the median image loses as little as it can.
     """
-    _geometry(configuration)  # the plan's own patch must have one: its error says why not
+    _require_geometry(configuration)  # the plan's own patch must have one: its error says why not
     spacing, median = configuration["spacing"], np.array(configuration["median_image_size_in_voxels"])
     patch = tuple(configuration["patch_size"])
     while True:
@@ -173,7 +148,7 @@ def _smaller_and_smaller(configuration: Configuration) -> Iterator[Configuration
             return
         configuration = with_patch(configuration, patch)
         try:
-            _geometry(configuration)
+            _require_geometry(configuration)
         except ValueError:
             return
 

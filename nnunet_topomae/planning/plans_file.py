@@ -11,7 +11,6 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_topomae.files import read_json
-from nnunet_topomae.networks.geometry import Geometry, geometry_from_plan
 
 Plans = dict[str, Any]
 
@@ -55,18 +54,6 @@ def configuration_of(plans: Plans, name: str) -> ConfigurationManager:
         return configuration
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"nnU-Net cannot read configuration {name!r} of the plans: {error!r}") from error
-
-
-def geometry_of(configuration: ConfigurationManager) -> Geometry:
-    """The geometry of both networks for one configuration of a plan. Raises ValueError that says what is wrong."""
-    try:
-        patch_size, strides = configuration.patch_size, configuration.pool_op_kernel_sizes
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"the configuration in the plans has no patch_size or no architecture.arch_kwargs.strides ({error!r}): "
-            "plan the dataset again with nnUNetv2_plan_experiment"
-        ) from error
-    return geometry_from_plan(patch_size, strides)
 
 
 def read_dataset_json(folder: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.data.dataloading import CropPositionDataLoader
 from nnunet_topomae.evaluation.pretraining import PretrainingEvaluation, ReconstructedCrop
 from nnunet_topomae.losses.pretraining import PretrainingLoss, topological_loss
-from nnunet_topomae.planning.plans_file import geometry_of
+from nnunet_topomae.planning.blueprint import geometry_of
 from nnunet_topomae.report.runs import NETWORKS
 from nnunet_topomae.training.checkpoint import Checkpoint, Origin, read_checkpoint
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer

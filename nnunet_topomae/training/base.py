@@ -22,8 +22,9 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig, environment_name, from_environment
 from nnunet_topomae.data.checks import LabelRange, check_cases, check_none_missing, check_previous_stage
 from nnunet_topomae.evaluation.instruments import is_dead
-from nnunet_topomae.planning.card import CardFit, card_memory
-from nnunet_topomae.planning.plans_file import configuration_of, geometry_of
+from nnunet_topomae.planning.blueprint import geometry_of
+from nnunet_topomae.planning.gpu_fit import GPUFit, gpu_memory
+from nnunet_topomae.planning.plans_file import configuration_of
 from nnunet_topomae.private_names import curves, init_args, named_weights, untested_versions
 from nnunet_topomae.topology import warm_up
 from nnunet_topomae.training.checkpoint import read_trusted_checkpoint
@@ -62,7 +63,7 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer):
 
     divergence_remedy: str
     phases: tuple[str, ...] = ("fine-tuning",)
-    architecture_knobs: tuple[str, ...] = ("preset", "partner", "layer_scale")
+    architecture_knobs: tuple[str, ...] = ("preset", "partner", "recipe")
     curve_names: tuple[str, ...] = ()
     num_iterations_per_epoch = KnobAttribute("iterations_per_epoch")
     num_val_iterations_per_epoch = KnobAttribute("val_iterations_per_epoch")
@@ -172,12 +173,12 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer):
             self.print_to_log_file(f"WARNING: the GPU may be too small. {self._card_fit.advice()}")
 
     @property
-    def _card_fit(self) -> CardFit | None:
-        memory = card_memory(self.device)
+    def _card_fit(self) -> GPUFit | None:
+        memory = gpu_memory(self.device)
         if memory is None:
             return None
         plans, name = self.plans_manager.plans, self.configuration_name
-        return CardFit(plans, self.dataset_json, name, self.geometry, self.config, self.phases, self.batch_size, memory)
+        return GPUFit(plans, self.dataset_json, name, self.config, self.phases, self.batch_size, memory)
 
     def _record_named_weights(self) -> None:
         """What the weights have seen that nnU-Net's option -pretrained_weights names."""
@@ -334,8 +335,3 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer):
                     f"{subject} trained with {knob} = {there!r}, this run has {here!r}. They must agree: set "
                     f"{environment_name(knob)}={there}, or train with plans of another name (-p)."
                 )
-
-
-def vit_options(config: TopoMAEConfig) -> dict[str, float | None]:
-    """Arguments of both networks for their ViT encoder."""
-    return {}

@@ -30,12 +30,10 @@ from nnunet_topomae.losses.segmentation import SegmentationLoss
 from nnunet_topomae.networks.axes import axes_order, reorder_axes
 from nnunet_topomae.networks.checkpointing import with_checkpoints
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
-from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.networks.pretrained import LoadReport
-from nnunet_topomae.planning.partner import partner_architecture
-from nnunet_topomae.planning.plans_file import geometry_of
+from nnunet_topomae.planning.blueprint import Blueprint
 from nnunet_topomae.private_names import named_weights, set_deep_supervision_weights
-from nnunet_topomae.training.base import TopoMAETrainer, vit_options
+from nnunet_topomae.training.base import TopoMAETrainer
 from nnunet_topomae.training.checkpoint import Checkpoint, read_pretraining, refuse_pretraining_checkpoint
 from nnunet_topomae.training.precedence import KnobAttribute
 from nnunet_topomae.training.schedule import ParameterGroup, WarmupCosineSchedule, adamw, peak_rates
@@ -54,7 +52,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
     """
 
     divergence_remedy = "Lower NNUNET_TOPOMAE_FINETUNE_LR"
-    architecture_knobs = (*TopoMAETrainer.architecture_knobs, "fusion", "ablation")
+    architecture_knobs = (*TopoMAETrainer.architecture_knobs, "fusion")
     curve_names = (*FINETUNING_INSTRUMENTS, TRAIN_TOPOLOGY)
     num_epochs = KnobAttribute("finetune_epochs")
     initial_lr = KnobAttribute("finetune_lr", lambda config: peak_rates(config).finetune)
@@ -76,18 +74,11 @@ class TopoMAEFinetuner(TopoMAETrainer):
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
         config = TopoMAEConfig.from_plans(plans_manager.plans)
+        blueprint = Blueprint.of(configuration_manager.configuration, config)
         network = HybridSegmentationNetwork(
-            num_input_channels,
-            num_output_channels,
-            geometry_of(configuration_manager),
-            PRESETS[config.preset],
-            deep_supervision=enable_deep_supervision,
-            fusion=config.fusion,
-            ablation=config.ablation,
-            architecture=partner_architecture(configuration_manager.configuration, config),
-            **vit_options(config),
+            num_input_channels, num_output_channels, *blueprint, enable_deep_supervision, config.fusion
         )
-        return with_checkpoints(network) if config.gradient_checkpointing else network
+        return with_checkpoints(network, blueprint.partner) if config.gradient_checkpointing else network
 
     def _get_deep_supervision_scales(self) -> list[list[float]] | None:
         return self.plain_network.deep_supervision_scales if self.enable_deep_supervision else None

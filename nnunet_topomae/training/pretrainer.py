@@ -17,7 +17,7 @@ from torch import nn
 
 from nnunet_topomae.augmentation.pipeline import split_pipeline
 from nnunet_topomae.augmentation.random_streams import numpy_generator_kept
-from nnunet_topomae.config import TopoMAEConfig, or_preset
+from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.data.augmentation import pretraining_transforms
 from nnunet_topomae.data.case_facts import read_fingerprints
 from nnunet_topomae.data.dataloading import (
@@ -47,12 +47,10 @@ from nnunet_topomae.losses.position import point_distance
 from nnunet_topomae.losses.pretraining import BRANCHES, TERMS, PretrainingLoss, topological_loss
 from nnunet_topomae.networks.checkpointing import with_checkpoints
 from nnunet_topomae.networks.copretrain import BranchOutput, CoPretrainingNetwork, CoPretrainingOutput
-from nnunet_topomae.networks.presets import PRESETS
-from nnunet_topomae.planning.partner import partner_architecture
-from nnunet_topomae.planning.plans_file import geometry_of
+from nnunet_topomae.planning.blueprint import Blueprint, vit_config
 from nnunet_topomae.pretext.masking import draw_masks
 from nnunet_topomae.private_names import curves
-from nnunet_topomae.training.base import TopoMAETrainer, vit_options
+from nnunet_topomae.training.base import TopoMAETrainer
 from nnunet_topomae.training.early_topology import EarlyTopology
 from nnunet_topomae.training.pictures import log_picture
 from nnunet_topomae.training.precedence import KnobAttribute
@@ -110,14 +108,9 @@ class TopoMAEPretrainer(TopoMAETrainer):
             )
         config = TopoMAEConfig.from_plans(plans_manager.plans)
         image_channels = len(configuration_manager.normalization_schemes)  # without a cascade's one-hot channels
-        network = CoPretrainingNetwork(
-            image_channels,
-            geometry_of(configuration_manager),
-            PRESETS[config.preset],
-            architecture=partner_architecture(configuration_manager.configuration, config),
-            **vit_options(config),
-        )
-        return with_checkpoints(network) if config.gradient_checkpointing else network
+        blueprint = Blueprint.of(configuration_manager.configuration, config)
+        network = CoPretrainingNetwork(image_channels, *blueprint)
+        return with_checkpoints(network, blueprint.partner) if config.gradient_checkpointing else network
 
     def _build_loss(self) -> PretrainingLoss:
         return PretrainingLoss(self.config, self.geometry)
@@ -141,7 +134,7 @@ class TopoMAEPretrainer(TopoMAETrainer):
 
     @property
     def vit_steps(self) -> int:
-        return or_preset(self.config.vit_steps, PRESETS[self.config.preset].vit_steps)
+        return vit_config(self.config).steps
 
     # ------------------------------------------------------------------------------------------------ data
 
@@ -396,8 +389,7 @@ class TopoMAEPretrainer(TopoMAETrainer):
 
     def _draw_masks(self, batch_size: int) -> torch.Tensor:
         config, num_tokens = self.config, self.geometry.num_tokens
-        views = or_preset(config.vit_views, PRESETS[config.preset].vit_views)
-        return draw_masks(batch_size, views, num_tokens, config.mask_ratio, self.mask_generator)
+        return draw_masks(batch_size, vit_config(config).views, num_tokens, config.mask_ratio, self.mask_generator)
 
     # ------------------------------------------------------------------------------------------------ curves
 

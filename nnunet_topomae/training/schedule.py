@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import astuple
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from nnunet_topomae.config import TopoMAEConfig, or_preset
-from nnunet_topomae.networks.presets import PRESETS, Rates
+from nnunet_topomae.networks.partners import partner_class
+from nnunet_topomae.networks.presets import PRESETS
+
+
+class Rates(NamedTuple):
+    """Peak learning rates of the partner and of new layers, and the ViT's as factors on these."""
+
+    pretrain: float
+    finetune: float
+    vit_pretrain_factor: float
+    vit_finetune_factor: float
 
 
 def peak_rates(config: TopoMAEConfig) -> Rates:
-    """What the knobs ask for, each its own value or that of the preset."""
-    preset = PRESETS[config.preset].rates_beside(config.partner)
+    """What the knobs ask for, each its own value or the preset's. The ViT's own rates do not depend on its partner."""
+    vit, (pretrain, finetune) = PRESETS[config.preset], partner_class(config.partner).learning_rates(config.preset)
+    preset = (pretrain, finetune, vit.pretrain_lr / pretrain, vit.finetune_lr / finetune)
     asked = (config.pretrain_lr, config.finetune_lr, config.vit_pretrain_lr_factor, config.vit_finetune_lr_factor)
-    return Rates(*map(or_preset, asked, astuple(preset)))
+    return Rates(*map(or_preset, asked, preset))
 
 
 WARMUP_FRACTION = 0.05  # of the steps: He et al. 2022 warm up in 40 of 800 epochs
