@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunet_topomae.config import ConfigError, TopoMAEConfig
+from nnunet_topomae.config import PARTNERS, RECIPES, REMOVED, REMOVED_VALUES, ConfigError, TopoMAEConfig
+
+METHOD = Path(__file__).parents[1] / "docs" / "method.md"
 
 
 def test_defaults_then_plans_then_environment():
@@ -25,7 +27,7 @@ def test_a_trained_model_is_rebuilt_without_the_environment(monkeypatch):
     assert TopoMAEConfig.from_plans({"topomae": {"preset": "small"}}).preset == "small"
 
 
-@pytest.mark.parametrize(("partner", "preset"), [("plan", "tiny"), ("unetrpp", "base")])
+@pytest.mark.parametrize(("partner", "preset"), PARTNERS.items())
 def test_the_size_follows_the_partner_unless_it_is_asked_for(partner, preset):
     environment = {"NNUNET_TOPOMAE_PARTNER": partner}
     assert TopoMAEConfig.resolve({}, environment).preset == preset
@@ -40,9 +42,14 @@ def test_the_knobs_are_shown_with_a_mark_at_those_that_differ_from_an_untouched_
 
 def test_environment_strings_become_the_types_of_the_knobs():
     config = TopoMAEConfig.resolve(
-        {}, {"NNUNET_TOPOMAE_TOPOLOGY_DIMENSIONS": "0,2", "NNUNET_TOPOMAE_MIRROR": "True", "NNUNET_TOPOMAE_SEED": "7"}
+        {},
+        {
+            "NNUNET_TOPOMAE_TOPOLOGY_DIMENSIONS": "0,2",
+            "NNUNET_TOPOMAE_GRADIENT_CHECKPOINTING": "True",
+            "NNUNET_TOPOMAE_SEED": "7",
+        },
     )
-    assert (config.topology_dimensions, config.mirror, config.seed) == ((0, 2), True, 7)
+    assert (config.topology_dimensions, config.gradient_checkpointing, config.seed) == ((0, 2), True, 7)
 
 
 def test_the_section_written_to_the_plans_reads_back_as_the_same_config():
@@ -55,6 +62,47 @@ def test_an_unknown_name_is_an_error_that_lists_the_valid_ones():
         TopoMAEConfig.resolve({}, {"NNUNET_TOPOMAE_MASK_RATION": "0.5"})
     with pytest.raises(ConfigError, match="'presett' in the 'topomae' section.*preset"):
         TopoMAEConfig.resolve({"topomae": {"presett": "tiny"}}, {})
+
+
+@pytest.mark.parametrize("knob", REMOVED)
+def test_a_knob_of_version_0_2_that_is_gone_may_stay_at_its_old_default(knob):
+    default = REMOVED[knob]
+    assert TopoMAEConfig.from_plans({"topomae": {knob: default}}) == TopoMAEConfig()
+    variable = f"NNUNET_TOPOMAE_{knob.upper()}"
+    assert TopoMAEConfig.resolve({}, {variable: str(default)}) == TopoMAEConfig()
+
+    other = "else" if isinstance(default, str) else not default if isinstance(default, bool) else default + 1
+    for plans, environment in (({"topomae": {knob: other}}, {}), ({}, {variable: str(other)})):
+        with pytest.raises(ConfigError, match=f"{knob} = .*removed after version 0.2"):
+            TopoMAEConfig.resolve(plans, environment)
+
+
+def test_a_value_of_version_0_2_that_is_gone_is_an_error_that_says_so():
+    for knob, values in REMOVED_VALUES.items():
+        for value in values:
+            with pytest.raises(ConfigError, match=f"{knob} = '{value}' .*removed after version 0.2"):
+                TopoMAEConfig.from_plans({"topomae": {knob: value}})
+
+
+def test_the_recipe_of_the_paper_is_what_the_page_on_the_method_lists():
+    section = METHOD.read_text().split("## The paper's recipe")[1].split("\n## ")[0]
+    listed = dict(re.findall(r"^\| `(\w+)` \| `(.+?)` \|", section, re.MULTILINE))
+    assert listed == {
+        knob: ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        for knob, value in RECIPES["paper"].items()
+    }
+
+
+def test_a_recipe_comes_before_what_is_asked_for_and_is_kept_in_the_plans():
+    paper = TopoMAEConfig.resolve({}, {"NNUNET_TOPOMAE_RECIPE": " paper "})
+    assert {knob: getattr(paper, knob) for knob in RECIPES["paper"]} == RECIPES["paper"]
+    assert TopoMAEConfig.from_plans({"topomae": paper.to_section()}) == paper
+    changed = TopoMAEConfig.resolve(
+        {"topomae": {"recipe": "paper", "preset": "small"}}, {"NNUNET_TOPOMAE_VIT_VIEWS": "3"}
+    )
+    assert (changed.partner, changed.preset, changed.vit_views, changed.vit_steps) == ("unetrpp", "small", 3, 1)
+    with pytest.raises(ConfigError, match="recipe = 'theirs' is not valid.*ours, paper"):
+        TopoMAEConfig.resolve({}, {"NNUNET_TOPOMAE_RECIPE": "theirs"})
 
 
 @pytest.mark.parametrize(
@@ -70,7 +118,7 @@ def test_an_unknown_name_is_an_error_that_lists_the_valid_ones():
         ("pretrain_lr", 10**400, "at least 0"),
         ("pretrain_epochs", float("inf"), "at least 1"),
         ("seed", 2**31, "between -1 and 2147483647"),
-        ("mirror", "maybe", "takes bool"),
+        ("gradient_checkpointing", "maybe", "takes bool"),
         ("topology_dimensions", "0,3", "distinct homology dimensions"),
         ("topology_dimensions", "", "distinct homology dimensions"),
     ],
@@ -128,13 +176,11 @@ def test_the_evidence_for_a_default_is_written_down(name):
 NO = "refused"
 # What 0, an empty string, 1 and -1 mean, as the environment gives them.
 READINGS = {
+    "recipe": (NO, NO, NO, NO),
     "preset": (NO, NO, NO, NO),
     "partner": (NO, NO, NO, NO),
     "fusion": (NO, NO, NO, NO),
-    "ablation": (NO, "", NO, NO),
-    "drop_path_rate": (0, NO, NO, NO),
     "gradient_checkpointing": (False, NO, True, NO),
-    "layer_scale": (0, NO, 1, NO),
     "pretrained": ("0", "", "1", "-1"),  # files of these names; empty: the fold's own
     "seen_validation_cases": (NO, NO, NO, NO),
     "seed": (0, NO, 1, -1),
@@ -147,18 +193,10 @@ READINGS = {
     "finetune_lr": (0, NO, 1, -1),
     "vit_pretrain_lr_factor": (0, NO, 1, -1),
     "vit_finetune_lr_factor": (0, NO, 1, -1),
-    "pretrained_lr_factor": (0, NO, 1, NO),
     "weight_decay": (0, NO, 1, NO),
-    "warmup_fraction": (0, NO, 1, NO),
-    "pretrain_gradient_clip": (0, NO, 1, NO),
-    "random_placement": (False, NO, True, NO),
     "mask_ratio": (NO, NO, NO, NO),
     "vit_views": (NO, NO, 1, -1),
     "vit_steps": (NO, NO, 1, -1),
-    "normalise_targets": (False, NO, True, NO),
-    "rotation_probability": (0, NO, 1, NO),
-    "scaling_probability": (0, NO, 1, NO),
-    "mirror": (False, NO, True, NO),
     "weight_reconstruction": (0, NO, 1, NO),
     "weight_topology": (0, NO, 1, NO),
     "weight_position": (0, NO, 1, NO),
@@ -168,12 +206,9 @@ READINGS = {
     "topology_every": (NO, NO, 1, NO),
     "topology_dimensions": ((0,), NO, (1,), NO),
     "topology_max_side": (0, NO, NO, NO),
-    "topology_windows": (0, NO, NO, NO),
     "topology_tolerance": (NO, NO, NO, NO),
     "topology_min_persistence": (0, NO, 1, NO),
-    "topology_normalisation": (NO, NO, NO, NO),
     "topology_backend": (NO, NO, NO, NO),
-    "validation_crops": (NO, NO, 1, NO),
     "panel_every": (0, NO, 1, NO),
 }
 

@@ -6,6 +6,7 @@ import importlib
 import json
 from copy import deepcopy
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -14,13 +15,15 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from safetensors.torch import load_file
 from torch import nn
 
-from nnunet_topomae.export import NNUNET_SCALE, export_encoders
-from nnunet_topomae.networks import PRESETS, CoPretrainingNetwork, Geometry
+from nnunet_topomae.config import TopoMAEConfig
+from nnunet_topomae.export import export_encoders
+from nnunet_topomae.networks import CoPretrainingNetwork
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
-from nnunet_topomae.networks.plan_network import PlanArchitecture, scaled_before_norms
+from nnunet_topomae.networks.partners.plan import NNUNET_SCALE, PlanPartner, scaled_before_norms
+from nnunet_topomae.planning.blueprint import Blueprint
 from nnunet_topomae.training.leakage import recorded_cases
 
-GEOMETRY = Geometry((16, 32, 24), stem_stride=(1, 2, 2), stage_strides=((2, 2, 2), (2, 2, 1), (1, 2, 1)))
+PATCH = (16, 32, 24)
 PLANS = {
     "dataset_name": "Dataset007_Somewhere",
     "plans_name": "nnUNetPlans",
@@ -28,22 +31,26 @@ PLANS = {
     "foreground_intensity_properties_per_channel": {"0": {"mean": 40.0, "std": 10.0}, "1": {"mean": 3.0, "std": 1.0}},
     "configurations": {
         "3d_fullres": {
-            "patch_size": list(GEOMETRY.patch_size),
+            "patch_size": list(PATCH),
             "spacing": [3.0, 1.5, 0.75],
             "normalization_schemes": ["CTNormalization", "ZScoreNormalization"],
             "use_mask_for_norm": [False, True],
             "architecture": {"arch_kwargs": {"strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 1], [1, 2, 1]]}},
         }
     },
-    "topomae": {"preset": "tiny", "partner": "unetrpp", "layer_scale": 0.1},
+    "topomae": {"preset": "tiny", "partner": "unetrpp", "layer_scale": 0.0},
 }
+
+
+def blueprint_of(plans: dict) -> Blueprint:
+    return Blueprint.of(plans["configurations"]["3d_fullres"], TopoMAEConfig.from_plans(plans))
 
 
 @pytest.fixture(scope="module")
 def pretrained() -> CoPretrainingNetwork:
     """Weights and statistics as different as after training."""
     torch.manual_seed(0)
-    network = CoPretrainingNetwork(2, GEOMETRY, PRESETS["tiny"], layer_scale=0.1).eval()
+    network = CoPretrainingNetwork(2, *blueprint_of(PLANS)).eval()
     with torch.no_grad():
         for value in network.state_dict().values():
             if value.is_floating_point():
@@ -74,7 +81,7 @@ def description(exported) -> dict:
 
 @pytest.fixture
 def image() -> torch.Tensor:
-    return torch.randn(1, 2, *GEOMETRY.patch_size, generator=torch.Generator().manual_seed(1))
+    return torch.randn(1, 2, *PATCH, generator=torch.Generator().manual_seed(1))
 
 
 def build(part: dict, **more) -> nn.Module:
@@ -123,8 +130,8 @@ def test_the_json_says_how_to_prepare_images(description):
             "foreground_intensities": {"mean": 3.0, "std": 1.0},
         },
     ]
-    assert description["geometry"]["token_size"] == list(GEOMETRY.token_size)
-    assert description["geometry"]["stage_grids"][3] == list(GEOMETRY.stage_grids[3])
+    assert description["geometry"] == {"patch_size": list(PATCH), "token_size": [4, 8, 4], "token_grid": [4, 4, 6]}
+    assert description["partner"]["stage_grids"][3] == [4, 2, 6]
 
 
 def test_nnunet_loads_unetrpp_from_the_nnssl_layout(exported, pretrained, image, capsys):
@@ -173,6 +180,13 @@ def test_nothing_is_overwritten_unless_asked(checkpoint, exported):
     assert all(file.stat().st_mtime_ns > time for file, time in before.items())
 
 
+def test_a_disk_that_is_full_leaves_nothing_behind(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "save", Mock(side_effect=RuntimeError("No space left on device")))
+    with pytest.raises(OSError, match="unetrpp_nnssl.pth could not be written: No space left"):
+        export_encoders(checkpoint, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_whoever_may_read_one_of_the_files_may_read_all(exported):
     files = [file for file in exported.iterdir() if file.is_file()]
     assert len({file.stat().st_mode for file in files}) == 1
@@ -180,7 +194,7 @@ def test_whoever_may_read_one_of_the_files_may_read_all(exported):
 
 def test_other_checkpoints_are_refused_and_nothing_is_written(checkpoint, tmp_path):
     content = torch.load(checkpoint, weights_only=True)
-    finetuned = HybridSegmentationNetwork(2, 3, GEOMETRY, PRESETS["tiny"]).state_dict()
+    finetuned = HybridSegmentationNetwork(2, 3, *blueprint_of(PLANS)).state_dict()
     for name, other, message in (
         ("finetuned", content | {"network_weights": finetuned}, "not a checkpoint of TopoMAEPretrainer"),
         ("weights alone", {"network_weights": content["network_weights"]}, "the plans that they were trained with"),
@@ -203,25 +217,25 @@ def test_what_pretraining_has_seen_is_read_back_from_the_exported_checkpoint(exp
 
 
 @pytest.fixture(scope="module", params=["PlainConvUNet", "ResidualEncoderUNet"])
-def exported_plan(request, planned_network, tmp_path_factory) -> tuple[Path, CoPretrainingNetwork, PlanArchitecture]:
+def exported_plan(request, planned_network, tmp_path_factory) -> tuple[Path, CoPretrainingNetwork, PlanPartner]:
     """Files of a pre-training whose partner is nnU-Net's own network, that pre-training, and the plan's description."""
     strides = PLANS["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["strides"]
     plans = deepcopy(PLANS) | {"topomae": {"preset": "tiny", "partner": "plan"}}
     plans["configurations"]["3d_fullres"]["architecture"] = planned_network(request.param, strides)
-    architecture = PlanArchitecture.of(plans["configurations"]["3d_fullres"])
-    network = CoPretrainingNetwork(2, GEOMETRY, PRESETS["tiny"], architecture=architecture).eval()
+    blueprint = blueprint_of(plans)
+    network = CoPretrainingNetwork(2, *blueprint).eval()
     folder = tmp_path_factory.mktemp("plan")
     arguments = {"plans": plans, "configuration": "3d_fullres", "fold": 0, "cases_seen": {"Dataset007": {"12ab": "x"}}}
     torch.save({"network_weights": network.state_dict(), "init_args": arguments}, folder / "checkpoint_final.pth")
     export_encoders(folder / "checkpoint_final.pth", folder / "exported")
-    return folder / "exported", network, architecture
+    return folder / "exported", network, blueprint.partner
 
 
 def test_nnunets_own_trainer_takes_the_plans_network_as_it_is(exported_plan, image):
     """`nnUNetv2_train -pretrained_weights`: every weight but the segmentation layers' must be there."""
-    folder, pretrained, architecture = exported_plan
+    folder, pretrained, partner = exported_plan
     file = folder / "plan_network_nnunet.pth"
-    network = architecture.build(2, 4, deep_supervision=False).eval()
+    network = partner.nnunets_network(2, 4, deep_supervision=False).eval()
     load_pretrained_weights(network, file)
     scaled = deepcopy(pretrained.partner)
     scaled.load_state_dict(scaled_before_norms(scaled.state_dict(), NNUNET_SCALE))

@@ -3,32 +3,29 @@ from itertools import permutations
 import pytest
 import torch
 
-from nnunet_topomae.networks import CoPretrainingNetwork, Geometry, HybridSegmentationNetwork
+from nnunet_topomae.networks import CoPretrainingNetwork, HybridSegmentationNetwork
 from nnunet_topomae.networks.axes import axes_order, channel_order, reorder_axes
 
 
-def permuted(geometry: Geometry, axes: tuple[int, ...]) -> Geometry:
-    strides = (geometry.stem_stride, *geometry.stage_strides)
-    stem, *stages = (tuple(stride[axis] for axis in axes) for stride in strides)
-    return Geometry(tuple(geometry.patch_size[axis] for axis in axes), stem, tuple(stages))
-
-
 @pytest.mark.parametrize("axes", list(permutations(range(3))))
-@pytest.mark.parametrize("layer_scale", [None, 0.1])
-def test_the_encoders_answer_to_a_permuted_image_as_before(minimal, geometry, axes, layer_scale):
+def test_the_encoders_answer_to_a_permuted_image_as_before(blueprint, elsewhere, axes):
     torch.manual_seed(0)
-    pretrained = CoPretrainingNetwork(1, geometry, minimal, layer_scale=layer_scale).eval()
+    pretrained = CoPretrainingNetwork(1, *blueprint).eval()
     with torch.no_grad():
         for parameter in pretrained.parameters():  # as different as after training
             parameter.add_(0.1 * torch.randn_like(parameter))
-    network = HybridSegmentationNetwork(1, 2, permuted(geometry, axes), minimal, layer_scale=layer_scale).eval()
+    patch, *strides = (
+        tuple(size[axis] for axis in axes) for size in (blueprint.geometry.patch_size, *blueprint.partner.strides)
+    )
+    network = HybridSegmentationNetwork(1, 2, *elsewhere(patch, tuple(strides))).eval()
     report = network.load_pretrained(reorder_axes(pretrained.state_dict(), axes))
     assert not report.adapted  # shapes follow the axes, nothing is resampled
 
-    image = torch.randn(1, 1, *geometry.patch_size)
+    image = torch.randn(1, 1, *blueprint.geometry.patch_size)
     order = (0, 1, *(2 + axis for axis in axes))
+    grid = blueprint.geometry.token_grid
     with torch.no_grad():
-        theirs = pretrained.vit.encoder(image).transpose(1, 2).unflatten(2, geometry.token_grid).permute(order)
+        theirs = pretrained.vit.encoder(image).transpose(1, 2).unflatten(2, grid).permute(order)
         theirs = theirs[:, channel_order(theirs.shape[1], axes)]
         ours = network.vit(image.permute(order)).transpose(1, 2).unflatten(2, network.geometry.token_grid)
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)

@@ -5,23 +5,27 @@ from hypothesis import strategies as st
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from torch._dynamo.testing import CompileCounter
 
-from nnunet_topomae.networks import PRESETS, CoPretrainingNetwork, HybridSegmentationNetwork, geometry_from_plan
+from nnunet_topomae.networks import CoPretrainingNetwork, HybridSegmentationNetwork
+from nnunet_topomae.networks.geometry import strides_from_plan
 from nnunet_topomae.pretext.masking import draw_masks
 
 GENERATOR = torch.default_generator
 
 
-def test_answers_have_the_shape_of_image_and_nine_points(minimal, geometry):
-    network = CoPretrainingNetwork(2, geometry, minimal)
+def test_answers_have_the_shape_of_image_and_nine_points_and_every_parameter_learns(beside_each):
+    network = CoPretrainingNetwork(2, *beside_each)
     output = network(torch.randn(2, 2, 8, 24, 32), draw_masks(2, 3, 48, 0.75, GENERATOR))
 
     for branch, views in ((output.vit, 3), (output.partner, 1)):
         assert branch.reconstruction.shape == (2, views, 2, 8, 24, 32)
         assert branch.points.shape == (2, views, 9, 3)
+    sum(tensor.square().sum() for tensor in flat(output)).backward()
+    assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
+    assert len(network.partner.decoder.seg_layers) == 1
 
 
-def test_the_vit_answers_for_each_view_as_if_it_were_alone(minimal, geometry):
-    network = CoPretrainingNetwork(1, geometry, minimal).eval()
+def test_the_vit_answers_for_each_view_as_if_it_were_alone(blueprint):
+    network = CoPretrainingNetwork(1, *blueprint).eval()
     image, masks = torch.randn(2, 1, 8, 24, 32), draw_masks(2, 3, 48, 0.75, GENERATOR)
     together = network(image, masks).vit
     for view in range(3):
@@ -30,16 +34,16 @@ def test_the_vit_answers_for_each_view_as_if_it_were_alone(minimal, geometry):
         torch.testing.assert_close(together.points[:, view], alone.points[:, 0])
 
 
-def test_the_vit_answers_the_same_without_its_partner(minimal, geometry):
-    network = CoPretrainingNetwork(1, geometry, minimal).eval()
+def test_the_vit_answers_the_same_without_its_partner(blueprint):
+    network = CoPretrainingNetwork(1, *blueprint).eval()
     image, masks = torch.randn(2, 1, 8, 24, 32), draw_masks(2, 3, 48, 0.75, GENERATOR)
     alone = network(image, masks, with_partner=False)
     assert all(map(torch.equal, alone, network(image, masks).vit))
 
 
-def test_masked_voxels_do_not_leak(minimal, geometry):
+def test_masked_voxels_do_not_leak(blueprint):
     """Whatever stands under the mask, also NaN, the answers of both networks stay the same; not so elsewhere."""
-    network = CoPretrainingNetwork(1, geometry, minimal).eval()
+    network = CoPretrainingNetwork(1, *blueprint).eval()
     image, mask = torch.randn(1, 1, 8, 24, 32), torch.zeros(1, 1, 48, dtype=torch.bool)
     changed = image.clone()
     for i, j, k in [(0, 0, 0), (0, 2, 7), (1, 0, 5), (1, 2, 3)]:
@@ -58,11 +62,11 @@ def flat(output):
     return [tensor for branch in output for tensor in branch]
 
 
-def test_uneven_mask_is_refused(minimal, geometry):
+def test_uneven_mask_is_refused(blueprint):
     mask = draw_masks(2, 1, 48, 0.625, GENERATOR)
     mask[0, 0, mask[0, 0].nonzero()[0]] = False
     with pytest.raises(ValueError, match="same number of tokens visible"):
-        CoPretrainingNetwork(1, geometry, minimal)(torch.zeros(2, 1, 8, 24, 32), mask)
+        CoPretrainingNetwork(1, *blueprint)(torch.zeros(2, 1, 8, 24, 32), mask)
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -71,18 +75,18 @@ def test_uneven_mask_is_refused(minimal, geometry):
     spacing=st.tuples(st.sampled_from([1, 2.5, 6]), st.just(1), st.sampled_from([0.7, 1])),
     channels=st.integers(1, 4),
 )
-def test_any_plan_trains(minimal, patch_size, spacing, channels):
+def test_any_plan_trains(elsewhere, patch_size, spacing, channels):
     """Both phases build, run and send a gradient to every parameter, as DDP demands."""
     _, strides, _, patch_size, _ = get_pool_and_conv_props(spacing, patch_size, 4, 999999)
-    geometry = geometry_from_plan(patch_size, strides)
-    image = torch.randn(2, channels, *geometry.patch_size)
+    blueprint = elsewhere(*strides_from_plan(patch_size, strides))
+    image = torch.randn(2, channels, *blueprint.geometry.patch_size)
 
-    network = CoPretrainingNetwork(channels, geometry, minimal)
-    output = network(image, draw_masks(2, 2, geometry.num_tokens, 0.75, GENERATOR))
+    network = CoPretrainingNetwork(channels, *blueprint)
+    output = network(image, draw_masks(2, 2, blueprint.geometry.num_tokens, 0.75, GENERATOR))
     sum(tensor.square().mean() for tensor in flat(output)).backward()
     assert {name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()} == set()
 
-    network = HybridSegmentationNetwork(channels, 2, geometry, minimal)
+    network = HybridSegmentationNetwork(channels, 2, *blueprint)
     outputs = network(image)
     sum(output.square().mean() for output in outputs).backward()
     assert {name for name, p in network.named_parameters() if p.grad is None} == set()
@@ -90,17 +94,9 @@ def test_any_plan_trains(minimal, patch_size, spacing, channels):
         assert output.shape[2:] == tuple(round(a * b) for a, b in zip(patch_size, scale, strict=True))
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_presets_build(preset):
-    geometry = geometry_from_plan((32, 32, 32), [(1, 1, 1)] + [(2, 2, 2)] * 3)
-    with torch.device("meta"):
-        CoPretrainingNetwork(1, geometry, PRESETS[preset])
-        HybridSegmentationNetwork(1, 2, geometry, PRESETS[preset])
-
-
-def test_compiles_once_for_all_masks(minimal, geometry):
+def test_compiles_once_for_all_masks(blueprint):
     """A graph for both networks, one for the ViT alone; another mask compiles nothing anew."""
-    network = CoPretrainingNetwork(1, geometry, minimal).eval()
+    network = CoPretrainingNetwork(1, *blueprint).eval()
     counter = CompileCounter()
     compiled = torch.compile(network, backend=counter)
     for _ in range(2):

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 
 from nnunet_topomae.networks import Geometry, geometry_from_plan
+from nnunet_topomae.networks.geometry import cumulative, grid, strides_from_plan
 
 
 def plan(patch_size, spacing=(1, 1, 1)):
@@ -41,24 +42,20 @@ def plan(patch_size, spacing=(1, 1, 1)):
 )
 def test_geometry_of_realistic_plans(patch_size, spacing, stem, token_size, token_grid, bottleneck):
     geometry = geometry_from_plan(*plan(patch_size, spacing))
+    assert geometry == Geometry(patch_size, token_size)
+    assert geometry.token_grid == token_grid and geometry.num_tokens == math.prod(token_grid)
 
-    assert geometry.patch_size == patch_size
-    assert geometry.stem_stride == stem
-    assert geometry.token_size == token_size
-    assert geometry.token_grid == token_grid
-    assert geometry.num_tokens == math.prod(token_grid)
-    assert geometry.stage_grids[3] == bottleneck
+    _, strides = strides_from_plan(*plan(patch_size, spacing))
+    assert strides[0] == stem and grid(patch_size, cumulative(strides)[3]) == bottleneck
 
 
 def test_three_halvings_leave_the_last_stage_without_a_stride():
-    geometry = geometry_from_plan(*plan((40, 56, 40)))
-
-    assert geometry.stage_strides == ((2, 2, 2), (2, 2, 2), (1, 1, 1))
-    assert geometry.stage_grids == [(20, 28, 20), (10, 14, 10), (5, 7, 5), (5, 7, 5)]
+    assert strides_from_plan(*plan((40, 56, 40)))[1] == ((2, 2, 2), (2, 2, 2), (2, 2, 2), (1, 1, 1))
 
 
 def test_six_halvings_use_five():
-    assert geometry_from_plan((256, 256, 256), [(1, 1, 1)] + [(2, 2, 2)] * 6).stage_grids[3] == (8, 8, 8)
+    _, strides = strides_from_plan((256, 256, 256), [(1, 1, 1)] + [(2, 2, 2)] * 6)
+    assert strides == ((4, 4, 4), (2, 2, 2), (2, 2, 2), (2, 2, 2))
 
 
 def test_stride_of_four_counts_as_two_halvings():
@@ -73,16 +70,16 @@ def test_stride_of_four_counts_as_two_halvings():
     spacing=st.tuples(*[st.floats(0.3, 10)] * 3),
     order=st.permutations(range(3)),
 )
-def test_any_plan_gives_a_geometry_that_turns_with_the_axes(patch_size, spacing, order):
+def test_any_plan_gives_strides_that_turn_with_the_axes(patch_size, spacing, order):
     patch_size, strides = plan(patch_size, spacing)
-    geometry = geometry_from_plan(patch_size, strides)
-    turned = geometry_from_plan([patch_size[a] for a in order], [[s[a] for a in order] for s in strides])
+    turned = [patch_size[a] for a in order], [[s[a] for a in order] for s in strides]
+    _, ours = strides_from_plan(patch_size, strides)
 
-    assert turned.stage_grids == [tuple(grid[a] for a in order) for grid in geometry.stage_grids]
-    for axis in range(3):
-        total_stride = geometry.cumulative_strides[-1][axis]
-        assert geometry.stage_grids[-1][axis] * total_stride == patch_size[axis]
+    assert strides_from_plan(*turned)[1] == tuple(tuple(stride[a] for a in order) for stride in ours)
+    for axis, total_stride in enumerate(cumulative(ours)[-1]):
         assert total_stride == min(math.prod(s[axis] for s in strides), 32)
+    geometry = geometry_from_plan(patch_size, strides)
+    assert geometry_from_plan(*turned).token_grid == tuple(geometry.token_grid[a] for a in order)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +108,6 @@ def test_refuses_what_the_networks_cannot_take(patch_size, strides, message):
         geometry_from_plan(patch_size, strides)
 
 
-def test_geometry_checks_strides_itself():
+def test_geometry_checks_its_tokens_itself():
     with pytest.raises(ValueError, match="third axis"):
-        Geometry((32, 32, 30), (2, 2, 2), ((2, 2, 2),) * 3)
+        Geometry((32, 32, 30), (4, 4, 4))

@@ -14,14 +14,16 @@ SCALE = 1024  # as GradScaler does it, lest small gradients become zero
 
 
 @pytest.fixture(params=["pre-training", "fine-tuning"])
-def network_and_outputs(request, minimal, geometry) -> tuple[nn.Module, Callable[[], list[torch.Tensor]]]:
+def network_and_outputs(request, blueprint) -> tuple[nn.Module, Callable[[], list[torch.Tensor]]]:
     torch.manual_seed(0)
-    preset, image = replace(minimal, dropout=0), torch.randn(2, 1, *geometry.patch_size)
+    geometry, partner = blueprint.geometry, blueprint.partner
+    blueprint = blueprint._replace(partner=replace(partner, size=replace(partner.size, dropout=0)))
+    image = torch.randn(2, 1, *geometry.patch_size)
     if request.param == "pre-training":
-        network = CoPretrainingNetwork(1, geometry, preset)
+        network = CoPretrainingNetwork(1, *blueprint)
         masks = draw_masks(2, 2, geometry.num_tokens, 0.75, torch.Generator())
         return network, lambda: [tensor for branch in network(image, masks) for tensor in branch]
-    network = HybridSegmentationNetwork(1, 3, geometry, preset)
+    network = HybridSegmentationNetwork(1, 3, *blueprint)
     return network, lambda: network(image)
 
 

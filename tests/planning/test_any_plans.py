@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.networks import Geometry
-from nnunet_topomae.planning.plans_file import configuration_of, geometry_of, read_plans
+from nnunet_topomae.planning.blueprint import geometry_of
+from nnunet_topomae.planning.plans_file import configuration_of, read_plans
 
 PLANS = {
     "configurations": {
@@ -100,7 +101,7 @@ def test_any_plans_give_config_and_geometry_or_a_value_error(place, value, name)
             assert len(str(error)) > 20
             return
     assert isinstance(config, TopoMAEConfig) and isinstance(geometry, Geometry)
-    assert all(edge >= 1 for grid in geometry.stage_grids for edge in grid)
+    assert all(edge >= 1 for edge in geometry.token_grid)
 
 
 @settings(max_examples=200, deadline=None)

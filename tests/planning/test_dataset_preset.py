@@ -5,14 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunet_topomae.config import ConfigError, TopoMAEConfig
-from nnunet_topomae.networks.geometry import geometry_from_plan
+from nnunet_topomae.networks.partners import Partner
+from nnunet_topomae.planning.blueprint import Blueprint
 from nnunet_topomae.planning.dataset_preset import DatasetPreset, apply_preset, load_preset, preset_names, preset_plans
 
 PLANS = Path(__file__).parents[2] / "plans"
 
-# Stem and stages as published, in https://github.com/Amshaker/unetr_plus_plus; patients or cases of each part.
+# Stem as published, in https://github.com/Amshaker/unetr_plus_plus; patients or cases of each part.
 PUBLISHED = {
     "synapse": ((64, 128, 128), (2, 4, 4), {"train": 18, "val": 12}),
     "btcv": ((64, 128, 128), (2, 4, 4), {"train": 24, "val": 6}),
@@ -26,12 +28,33 @@ def test_every_dataset_of_the_field_has_a_preset() -> None:
     assert preset_names() == sorted(PUBLISHED)
 
 
+def partner_of(name: str, plans: dict) -> Partner:
+    """What a training with the preset's plans has beside the ViT."""
+    variant = preset_plans(load_preset(name), plans, "new")
+    return Blueprint.of(variant["configurations"]["3d_fullres"], TopoMAEConfig.from_plans(variant)).partner
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_preset_gives_the_published_network(name: str, plans: dict) -> None:
+def test_the_preset_gives_the_published_strides(name: str, plans: dict) -> None:
     patch, stem, _ = PUBLISHED[name]
-    configuration = preset_plans(load_preset(name), plans, "new")["configurations"]["3d_fullres"]
-    geometry = geometry_from_plan(configuration["patch_size"], configuration["architecture"]["arch_kwargs"]["strides"])
-    assert (geometry.patch_size, geometry.stem_stride, geometry.stage_strides) == (patch, stem, ((2, 2, 2),) * 3)
+    arguments = partner_of(name, plans).arguments(1)
+    assert (arguments["patch_size"], arguments["stem_stride"]) == (patch, stem)
+    assert arguments["stage_strides"] == [(2, 2, 2)] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "classes", "parameters"),
+    [("synapse", 1, 9, 42.96e6), ("acdc", 1, 4, 66.8e6), ("msd_brain", 4, 4, 42.65e6)],
+)
+def test_the_preset_gives_the_published_network(
+    name: str, channels: int, classes: int, parameters: float, plans: dict
+) -> None:
+    """Tables 1, 3 and 5 of Shaker et al., IEEE TMI 2024. That of the lung has the blocks of ACDC's, and no count."""
+    with FakeTensorMode():
+        network = partner_of(name, plans).build(channels, classes)
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(parameters, rel=1e-3)
+    if name == "acdc":
+        assert type(partner_of("msd_lung", plans)) is type(partner_of("acdc", plans))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

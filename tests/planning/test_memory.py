@@ -8,7 +8,7 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 
 from nnunet_topomae.config import ConfigError
 from nnunet_topomae.networks.geometry import Geometry
-from nnunet_topomae.networks.plan_network import PlanArchitecture
+from nnunet_topomae.networks.partners import Partner
 from nnunet_topomae.networks.summary import NetworkSummary
 from nnunet_topomae.planning import memory
 from nnunet_topomae.planning.memory import GIB, USABLE_MEMORY, fit_plans, largest_batch
@@ -21,8 +21,8 @@ def simple_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks whose memory is known: 1 GiB, and 1000 bytes a voxel in pre-training, 2000 in fine-tuning."""
 
     def cost(bytes_per_voxel: int):  # noqa: ANN202
-        def summarise(channels: int, *rest: object, architecture: object) -> NetworkSummary:
-            (geometry,) = (argument for argument in rest if hasattr(argument, "patch_size"))
+        def summarise(*arguments: object) -> NetworkSummary:
+            (geometry,) = (argument for argument in arguments if isinstance(argument, Geometry))
             return NetworkSummary(0, 0, GIB, bytes_per_voxel * int(np.prod(geometry.patch_size)))
 
         return summarise
@@ -85,8 +85,8 @@ def test_the_plans_own_network_is_measured_at_every_patch_that_is_tried(
 ) -> None:
     tried = []
 
-    def summarise(channels: int, geometry: Geometry, *rest: object, architecture: PlanArchitecture) -> NetworkSummary:
-        tried.append((geometry.patch_size, architecture.grids(geometry.patch_size)))
+    def summarise(channels: int, geometry: Geometry, vit: object, partner: Partner, *rest: object) -> NetworkSummary:
+        tried.append((geometry.patch_size, tuple(partner.stage_grids)))
         return NetworkSummary(0, 0, GIB, 1000 * int(np.prod(geometry.patch_size)))
 
     monkeypatch.setattr(memory, "summarise_pretraining", summarise)

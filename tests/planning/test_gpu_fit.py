@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from nnunet_topomae.config import TopoMAEConfig
-from nnunet_topomae.networks import Geometry
-from nnunet_topomae.networks.presets import PRESETS
+from nnunet_topomae.networks.presets import PRESETS, ViTConfig
 from nnunet_topomae.networks.summary import NetworkSummary
 from nnunet_topomae.planning import memory
-from nnunet_topomae.planning.card import CardFit, card_memory
+from nnunet_topomae.planning.gpu_fit import GPUFit, gpu_memory
 from nnunet_topomae.planning.memory import GIB, USABLE_MEMORY
 
 PATCH = (64, 64, 64)
@@ -25,8 +24,9 @@ def simple_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks whose memory is known; fine-tuning takes twice as much as pre-training."""
 
     def cost(factor: int):  # noqa: ANN202
-        def summarise(*arguments: object, architecture: object) -> NetworkSummary:
-            name = next(name for name, preset in PRESETS.items() if preset in arguments)
+        def summarise(*arguments: object) -> NetworkSummary:
+            (vit,) = (argument for argument in arguments if isinstance(argument, ViTConfig))
+            name = next(name for name, preset in PRESETS.items() if preset == vit)
             return NetworkSummary(0, 0, 0, factor * BYTES_PER_VOXEL[name] * int(np.prod(PATCH)))
 
         return summarise
@@ -35,11 +35,10 @@ def simple_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "summarise_finetuning", cost(2))
 
 
-def fit(plans: dict, dataset_json: dict, crops: float, preset: str = "base", phases: tuple = BOTH) -> CardFit:
+def fit(plans: dict, dataset_json: dict, crops: float, preset: str = "base", phases: tuple = BOTH) -> GPUFit:
     """A batch of four on a card with room for so many crops in fine-tuning with preset base."""
     card = crops * 2000 * np.prod(PATCH) / USABLE_MEMORY / GIB
-    geometry = Geometry(PATCH, (4, 4, 4), ((2, 2, 2),) * 3)
-    return CardFit(plans, dataset_json, "3d_fullres", geometry, TopoMAEConfig(preset=preset), phases, 4, card)
+    return GPUFit(plans, dataset_json, "3d_fullres", TopoMAEConfig(preset=preset), phases, 4, card)
 
 
 def test_a_training_fits_if_all_phases_do(plans: dict, dataset_json: dict) -> None:
@@ -77,5 +76,5 @@ def test_where_the_estimate_fits_the_advice_is_to_plan_for_less_than_it(plans: d
 
 def test_memory_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=8 * GIB))
-    assert card_memory(torch.device("cuda", 1)) == 8
-    assert card_memory(torch.device("cpu")) is None
+    assert gpu_memory(torch.device("cuda", 1)) == 8
+    assert gpu_memory(torch.device("cpu")) is None
