@@ -85,15 +85,7 @@ ARMS = {
     "topology": Arm("pre-trained: + topology", pretraining="topology"),
     "position": Arm("pre-trained: + position", pretraining="position"),
     "full": Arm("pre-trained: + consistency (full method)", pretraining="full", without=("vit_mean", "epa_identity")),
-    "vit_mean": Arm("full method, mean of the ViT", pretraining="full", knobs={"ablation": "vit_mean"}),
-    "no_attention": Arm("full method, EPA as identity", pretraining="full", knobs={"ablation": "epa_identity"}),
-    "vit": Arm("full method, ViT alone", pretraining="full", knobs={"fusion": "vit_only"}),
     "unetrpp": Arm("full method, UNETR++ alone", pretraining="full", knobs=WITHOUT_VIT),
-    "bottleneck": Arm("full method, fusion at the bottleneck", pretraining="full", knobs={"fusion": "bottleneck"}),
-    "token_grid": Arm("full method, fusion at the token grid", pretraining="full", knobs={"fusion": "token_grid"}),
-    "cross_attention": Arm(
-        "full method, fusion by cross-attention", pretraining="full", knobs={"fusion": "cross_attention"}
-    ),
 }
 ARMS |= {  # nnU-Net's own network in the place of UNETR++, which the others have
     "plan_scratch": Arm("nnU-Net's network + ViT from scratch", FROM_SCRATCH, knobs=PLAN),

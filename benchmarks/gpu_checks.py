@@ -13,9 +13,9 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from networks import _pooling, hybrid, pretraining_step, segmentation_step
+from networks import blueprint, hybrid, pretraining_step, segmentation_step
 
-from nnunet_topomae.networks import PRESETS, geometry_from_plan
+from nnunet_topomae.networks import PRESETS
 from nnunet_topomae.networks.summary import summarise_finetuning, summarise_pretraining
 from nnunet_topomae.visualization.tables import markdown_table
 
@@ -37,14 +37,13 @@ def memory(options: argparse.Namespace) -> None:
     for preset in options.presets:
         for side in options.patches:
             patch = (side,) * 3
-            geometry = geometry_from_plan(patch, _pooling(patch))
             phases = {
                 "pre-training": (
-                    summarise_pretraining(1, geometry, PRESETS[preset]),
+                    summarise_pretraining(1, *blueprint(patch, preset)),
                     partial(pretraining_step, preset, patch, options.batch, device),
                 ),
                 "fine-tuning": (
-                    summarise_finetuning(1, NUM_CLASSES, geometry, PRESETS[preset]),
+                    summarise_finetuning(1, NUM_CLASSES, *blueprint(patch, preset)),
                     partial(segmentation_step, partial(hybrid, preset=preset), patch, options.batch, device),
                 ),
             }
@@ -70,11 +69,12 @@ def precision(options: argparse.Namespace) -> None:
     from nnunet_topomae.training.schedule import ParameterGroup, adamw
 
     device, patch = torch.device(options.device), (options.patch,) * 3
-    geometry, config = geometry_from_plan(patch, _pooling(patch)), TopoMAEConfig(topology_max_side=32)
+    parts, config = blueprint(patch, options.preset), TopoMAEConfig(topology_max_side=32)
+    geometry = parts.geometry
     curves = {}
     for half in (False, True):
         torch.manual_seed(0)
-        network = CoPretrainingNetwork(1, geometry, PRESETS[options.preset]).to(device)
+        network = CoPretrainingNetwork(1, *parts).to(device)
         criterion = PretrainingLoss(config, geometry)
         optimizer = adamw([ParameterGroup("all", network.parameters(), 3e-4)], 0.05)
         scaler = torch.amp.GradScaler(device.type, enabled=half and device.type == "cuda")
@@ -83,7 +83,7 @@ def precision(options: argparse.Namespace) -> None:
             coarse = torch.randn(2, 1, 8, 8, 8, generator=generator)
             image = torch.nn.functional.interpolate(coarse, patch, mode="trilinear").to(device)
             points = torch.rand(2, 9, 3, generator=generator).to(device)
-            masks = draw_masks(2, PRESETS[options.preset].vit_views, geometry.num_tokens, 0.75, generator).to(device)
+            masks = draw_masks(2, parts.vit.views, geometry.num_tokens, 0.75, generator).to(device)
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, torch.float16 if device.type == "cuda" else torch.bfloat16, enabled=half):
                 output = network(image, masks)

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nnunet_topomae.networks import CoPretrainingNetwork
-    from nnunet_topomae.networks.plan_network import PlanArchitecture
+    from nnunet_topomae.networks.partners.plan import PlanPartner
+    from nnunet_topomae.planning.blueprint import Blueprint
 
 PACKAGES = ("torch", "nnunetv2", "dynamic-network-architectures", "monai")
 NUM_CLASSES = 9
@@ -42,22 +43,22 @@ PRETRAINING, FINETUNING = "ours, pre-training ({})", "ours, fine-tuning ({})"
 
 
 def plain_conv_unet(patch: Sequence[int]) -> nn.Module:
-    return _plain(patch).build(1, NUM_CLASSES, deep_supervision=True)
+    return _plain(patch).nnunets_network(1, NUM_CLASSES, deep_supervision=True)
 
 
 def residual_encoder_unet_l(patch: Sequence[int]) -> nn.Module:
     blocks = (1, 3, 4, 6, 6, 6)[: len(_pooling(patch))]
-    architecture = _unet("ResidualEncoderUNet", patch, n_blocks_per_stage=blocks, n_conv_per_stage_decoder=1)
-    return architecture.build(1, NUM_CLASSES, deep_supervision=True)
+    plan = _unet("ResidualEncoderUNet", patch, n_blocks_per_stage=blocks, n_conv_per_stage_decoder=1)
+    return plan.nnunets_network(1, NUM_CLASSES, deep_supervision=True)
 
 
-def _plain(patch: Sequence[int]) -> PlanArchitecture:
+def _plain(patch: Sequence[int]) -> PlanPartner:
     return _unet("PlainConvUNet", patch, n_conv_per_stage=2, n_conv_per_stage_decoder=2)
 
 
-def _unet(name: str, patch: Sequence[int], **blocks) -> PlanArchitecture:
+def _unet(name: str, patch: Sequence[int], **blocks) -> PlanPartner:
     """Strides, widths and layers as nnU-Net's planner chooses them for a patch of isotropic spacing."""
-    from nnunet_topomae.networks.plan_network import PlanArchitecture
+    from nnunet_topomae.networks.partners.plan import PlanPartner
 
     strides = _pooling(patch)
     arguments = {
@@ -74,7 +75,7 @@ def _unet(name: str, patch: Sequence[int], **blocks) -> PlanArchitecture:
         **blocks,
     }
     class_name = f"dynamic_network_architectures.architectures.unet.{name}"
-    return PlanArchitecture(class_name, arguments, ("conv_op", "norm_op", "nonlin"))
+    return PlanPartner(tuple(patch), class_name, arguments, ("conv_op", "norm_op", "nonlin"))
 
 
 def _pooling(patch: Sequence[int]) -> list[list[int]]:
@@ -112,19 +113,25 @@ def monai_swin_unetr(patch: Sequence[int]) -> nn.Module:
 
 
 def hybrid(patch: Sequence[int], preset: str, beside_plan: bool = False) -> nn.Module:
-    from nnunet_topomae.networks import PRESETS, HybridSegmentationNetwork, geometry_from_plan
+    from nnunet_topomae.networks import HybridSegmentationNetwork
 
-    geometry = geometry_from_plan(patch, _pooling(patch))
-    architecture = _plain(patch) if beside_plan else None
-    return HybridSegmentationNetwork(1, NUM_CLASSES, geometry, PRESETS[preset], architecture=architecture)
+    return HybridSegmentationNetwork(1, NUM_CLASSES, *blueprint(patch, preset, beside_plan))
 
 
 def copretraining(patch: Sequence[int], preset: str, beside_plan: bool) -> CoPretrainingNetwork:
-    from nnunet_topomae.networks import PRESETS, CoPretrainingNetwork, geometry_from_plan
+    from nnunet_topomae.networks import CoPretrainingNetwork
 
-    geometry = geometry_from_plan(patch, _pooling(patch))
-    architecture = _plain(patch) if beside_plan else None
-    return CoPretrainingNetwork(1, geometry, PRESETS[preset], architecture=architecture)
+    return CoPretrainingNetwork(1, *blueprint(patch, preset, beside_plan))
+
+
+def blueprint(patch: Sequence[int], preset: str, beside_plan: bool = False) -> Blueprint:
+    """The ViT of that preset beside UNETR++ of the same, or beside nnU-Net's PlainConvUNet."""
+    from nnunet_topomae.config import TopoMAEConfig
+    from nnunet_topomae.planning.blueprint import Blueprint
+
+    plan = {"patch_size": tuple(patch), "architecture": {"arch_kwargs": {"strides": _pooling(patch)}}}
+    parts = Blueprint.of(plan, TopoMAEConfig(partner="unetrpp", preset=preset))
+    return parts._replace(partner=_plain(patch)) if beside_plan else parts
 
 
 # --- A step of training. `prepare` returns the call that is timed. ----------------------------------------------------
@@ -163,7 +170,7 @@ def pretraining_step(
     from nnunet_topomae.training.schedule import ParameterGroup, adamw
 
     network = copretraining(patch, preset, beside_plan).to(device)
-    config, geometry, views = TopoMAEConfig(weight_topology=0), network.geometry, PRESETS[preset].vit_views
+    config, geometry, views = TopoMAEConfig(weight_topology=0), network.geometry, PRESETS[preset].views
     criterion = PretrainingLoss(config, geometry)
     optimizer = adamw([ParameterGroup("all", network.parameters(), 1e-4)], 0.05)
     image, points = torch.randn(batch, 1, *patch, device=device), torch.rand(batch, 9, 3, device=device)

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from nnunet_topomae.planning.plans_file import geometry_of
+from nnunet_topomae.planning.blueprint import geometry_of
 
 TRAINERS = ("TopoMAEPretrainer", "TopoMAEFinetunerFromScratch")
 

@@ -18,8 +18,10 @@ import SimpleITK as sitk
 import torch
 
 from nnunet_topomae import cli
-from nnunet_topomae.networks import PRESETS, CoPretrainingNetwork
-from nnunet_topomae.planning.plans_file import configuration_of, geometry_of, read_plans
+from nnunet_topomae.config import TopoMAEConfig
+from nnunet_topomae.networks import CoPretrainingNetwork
+from nnunet_topomae.planning.blueprint import Blueprint
+from nnunet_topomae.planning.plans_file import configuration_of, read_plans
 
 
 @pytest.fixture
@@ -95,7 +97,8 @@ def write_pretraining(folder: Path, fold: int | str = 0) -> None:
     (preprocessed,) = Path(os.environ["nnUNet_preprocessed"]).iterdir()
     knobs = {"preset": "tiny", "partner": "unetrpp", "topology_max_side": 12}
     plans = read_plans(preprocessed, "nnUNetPlans") | {"topomae": knobs}
-    network = CoPretrainingNetwork(1, geometry_of(configuration_of(plans, "3d_fullres")), PRESETS["tiny"])
+    blueprint = Blueprint.of(configuration_of(plans, "3d_fullres").configuration, TopoMAEConfig(**knobs))
+    network = CoPretrainingNetwork(1, *blueprint)
     arguments = {"plans": plans, "configuration": "3d_fullres", "fold": fold}
     torch.save({"network_weights": network.state_dict(), "init_args": arguments}, folder / "checkpoint_final.pth")
 

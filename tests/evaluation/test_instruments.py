@@ -15,10 +15,13 @@ from nnunet_topomae.evaluation.instruments import (
     token_std,
 )
 from nnunet_topomae.losses.pretraining import PretrainingLoss
-from nnunet_topomae.networks import PRESETS, CoPretrainingNetwork, HybridSegmentationNetwork, geometry_from_plan
+from nnunet_topomae.networks import CoPretrainingNetwork, HybridSegmentationNetwork
+from nnunet_topomae.planning.blueprint import Blueprint
 from nnunet_topomae.pretext.masking import draw_masks
 
-GEOMETRY = geometry_from_plan((16, 16, 24), [[1, 1, 1], [2, 2, 2], [2, 2, 2]])
+PLAN = {"patch_size": (16, 16, 24), "architecture": {"arch_kwargs": {"strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]]}}}
+BLUEPRINT = Blueprint.of(PLAN, TopoMAEConfig(partner="unetrpp", preset="tiny"))
+GEOMETRY = BLUEPRINT.geometry
 
 
 def test_tokens_that_are_all_alike_have_no_deviation():
@@ -52,7 +55,7 @@ def test_errors_stand_beside_those_of_knowing_nothing(share):
     image, points = torch.randn(4, 1, 16, 16, 24), torch.rand(4, 9, 3)
     masks = draw_masks(4, 1, GEOMETRY.num_tokens, 0.75, torch.Generator().manual_seed(0))
     loss = PretrainingLoss(TopoMAEConfig(), GEOMETRY)
-    network = CoPretrainingNetwork(1, GEOMETRY, PRESETS["tiny"]).eval()
+    network = CoPretrainingNetwork(1, *BLUEPRINT).eval()
     instruments = PretrainingInstruments(image, points, masks, loss, batch_size=2)
     readings = instruments.read(Oracle(network, image, points, share), torch.device("cpu"))
 
@@ -69,7 +72,7 @@ def test_points_that_no_loss_asks_for_are_not_judged():
     image, points = torch.randn(2, 1, 16, 16, 24), torch.rand(2, 9, 3)
     masks = draw_masks(2, 1, GEOMETRY.num_tokens, 0.75, torch.Generator().manual_seed(0))
     loss = PretrainingLoss(TopoMAEConfig(weight_position=0), GEOMETRY)
-    network = CoPretrainingNetwork(1, GEOMETRY, PRESETS["tiny"]).eval()
+    network = CoPretrainingNetwork(1, *BLUEPRINT).eval()
     readings = PretrainingInstruments(image, points, masks, loss, 2).read(network, torch.device("cpu"))
     assert set(readings) == set(PRETRAINING_INSTRUMENTS) - set(POINT_RATIOS)
 
@@ -77,7 +80,7 @@ def test_points_that_no_loss_asks_for_are_not_judged():
 @pytest.mark.parametrize("has_regions", [False, True])
 def test_label_share_counts_the_foreground_that_changes(has_regions):
     torch.manual_seed(0)
-    network = HybridSegmentationNetwork(1, 3, GEOMETRY, PRESETS["tiny"], deep_supervision=False).eval()
+    network = HybridSegmentationNetwork(1, 3, *BLUEPRINT, deep_supervision=False).eval()
     image = torch.randn(1, 1, 16, 16, 24)
     with torch.no_grad():
         for projection in network.fusion.projections:
@@ -105,6 +108,6 @@ def test_where_all_crops_lie_at_one_place_a_constant_is_no_yardstick():
     image, points = torch.randn(2, 1, 16, 16, 24), torch.rand(1, 9, 3).expand(2, -1, -1)
     masks = draw_masks(2, 1, GEOMETRY.num_tokens, 0.75, torch.Generator().manual_seed(0))
     loss = PretrainingLoss(TopoMAEConfig(), GEOMETRY)
-    network = CoPretrainingNetwork(1, GEOMETRY, PRESETS["tiny"]).eval()
+    network = CoPretrainingNetwork(1, *BLUEPRINT).eval()
     readings = PretrainingInstruments(image, points, masks, loss, 2).read(network, torch.device("cpu"))
     assert math.isnan(readings["points_over_constant_vit"]) and readings["error_over_harmonic_vit"] > 0

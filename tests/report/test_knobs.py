@@ -4,7 +4,7 @@ from nnunet_topomae.report.runs import read_runs
 
 def test_knobs_that_differ_come_first(results):
     results.fold("TopoMAEPretrainer", knobs={"weight_topology": 0.0, "mask_ratio": 0.5})
-    results.fold("TopoMAEFinetuner", knobs={"fusion": "bottleneck", "mask_ratio": 0.6})
+    results.fold("TopoMAEFinetuner", knobs={"fusion": "partner_only", "mask_ratio": 0.6})
     results.fold("nnUNetTrainer")
     runs = read_runs([results.dataset])
     assert [run.trainer for run in runs] == ["TopoMAEFinetuner", "TopoMAEPretrainer", "nnUNetTrainer"]

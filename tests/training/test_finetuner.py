@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nnunet_topomae.evaluation.instruments import FINETUNING_INSTRUMENTS
-from nnunet_topomae.networks import PRESETS
+from nnunet_topomae.networks.partners.unetrpp import SIZES
 from nnunet_topomae.training.finetuner import TopoMAEFinetuner, TopoMAEFinetunerFromScratch
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 
@@ -171,8 +171,8 @@ def test_each_part_learns_at_its_own_rate(workshop):
 
 
 def test_the_learning_rate_follows_from_the_preset_unless_it_is_set(workshop):
-    assert workshop.build(TopoMAEFinetuner, preset="tiny").initial_lr == PRESETS["tiny"].rates.finetune
-    assert workshop.build(TopoMAEFinetuner, preset="base").initial_lr == PRESETS["base"].rates.finetune
+    assert workshop.build(TopoMAEFinetuner, preset="tiny").initial_lr == SIZES["tiny"].learning_rates.finetune
+    assert workshop.build(TopoMAEFinetuner, preset="base").initial_lr == SIZES["base"].learning_rates.finetune
     assert workshop.build(TopoMAEFinetuner, preset="base", finetune_lr=0).initial_lr == 0
 
 

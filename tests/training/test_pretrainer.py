@@ -95,14 +95,14 @@ def test_the_seed_decides_the_weights(workshop):
     assert not torch.equal(first.network.state_dict()[name], second.network.state_dict()[name])
 
 
-@pytest.mark.parametrize(("knobs", "views"), [({}, PRESETS["tiny"].vit_views), ({"vit_views": 3}, 3)])
+@pytest.mark.parametrize(("knobs", "views"), [({}, PRESETS["tiny"].views), ({"vit_views": 3}, 3)])
 def test_the_vit_gets_as_many_masks_as_the_knob_says_or_else_the_preset(workshop, knobs, views):
     trainer = workshop.build(TopoMAEPretrainer, **knobs)
     trainer._seed_masks(0)
     assert trainer._draw_masks(2).shape == (2, views, trainer.geometry.num_tokens)
 
 
-@pytest.mark.parametrize(("knobs", "steps"), [({"vit_steps": -1}, PRESETS["tiny"].vit_steps), ({"vit_steps": 3}, 3)])
+@pytest.mark.parametrize(("knobs", "steps"), [({"vit_steps": -1}, PRESETS["tiny"].steps), ({"vit_steps": 3}, 3)])
 def test_the_vit_takes_as_many_steps_as_the_knob_says_or_else_the_preset(workshop, knobs, steps):
     trainer = workshop.build(TopoMAEPretrainer, iterations_per_epoch=2, **knobs)
     trainer.initialize()

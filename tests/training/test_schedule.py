@@ -59,7 +59,6 @@ def test_the_vit_learns_as_fast_beside_the_plans_network(preset):
         peak_rates(TopoMAEConfig(preset=preset, partner=partner)) for partner in ("plan", "unetrpp")
     )
     for rates in (beside_plan, beside_unetrpp):
-        own = PRESETS[preset].rates
-        assert rates.vit_finetune_factor * rates.finetune == pytest.approx(own.vit_finetune_factor * own.finetune)
-        assert rates.vit_pretrain_factor * rates.pretrain == pytest.approx(own.vit_pretrain_factor * own.pretrain)
+        assert rates.vit_finetune_factor * rates.finetune == pytest.approx(PRESETS[preset].finetune_lr)
+        assert rates.vit_pretrain_factor * rates.pretrain == pytest.approx(PRESETS[preset].pretrain_lr)
     assert peak_rates(TopoMAEConfig(partner="plan", finetune_lr=0.5)).finetune == 0.5
