@@ -51,7 +51,7 @@ class ViTBranch(nn.Module):
     def __init__(self, input_channels: int, geometry: Geometry, vit: ViTConfig) -> None:
         super().__init__()
         self.encoder = ViTEncoder.of(input_channels, geometry, vit)
-        self.decoder = MAEDecoder.of(input_channels, geometry, vit)
+        self.decoder = MAEDecoder(input_channels, geometry, vit)
         self.position_head = PositionHead(vit.embed_dim)
 
     def forward(self, image: torch.Tensor, ids_keep: torch.Tensor) -> BranchOutput:

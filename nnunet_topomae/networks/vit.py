@@ -91,7 +91,7 @@ class ViTEncoder(nn.Module):
 
     @classmethod
     def of(cls, input_channels: int, geometry: Geometry, config: ViTConfig) -> ViTEncoder:
-        """As presets and knobs ask for it."""
+        """The encoder that a preset, or what knobs have made of it, asks for."""
         return cls(**cls.arguments(input_channels, geometry, config), drop_path=config.drop_path)
 
     @staticmethod
@@ -127,51 +127,28 @@ class MAEDecoder(nn.Module):
 
     position_embedding: torch.Tensor
 
-    def __init__(
-        self,
-        output_channels: int,
-        token_grid: Sequence[int],
-        token_size: Sequence[int],
-        encoder_dim: int,
-        embed_dim: int,
-        depth: int,
-        num_heads: int,
-    ) -> None:
+    def __init__(self, output_channels: int, geometry: Geometry, config: ViTConfig) -> None:
         super().__init__()
-        self.output_channels = output_channels
-        self.token_grid = tuple(token_grid)
-        self.token_size = tuple(token_size)
-        self.embed = nn.Linear(encoder_dim, embed_dim)
-        self.mask_token = nn.Parameter(torch.empty(embed_dim).normal_(std=0.02))
+        dim, self.geometry, self.output_channels = config.decoder_dim, geometry, output_channels
+        self.embed = nn.Linear(config.embed_dim, dim)
+        self.mask_token = nn.Parameter(torch.empty(dim).normal_(std=0.02))
         self.register_buffer(
-            "position_embedding", sincos_position_embedding(self.token_grid, embed_dim), persistent=False
+            "position_embedding", sincos_position_embedding(geometry.token_grid, dim), persistent=False
         )
-        self.blocks = nn.ModuleList(Block(embed_dim, num_heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(embed_dim)
-        self.predict = nn.Linear(embed_dim, output_channels * math.prod(token_size))
+        self.blocks = nn.ModuleList(Block(dim, config.decoder_num_heads) for _ in range(config.decoder_depth))
+        self.norm = nn.LayerNorm(dim)
+        self.predict = nn.Linear(dim, output_channels * math.prod(geometry.token_size))
         self.apply(init_transformer_weights)
 
-    @classmethod
-    def of(cls, output_channels: int, geometry: Geometry, config: ViTConfig) -> MAEDecoder:
-        """As presets and knobs ask for it."""
-        return cls(
-            output_channels,
-            geometry.token_grid,
-            geometry.token_size,
-            config.embed_dim,
-            config.decoder_dim,
-            config.decoder_depth,
-            config.decoder_num_heads,
-        )
-
     def forward(self, features: torch.Tensor, ids_keep: torch.Tensor) -> torch.Tensor:
-        """Features [B, M, encoder_dim] of the tokens `ids_keep` [B, M] to a reconstruction [B, C, D, H, W]."""
+        """Features [B, M, embed_dim] of the tokens `ids_keep` [B, M] to a reconstruction [B, C, D, H, W]."""
         visible = self.embed(features)
         masked = self.mask_token.to(visible.dtype).expand(len(visible), len(self.position_embedding), -1)
         x = scatter_tokens(visible, ids_keep, masked) + self.position_embedding
         for block in self.blocks:
             x = block(x)
-        return unpatchify(self.predict(self.norm(x)), self.token_grid, self.token_size, self.output_channels)
+        voxels, geometry = self.predict(self.norm(x)), self.geometry
+        return unpatchify(voxels, geometry.token_grid, geometry.token_size, self.output_channels)
 
 
 def init_transformer_weights(module: nn.Module) -> None:

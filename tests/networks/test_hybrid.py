@@ -77,26 +77,6 @@ def test_weights_do_not_depend_on_deep_supervision(blueprint):
     torch.testing.assert_close(trained(image), predictor(image))
 
 
-def test_outputs_match_the_scales(blueprint):
-    network = HybridSegmentationNetwork(1, 3, *blueprint)
-
-    assert network.deep_supervision_scales == [[1, 1, 1], [1, 1 / 2, 1], [1 / 2, 1 / 4, 1 / 2]]
-    assert [tuple(output.shape) for output in network(torch.zeros(2, 1, 8, 24, 32))] == [
-        (2, 3, 8, 24, 32),
-        (2, 3, 8, 12, 32),
-        (2, 3, 4, 6, 16),
-    ]
-
-
-def test_parts_are_where_the_keys_say(beside_each):
-    network = HybridSegmentationNetwork(2, 3, *beside_each)
-
-    for key in (network.key_to_encoder, network.key_to_stem):
-        assert network.get_submodule(key) and key.startswith("encoder")
-    for key in network.keys_to_in_proj:
-        assert network.get_submodule(key).weight.shape[1] == 2
-
-
 def test_compiles_into_one_graph(beside_each):
     blueprint = beside_each._replace(vit=replace(beside_each.vit, depth=1))
     network = HybridSegmentationNetwork(1, 3, *blueprint).eval()

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from nnunet_topomae.networks import PRESETS, Geometry
 from nnunet_topomae.networks.tokens import patchify
 from nnunet_topomae.networks.transformer import StochasticDepth
 from nnunet_topomae.networks.vit import MAEDecoder, TokenEmbedding, ViTEncoder, sincos_position_embedding
@@ -73,7 +76,8 @@ def test_stochastic_depth_rises_over_the_blocks():
 
 
 def test_decoder_puts_each_token_in_its_place():
-    decoder = MAEDecoder(2, GRID, TOKEN, encoder_dim=24, embed_dim=12, depth=0, num_heads=3)
+    config = replace(PRESETS["tiny"], embed_dim=24, decoder_dim=12, decoder_depth=0)
+    decoder = MAEDecoder(2, Geometry(PATCH, TOKEN), config)
     features = torch.randn(1, 3, 24)
     changed = features.clone()
     changed[0, 1] += torch.randn(24)
