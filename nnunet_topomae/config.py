@@ -22,7 +22,7 @@ OF_PRESET = -1  # a knob that follows from the preset
 # By the names of their files in `networks/partners/`, and what `preset = auto` stands for beside each: the ViT that the
 # results beside nnU-Net's network are of, and the paper's sizes.
 PARTNERS = MappingProxyType({"plan": "tiny", "unetrpp": "base", "unetrpp_acdc": "base", "unetrpp_brats": "base"})
-# What the paper has, whatever our defaults are (docs/method.md, "The paper"). What it leaves open keeps its default.
+# What the paper has (docs/method.md, "The paper's recipe"). What it leaves open keeps its default.
 RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "ours": MappingProxyType({}),
@@ -126,7 +126,7 @@ class TopoMAEConfig:
 
     recipe: str = _knob(
         "ours",
-        "what a knob is that nobody sets: our default, or what the paper has, where it says (paper)",
+        "values of the knobs that nothing sets: our defaults (ours), or what the paper has, where it says (paper)",
         valid=_one_of(*RECIPES),
         phase=BOTH,
     )
@@ -336,8 +336,8 @@ def _is_removed(name: str, value: Any, origin: str) -> bool:
                 return True
     if name in REMOVED or value in REMOVED_VALUES.get(name, ()):
         raise ConfigError(
-            f"{name} = {value!r} in {origin}: removed after version 0.2 of nnunet-topomae, which goes on having it; "
-            "docs/experiments.md says what was found"
+            f"{name} = {value!r} in {origin}: removed after version 0.2 of nnunet-topomae (docs/experiments.md says "
+            "why). Use that version, or leave it out"
         )
     return False
 

@@ -103,12 +103,10 @@ def _adapt(
     module_name, _, parameter = name.rpartition(".")
     module = network.get_submodule(module_name)
     keys_to_in_proj: Any = network.keys_to_in_proj
-    partners: Any = network.on_grid
+    of_partner: Any = network.on_grid
+    known = [on_grid for kind, on_grid in {**ON_GRID, **of_partner}.items() if isinstance(module, kind)]
     adapted, done = weight, []
-    kinds = [on_grid for kind, on_grid in {**ON_GRID, **partners}.items() if isinstance(module, kind)]
-    for on_grid in kinds:
-        if parameter != on_grid.name:
-            continue
+    for on_grid in (on_grid for on_grid in known if on_grid.name == parameter):
         if module_name in keys_to_in_proj:
             image_channels = shape[1] - label_channels
             if weight.shape[1] != image_channels:
