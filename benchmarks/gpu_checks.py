@@ -87,7 +87,8 @@ def precision(options: argparse.Namespace) -> None:
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, torch.float16 if device.type == "cuda" else torch.bfloat16, enabled=half):
                 output = network(image, masks)
-            loss = criterion.total(criterion(output, image, points, masks, criterion.submit_target(image)))
+            target = criterion.target(image, points, masks, criterion.submit_target(image))
+            loss = criterion.total(criterion(output._asdict(), target))
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from machine import add_docs, add_fold, pretrainer, replace_section
 
-from nnunet_topomae.losses.pretraining import BRANCHES, TERMS
+from nnunet_topomae.losses.pretraining import BRANCHES
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 from nnunet_topomae.visualization.tables import markdown_table
 
@@ -29,12 +29,12 @@ def gradient_norm(term: torch.Tensor, parameters: Iterable[torch.Tensor]) -> flo
 
 def norms_of_batch(trainer: TopoMAEPretrainer, batch: dict) -> dict[str, dict[str, float]]:
     """By term (of both networks together, as they are in the total), then by the network whose encoder is pulled."""
-    _, terms = trainer._forward(batch)
+    _, values = trainer.step.forward(batch)
     encoders = {branch: list(getattr(trainer.plain_network, branch).encoder.parameters()) for branch in BRANCHES}
     weighted = {
-        name: sum(weight * terms[term] for term in TERMS if term.startswith(name))
-        for name, weight in trainer.loss.weights.items()
-        if weight
+        term.name: term.weight * sum(values[curve] for curve in term.curves)
+        for term in trainer.loss.terms
+        if term.weight
     }
     return {
         name: {branch: gradient_norm(term, parameters) for branch, parameters in encoders.items()}
@@ -55,14 +55,15 @@ def main() -> None:
         parser.error(f"{checkpoint} does not exist: pre-train first")
     trainer.load_checkpoint(str(checkpoint))
     np.random.seed(0)
-    trainer._seed_masks(0)
+    trainer.step.seed_masks(trainer.config.seed, 0, 0)
     batches, _ = trainer.get_dataloaders()
     norms = [norms_of_batch(trainer, next(batches)) for _ in range(options.batches)]
 
     rows = [
-        [name, f"{trainer.loss.weights[name]:g}"]
-        + [f"{np.mean([of_batch[name][branch] for of_batch in norms]):.2g}" for branch in BRANCHES]
-        for name in norms[0]
+        [term.name, f"{term.weight:g}"]
+        + [f"{np.mean([of_batch[term.name][branch] for of_batch in norms]):.2g}" for branch in BRANCHES]
+        for term in trainer.loss.terms
+        if term.weight
     ]
     steps = trainer.num_epochs * trainer.num_iterations_per_epoch
     patch = "×".join(map(str, trainer.configuration_manager.patch_size))

@@ -178,7 +178,7 @@ def pretraining_step(
     def loss() -> torch.Tensor:
         masks = draw_masks(batch, views, geometry.num_tokens, config.mask_ratio, torch.Generator())
         masks = masks.to(device)
-        return criterion.total(criterion(network(image, masks), image, points, masks, None))
+        return criterion.total(criterion(network(image, masks)._asdict(), criterion.target(image, points, masks)))
 
     return _step(loss, optimizer, device)
 

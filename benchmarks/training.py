@@ -152,9 +152,9 @@ def watch(trainer: Any, stopwatch: Stopwatch) -> None:
     if getattr(network, "vit", None) is not None:
         stopwatch.watch(network.vit, "forward", "forward, ViT")
     stopwatch.watch(trainer.loss, "forward", "losses")
-    if hasattr(trainer.loss, "submit_topology"):
-        for name in ("submit_topology", "submit_target"):
-            stopwatch.watch(trainer.loss, name, "losses")
+    if hasattr(trainer.loss, "submit_target"):
+        stopwatch.watch(trainer.loss, "submit_target", "losses")
+        stopwatch.watch(trainer.loss.topology, "submit", "losses")
     result = PendingLoss.result
     PendingLoss.result = lambda self: stopwatch.time("waiting for topology", result, self)
     backward = torch.Tensor.backward
@@ -198,7 +198,7 @@ def measure(trainer_name: str, place: str, options: argparse.Namespace) -> dict[
         topology = {part: seconds / options.steps for part, seconds in engine.items()}
         without_topology = undisturbed
         if engine:
-            trainer.current_step, config = 1, trainer.config
+            config = trainer.config
             trainer.config = dataclasses.replace(config, topology_every=2**60)  # never again
             without_topology = seconds_a_step()
             trainer.config = config

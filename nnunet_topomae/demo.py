@@ -20,9 +20,9 @@ from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_t
 from nnunet_topomae.data.few_label import write_few_label_split
 from nnunet_topomae.data.phantom import write_phantom_dataset
 from nnunet_topomae.evaluation.held_out import Case, HeldOut
-from nnunet_topomae.evaluation.panels import labels_in_panel, read_panels
 from nnunet_topomae.evaluation.thresholds import Baselines, trivial_baselines
 from nnunet_topomae.folders import EXT_TRAINER, external_trainers
+from nnunet_topomae.monitoring.panels import labels_in_panel, read_panels
 from nnunet_topomae.planning.plans_file import configuration_of, read_plans
 from nnunet_topomae.report.runs import NETWORKS
 from nnunet_topomae.visualization.method import MethodRow, save_method_figure

@@ -15,8 +15,8 @@ from nnunet_topomae.files import write_json, written_whole
 from nnunet_topomae.networks.partners import Partner
 from nnunet_topomae.networks.vit import ViTEncoder
 from nnunet_topomae.planning.blueprint import Blueprint
+from nnunet_topomae.training.cases_seen import CasesSeen, without_names
 from nnunet_topomae.training.checkpoint import Origin, read_pretraining
-from nnunet_topomae.training.leakage import CasesSeen, without_names
 
 Weights = dict[str, torch.Tensor]
 

@@ -4,7 +4,7 @@
         -m nnunet_topomae.launch DATASET 3d_fullres FOLD -tr TopoMAEPretrainer
 
 The options are those of nnUNetv2_train. One differs: `--c` is always on. torchrun starts this same command again after
-a failure, and when a machine joins, so it must never begin anew what has begun. docs/distributed.md tells more.
+a failure, and when a machine joins, so it must never begin anew what has begun. docs/speed.md tells more.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from nnunet_topomae.checkpoint_files import read_trusted_checkpoint
 from nnunet_topomae.topology.pool import usable_cores
-from nnunet_topomae.training.checkpoint import read_trusted_checkpoint
 from nnunet_topomae.training.distributed import place
 
 TIMEOUT = timedelta(minutes=30)  # rank 0 checks all images while the others wait
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def join_processes(device_type: str) -> torch.device:
     """Joins the processes that torchrun has started; returns the device of this one."""
     if "LOCAL_RANK" not in os.environ:
-        raise SystemExit("start this with torchrun (docs/distributed.md); on one machine nnUNetv2_train does as well")
+        raise SystemExit("start this with torchrun (docs/speed.md); on one machine nnUNetv2_train does as well")
     if device_type == "cpu":
         torch.set_num_threads(usable_cores())
         dist.init_process_group("gloo", timeout=TIMEOUT)

@@ -67,18 +67,19 @@ def drawn_motion(params: Mapping[str, Any]) -> tuple[np.ndarray | None, Sequence
         raise MovedNameError(f"parameter {error} of batchgeneratorsv2's SpatialTransform", "the nine points") from None
 
 
-def drawn_mirror_axes(params: Mapping[str, Any]) -> Sequence[int]:
-    """The axes along which a `MirrorTransform` mirrors. Without them the nine points would not move with the crop."""
-    try:
-        return params["axes"]
-    except KeyError as error:
-        raise MovedNameError(f"parameter {error} of batchgeneratorsv2's MirrorTransform", "the nine points") from None
+def gaussian_weights(sigma: float, width: float) -> list[float]:
+    """Of batchgeneratorsv2's blur, `width` standard deviations from end to end. Without them ours would differ."""
+    from batchgeneratorsv2.transforms.noise import gaussian_blur
+
+    if not hasattr(gaussian_blur, "_build_kernel"):
+        raise MovedNameError("_build_kernel of batchgeneratorsv2's Gaussian blur", "augmentation on the device")
+    return gaussian_blur._build_kernel(sigma, truncate=width).tolist()
 
 
 # ------------------------------------------------------------------------------------------------ nnU-Net
 
 
-def curves(logger: Any) -> dict[str, list]:
+def curves(logger: Any) -> dict[str, list[Any]]:
     """Of nnU-Net's logger, by name; they are stored in checkpoints. Without them our terms cannot be logged."""
     try:
         return logger.local_logger.my_fantastic_logging
@@ -103,7 +104,7 @@ def wrap_networks_in(wrapper: type[nn.Module]) -> None:
     trainer_module.DDP = wrapper
 
 
-def set_deep_supervision_weights(loss: nn.Module, weights: Sequence[float]) -> None:
+def set_deep_supervision_weights(loss: Any, weights: Sequence[float]) -> None:
     """Of nnU-Net's `DeepSupervisionWrapper`. Without them the outputs would be weighted as nnU-Net's U-Net's are."""
     if not hasattr(loss, "weight_factors"):
         raise MovedNameError("DeepSupervisionWrapper.weight_factors of nnU-Net", "deep supervision as in UNETR++")

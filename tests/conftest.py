@@ -12,6 +12,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -238,10 +239,55 @@ class Workshop:
         )
 
 
+@pytest.fixture(scope="session")
+def open_workshop(phantom) -> Callable[[Path], AbstractContextManager[Workshop]]:
+    """Makes a workshop in a folder; nnU-Net's folders are set to it within the context."""
+
+    @contextmanager
+    def open_workshop(folder: Path) -> Iterator[Workshop]:
+        workshop = Workshop(folder / "preprocessed" / phantom.dataset_name, folder / "results" / phantom.dataset_name)
+        shutil.copytree(phantom.preprocessed_dataset, workshop.dataset)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("nnUNet_preprocessed", str(folder / "preprocessed"))
+            patch.setenv("nnUNet_results", str(folder / "results"))
+            patch.setenv("nnUNet_n_proc_DA", "0")  # in this process, in order
+            patch.setattr("nnunet_topomae.training.pretrainer.VALIDATION_CROPS", 1)
+            patch.setattr("nnunet_topomae.training.pretrainer.NUM_CROPS", 2)
+            yield workshop
+
+    return open_workshop
+
+
 @pytest.fixture
-def workshop(phantom, tmp_path, monkeypatch) -> Workshop:
-    shutil.copytree(phantom.preprocessed_dataset, tmp_path / "preprocessed" / phantom.dataset_name)
-    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
-    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")  # in this process, in order
-    return Workshop(tmp_path / "preprocessed" / phantom.dataset_name, tmp_path / "results" / phantom.dataset_name)
+def workshop(open_workshop, tmp_path: Path) -> Iterator[Workshop]:
+    with open_workshop(tmp_path) as workshop:
+        yield workshop
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A pre-training and the fine-tuning of it, two epochs each, the first of them validated. To be read alone."""
+
+    workshop: Workshop
+    pretrainer: nnUNetTrainer
+    finetuner: nnUNetTrainer
+
+    @property
+    def pretrained(self) -> Path:
+        """The checkpoint."""
+        return Path(self.pretrainer.output_folder, "checkpoint_final.pth")
+
+
+@pytest.fixture(scope="session")
+def trained(open_workshop, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    from nnunet_topomae.training.finetuner import TopoMAEFinetuner
+    from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
+
+    torch.set_num_threads(1)
+    with open_workshop(tmp_path_factory.mktemp("trained")) as workshop:
+        pretrainer = workshop.build(TopoMAEPretrainer, pretrain_epochs=2, panel_every=2)
+        pretrainer.run_training()
+        pretrainer.perform_actual_validation()
+        finetuner = workshop.build(TopoMAEFinetuner, finetune_epochs=2, finetune_weight_topology=0.1)
+        finetuner.run_training()
+    return Trained(workshop, pretrainer, finetuner)

@@ -21,7 +21,7 @@ from nnunet_topomae.networks import CoPretrainingNetwork
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
 from nnunet_topomae.networks.partners.plan import NNUNET_SCALE, PlanPartner, scaled_before_norms
 from nnunet_topomae.planning.blueprint import Blueprint
-from nnunet_topomae.training.leakage import recorded_cases
+from nnunet_topomae.training.cases_seen import recorded_cases
 
 PATCH = (16, 32, 24)
 PLANS = {

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from nnunetv2.experiment_planning.experiment_planners import network_topology
 from nnunetv2.run import run_training
@@ -61,11 +60,13 @@ def test_drawn_motion(rotates):
         private_names.drawn_motion({"matrix": affine})
 
 
-def test_drawn_mirror_axes():
-    params = MirrorTransform((0, 2)).get_parameters(image=torch.zeros(1, 2, 2, 2))
-    assert set(private_names.drawn_mirror_axes(params)) <= {0, 2}
-    with pytest.raises(MovedNameError, match="parameter 'axes' of batchgeneratorsv2's MirrorTransform"):
-        private_names.drawn_mirror_axes({})
+def test_gaussian_weights(monkeypatch):
+    weights = private_names.gaussian_weights(0.8, 6)
+    expected = np.exp(-0.5 * (np.arange(-2, 3) / 0.8) ** 2)
+    assert weights == pytest.approx(expected / expected.sum(), abs=1e-6)
+    monkeypatch.delattr("batchgeneratorsv2.transforms.noise.gaussian_blur._build_kernel")
+    with pytest.raises(MovedNameError, match="_build_kernel"):
+        private_names.gaussian_weights(0.8, 6)
 
 
 def test_curves(tmp_path):

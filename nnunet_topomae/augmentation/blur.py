@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform, _build_kernel
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from torch.nn.functional import pad
+
+from nnunet_topomae.private_names import gaussian_weights
 
 TRUNCATE = 6  # batchgeneratorsv2's, in standard deviations from end to end
 
@@ -16,7 +20,7 @@ class DeviceGaussianBlurTransform(GaussianBlurTransform):
     TF32 or half precision on a GPU, and which measures for every new size what algorithm is best.
     """
 
-    def _apply_to_image(self, img: torch.Tensor, **params) -> torch.Tensor:
+    def _apply_to_image(self, img: torch.Tensor, **params: Any) -> torch.Tensor:
         channels = params["apply_to_channel"].nonzero().flatten().tolist()
         for i, channel in enumerate(channels):
             sigmas = params["sigmas"] if self.synchronize_channels else params["sigmas"][i]
@@ -29,7 +33,7 @@ class DeviceGaussianBlurTransform(GaussianBlurTransform):
 
 def blur(volume: torch.Tensor, sigma: float, axis: int) -> torch.Tensor:
     """`volume` [*sides] smoothed along one axis, reflected at its ends."""
-    weights = _build_kernel(sigma, truncate=TRUNCATE).tolist()
+    weights = gaussian_weights(sigma, TRUNCATE)
     reach, side = len(weights) // 2, volume.shape[axis]
     if reach == 0:
         return volume

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
 
@@ -9,7 +11,7 @@ from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseT
 class DeviceGaussianNoiseTransform(GaussianNoiseTransform):
     """Channels are counted on the host: an index on the CPU cannot address an image on a GPU."""
 
-    def _apply_to_image(self, img: torch.Tensor, **params) -> torch.Tensor:
+    def _apply_to_image(self, img: torch.Tensor, **params: Any) -> torch.Tensor:
         channels, sigmas = params["apply_idx"].tolist(), params["sigmas"]
         if sigmas is None:
             return img

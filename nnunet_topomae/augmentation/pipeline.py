@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
@@ -29,7 +29,7 @@ from nnunet_topomae.augmentation.mask_image import DeviceMaskImageTransform
 from nnunet_topomae.augmentation.noise import DeviceGaussianNoiseTransform
 from nnunet_topomae.augmentation.regions import DeviceConvertSegmentationToRegionsTransform
 from nnunet_topomae.augmentation.remove_label import DeviceRemoveLabelTransform
-from nnunet_topomae.data.augmentation import TrackedMirrorTransform, TrackedSpatialTransform
+from nnunet_topomae.data.augmentation import TrackedSpatialTransform
 
 REPLACEMENTS: dict[type[BasicTransform], type[BasicTransform]] = {
     SpatialTransform: spatial.DeviceSpatialTransform,
@@ -48,15 +48,15 @@ SAFE_AS_THEY_ARE = (  # once their parameters have been drawn on the CPU
     SimulateLowResolutionTransform,
     GammaTransform,
     MirrorTransform,
-    TrackedMirrorTransform,
     DownsampleSegForDSTransform,
 )
 
 
 class UnknownTransformError(ValueError):
-    """A transform that is not known to give the same on a device. The message says what to do."""
+    """A transform, `what`, that is not known to give the same on a device. The message says what to do."""
 
     def __init__(self, what: str) -> None:
+        self.what = what
         super().__init__(
             f"{what} is not known to work on the training device: set NNUNET_TOPOMAE_AUGMENT_ON=workers, and data "
             "workers will augment as in nnU-Net"
@@ -109,7 +109,7 @@ def _on_device(transform: BasicTransform) -> BasicTransform:
         raise UnknownTransformError(f"{kind.__name__} with {refused}")
     if kind in REPLACEMENTS:
         settings = vars(transform)
-        transform = REPLACEMENTS[kind].__new__(REPLACEMENTS[kind])
+        transform = object.__new__(REPLACEMENTS[kind])
         vars(transform).update(settings)
     return DrawnOnCPU(transform)
 
@@ -129,13 +129,13 @@ class DrawnOnCPU(BasicTransform):
         super().__init__()
         self.transform = transform
 
-    def get_parameters(self, **sample) -> dict:
+    def get_parameters(self, **sample: Any) -> dict[str, Any]:
         return self.transform.get_parameters(**{name: _without_voxels(value) for name, value in sample.items()})
 
-    def apply(self, sample: dict, **params) -> dict:
+    def apply(self, sample: dict[str, Any], **params: Any) -> dict[str, Any]:
         return self.transform.apply(sample, **params)
 
 
-def _without_voxels(value):
+def _without_voxels(value: Any) -> Any:
     """A tensor's shape and type on the CPU, in the memory of one number."""
     return torch.zeros((), dtype=value.dtype).expand(value.shape) if isinstance(value, torch.Tensor) else value

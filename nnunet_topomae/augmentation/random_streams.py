@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +43,6 @@ def numpy_generator_kept() -> Iterator[None]:
         np.random.set_state(state)
 
 
-def _accelerator(device: torch.device):
+def _accelerator(device: torch.device) -> Any:
     """`torch.cuda` or `torch.mps`, whose generators are those of the current device; None for a CPU."""
     return None if device.type == "cpu" else getattr(torch, device.type)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from batchgeneratorsv2.transforms.utils.seg_to_regions import ConvertSegmentationToRegionsTransform
 
@@ -9,7 +11,7 @@ from batchgeneratorsv2.transforms.utils.seg_to_regions import ConvertSegmentatio
 class DeviceConvertSegmentationToRegionsTransform(ConvertSegmentationToRegionsTransform):
     """Compares with numbers: the labels of the regions are tensors on the CPU."""
 
-    def _apply_to_segmentation(self, segmentation: torch.Tensor, **params) -> torch.Tensor:
+    def _apply_to_segmentation(self, segmentation: torch.Tensor, **params: Any) -> torch.Tensor:
         labels = segmentation[self.channel_in_seg]
         regions = torch.zeros((len(self.regions), *labels.shape), dtype=torch.bool, device=labels.device)
         for region, members in zip(regions, self.regions, strict=True):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from typing import NamedTuple
+from functools import reduce
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,10 +33,10 @@ class DrawWarp(BasicTransform):
         super().__init__()
         self.transform = transform
 
-    def get_parameters(self, **sample) -> dict:
+    def get_parameters(self, **sample: Any) -> dict[str, Any]:
         return {"warp": _draw(self.transform, sample)}
 
-    def apply(self, sample: dict, warp: Warp) -> dict:
+    def apply(self, sample: dict[str, Any], warp: Warp) -> dict[str, Any]:
         if warp.affine is not None:
             return {**sample, "warp": warp}
         sample = self.transform.apply(sample, **_parameters(self.transform, sample["image"], warp))
@@ -47,21 +48,21 @@ class DrawWarp(BasicTransform):
 class DeviceSpatialTransform(SpatialTransform):
     """Samples image and labels where they lie. What a data worker has drawn is used, else it is drawn here."""
 
-    def get_parameters(self, **sample) -> dict:
+    def get_parameters(self, **sample: Any) -> dict[str, Any]:
         return {"warp": sample["warp"] if "warp" in sample else _draw(self, sample)}
 
-    def apply(self, sample: dict, warp: Warp | None) -> dict:
+    def apply(self, sample: dict[str, Any], warp: Warp | None) -> dict[str, Any]:
         sample.pop("warp", None)
         return sample if warp is None else super().apply(sample, **_parameters(self, sample["image"], warp))
 
-    def _apply_to_segmentation(self, segmentation: torch.Tensor, **params) -> torch.Tensor:
+    def _apply_to_segmentation(self, segmentation: torch.Tensor, **params: Any) -> torch.Tensor:
         if params["grid"] is None or self.mode_seg == "nearest":
             return super()._apply_to_segmentation(segmentation, **params)
         outside = {"constant": self.padding_value_seg, "zeros": 0, "border": None}[self.border_mode_seg]
         return resample_labels(segmentation, params["grid"], outside)
 
 
-class DeviceTrackedSpatialTransform(DeviceSpatialTransform, TrackedSpatialTransform):
+class DeviceTrackedSpatialTransform(DeviceSpatialTransform, TrackedSpatialTransform):  # type: ignore[misc]
     """The same for pre-training."""
 
 
@@ -78,30 +79,32 @@ def refusal(transform: SpatialTransform) -> str | None:
     return next((f"{name}={getattr(transform, name)!r}" for name, is_unknown in unknown.items() if is_unknown), None)
 
 
-def _draw(transform: SpatialTransform, sample: dict) -> Warp:
+def _draw(transform: SpatialTransform, sample: dict[str, Any]) -> Warp:
     without_grid = copy(transform)  # whose grid, made anew on the device, then has a single voxel
     without_grid.patch_size = (1,) * len(transform.patch_size)
     drawn = SpatialTransform.get_parameters(without_grid, **sample)
     return Warp(drawn["affine"], tuple(drawn["center_location_in_pixels"]))
 
 
-def _parameters(transform: SpatialTransform, image: torch.Tensor, warp: Warp) -> dict:
+def _parameters(transform: SpatialTransform, image: torch.Tensor, warp: Warp) -> dict[str, Any]:
     """What `SpatialTransform.apply` takes."""
     grid = None
     if warp.affine is not None:
-        grid = sampling_grid(warp, transform.patch_size, image.shape[1:], image.device)
+        grid = sampling_grid(warp.affine, warp.centre, transform.patch_size, image.shape[1:], image.device)
     return {"affine": warp.affine, "grid": grid, "center_location_in_pixels": list(warp.centre)}
 
 
-def sampling_grid(warp: Warp, shape: Sequence[int], sides: Sequence[int], device: torch.device) -> torch.Tensor:
+def sampling_grid(
+    affine: np.ndarray, middle: Sequence[float], shape: Sequence[int], sides: Sequence[int], device: torch.device
+) -> torch.Tensor:
     """The grid [*shape, axes] of `grid_sample` that takes a patch of `shape` out of an image of `sides`.
 
     A sum of products instead of a matrix product, which may be rounded to TF32 on a GPU.
     """
     axes = [torch.linspace((1 - side) / 2, (side - 1) / 2, side, device=device) for side in shape]
-    axes = torch.meshgrid(*axes, indexing="ij")
+    coordinates = torch.meshgrid(*axes, indexing="ij")
     rows = []
-    for row, centre, side in zip(warp.affine, warp.centre, sides, strict=True):
-        terms = [x * float(factor) for x, factor in zip(axes, row / (side / 2), strict=True)]
-        rows.append(sum(terms) + (centre - side / 2) / (side / 2))
+    for row, centre, side in zip(affine, middle, sides, strict=True):
+        terms = [x * float(factor) for x, factor in zip(coordinates, row / (side / 2), strict=True)]
+        rows.append(reduce(torch.add, terms) + (centre - side / 2) / (side / 2))
     return torch.stack(rows[::-1], dim=-1)  # grid_sample's first coordinate runs along the last axis

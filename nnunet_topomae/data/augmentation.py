@@ -1,6 +1,6 @@
 """Spatial augmentation of pre-training crops that keeps account of where each voxel came from.
 
-The pixels are moved by batchgeneratorsv2's own transforms; the subclasses here only compose the same motion into the
+The voxels are moved by batchgeneratorsv2's own transform; the subclass here only composes the same motion into the
 sample's `crop_to_volume` map (`pretext/position.py`).
 """
 
@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
-from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
 
 from nnunet_topomae.pretext.position import compose
-from nnunet_topomae.private_names import drawn_mirror_axes, drawn_motion
+from nnunet_topomae.private_names import drawn_motion
 
 
 class TrackedSpatialTransform(SpatialTransform):
     """Rotation, scaling and centre crop. On a pseudo-2D image it acts in the last two axes of the crop only."""
 
-    def apply(self, data_dict: dict, **params) -> dict:
+    def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
         shape = torch.tensor(data_dict["image"].shape[1:], dtype=torch.float64)
         size = torch.tensor([float(side) for side in self.patch_size], dtype=torch.float64)
         data_dict = super().apply(data_dict, **params)
@@ -39,34 +39,20 @@ class TrackedSpatialTransform(SpatialTransform):
         return data_dict
 
 
-class TrackedMirrorTransform(MirrorTransform):
-    """Mirroring along random axes."""
-
-    def apply(self, data_dict: dict, **params) -> dict:
-        data_dict = super().apply(data_dict, **params)
-        sign, offset = torch.ones(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-        for axis in drawn_mirror_axes(params):
-            sign[axis], offset[axis] = -1, data_dict["image"].shape[axis + 1] - 1
-        data_dict["crop_to_volume"] = compose(data_dict["crop_to_volume"], torch.diag(sign), offset)
-        return data_dict
-
-
 def pretraining_transforms(
     patch_size: Sequence[int],
     rotation: tuple[float, float],
     in_plane_only: bool,
     rotation_probability: float,
     scaling_probability: float,
-    mirror_axes: Sequence[int],
 ) -> BasicTransform:
-    """From a larger crop to a patch: rotation and scaling (nnU-Net's ranges), centre crop, mirroring.
+    """From a larger crop to a patch: rotation and scaling (nnU-Net's ranges), centre crop.
 
     Args:
         patch_size: the patch, [3].
         rotation: range of the angles in radians.
         in_plane_only: rotate and scale in the last two axes only, as nnU-Net does for anisotropic patches.
         rotation_probability, scaling_probability: per crop.
-        mirror_axes: axes that may be mirrored; none when empty.
     """
     spatial = TrackedSpatialTransform(
         tuple(patch_size[1:] if in_plane_only else patch_size),
@@ -78,10 +64,8 @@ def pretraining_transforms(
         scaling=(0.7, 1.4),
         p_synchronize_scaling_across_axes=1,
     )
-    transforms = [Convert3DTo2DTransform(), spatial, Convert2DTo3DTransform()] if in_plane_only else [spatial]
-    if mirror_axes:
-        transforms.append(TrackedMirrorTransform(tuple(mirror_axes)))
-    return ComposeTransforms(transforms)
+    in_plane: list[BasicTransform] = [Convert3DTo2DTransform(), spatial, Convert2DTo3DTransform()]
+    return ComposeTransforms(in_plane if in_plane_only else [spatial])
 
 
 def _in_three_dimensions(linear: torch.Tensor, offset: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,9 +1,10 @@
-"""Random crops without labels, each with the nine points that say where it lies in its volume."""
+"""nnU-Net's data loader without labels, with the nine points of each crop, and with its augmentation left open."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,6 @@ from batchgeneratorsv2.transforms.utils.cropping import center_crop
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from threadpoolctl import ThreadpoolController
 
-from nnunet_topomae.data.placement import draw_padding
 from nnunet_topomae.pretext.position import crop_at, nine_points
 
 MAX_DRAWS = 20
@@ -21,16 +21,11 @@ MAX_DRAWS = 20
 class CropDataLoader(nnUNetDataLoader):
     """nnU-Net's data loader for images alone.
 
-    A volume smaller than the patch lies anywhere in it where `random_placement`, else in the middle, as in prediction.
     Neither the segmentation nor the class locations of a case are looked at: crops are drawn uniformly. A crop without
     any contrast teaches nothing and is drawn again, up to MAX_DRAWS times: the image itself may be constant.
     """
 
-    def __init__(self, *args, random_placement: bool = False, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.random_placement = random_placement
-
-    def draw_crop(self, key: str) -> dict:
+    def draw_crop(self, key: str) -> dict[str, torch.Tensor]:
         """`image` [C, *patch], `crop_to_volume` [3, 4], `volume_shape`, as the transforms leave them."""
         volume = self._data.load_case(key)[0]
         shape = volume.shape[1:]
@@ -49,12 +44,7 @@ class CropDataLoader(nnUNetDataLoader):
     def _draw_corner(self, shape: tuple[int, ...]) -> list[int]:
         # The parent looks up annotated voxels where a dataset has an ignore label: labels, which must not matter here.
         self.has_ignore = False
-        lower = self.get_bbox(np.array(shape), force_fg=False, class_locations=None)[0]
-        if self.random_placement:
-            for axis, (before, after) in enumerate(draw_padding(shape, self.final_patch_size)):
-                if before or after:  # the crop may be larger than the patch, which augmentation cuts out of its middle
-                    lower[axis] = (self.final_patch_size[axis] - self.patch_size[axis]) // 2 - before
-        return lower
+        return self.get_bbox(np.array(shape), force_fg=False, class_locations=None)[0]
 
     def _crop(self, volume: np.ndarray, lower: list[int]) -> dict[str, torch.Tensor]:
         box = [[low, low + side] for low, side in zip(lower, self.patch_size, strict=True)]
@@ -73,7 +63,7 @@ class CropPositionDataLoader(CropDataLoader):
     keys: the B case identifiers.
     """
 
-    def generate_train_batch(self) -> dict:
+    def generate_train_batch(self) -> dict[str, Any]:
         keys = self.get_indices()
         with torch.no_grad(), thread_pools().limit(limits=1):
             return collate_crops([self.draw_sample(key) for key in keys]) | {"keys": keys}
@@ -85,10 +75,32 @@ class CropPositionDataLoader(CropDataLoader):
 class CropSampleDataLoader(CropDataLoader):
     """A batch holds `samples`, of different sizes, whose augmentation goes on elsewhere, and their `keys`."""
 
-    def generate_train_batch(self) -> dict:
+    def generate_train_batch(self) -> dict[str, Any]:
         keys = self.get_indices()
         with torch.no_grad(), thread_pools().limit(limits=1):
             return {"samples": [self.draw_crop(key) for key in keys], "keys": keys}
+
+
+class SampleDataLoader(nnUNetDataLoader):
+    """nnU-Net's data loader, labels included, whose batches hold `samples`, which may differ in size, and their `keys`.
+
+    Each sample is as `transforms` leaves it.
+    """
+
+    transforms: Any
+
+    def generate_train_batch(self) -> dict[str, Any]:
+        first_half, samples = self.transforms, []
+
+        def keep(**sample: torch.Tensor) -> dict[str, torch.Tensor]:
+            samples.append(first_half(**sample))
+            return {"image": torch.empty(0), "segmentation": torch.empty(0)}  # nothing for nnU-Net to put together
+
+        self.transforms = keep
+        try:
+            return {"samples": samples, "keys": super().generate_train_batch()["keys"]}
+        finally:
+            self.transforms = first_half
 
 
 @cache
@@ -97,16 +109,17 @@ def thread_pools() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def located(sample: dict, patch_size: Sequence[int]) -> dict[str, torch.Tensor]:
+def located(sample: dict[str, torch.Tensor], patch_size: Sequence[int]) -> dict[str, torch.Tensor]:
     """A crop that is augmented, with its nine points."""
     crop_to_volume, shape = sample["crop_to_volume"], sample["volume_shape"]
     return {
         "data": sample["image"],
-        "points": nine_points(crop_to_volume, patch_size, shape),
+        "points": nine_points(crop_to_volume, patch_size, shape.tolist()),
         "crop_to_volume": crop_to_volume,
         "volume_shape": shape,
     }
 
 
 def collate_crops(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """A batch of crops of one size."""
     return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}

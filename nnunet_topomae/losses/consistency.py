@@ -6,19 +6,28 @@ import torch
 import torch.nn.functional as F
 
 from nnunet_topomae.losses.reconstruction import masked_mean
+from nnunet_topomae.losses.term import JointTerm, Target
+from nnunet_topomae.networks.copretrain import BranchOutput
 
 
-def point_consistency(points_a: torch.Tensor, points_b: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean over points and axes of (p̂_a − p̂_b)², for [B, 9, 3]; `target` tells which network is nearer."""
-    return F.mse_loss(*only_the_worse_learns(points_a, points_b, target))
+class PointConsistency(JointTerm):
+    """Mean over points and axes of (p̂_a − p̂_b)²; the true points tell which network is nearer."""
+
+    name = "consistency_points"
+
+    def of_both(self, a: BranchOutput, b: BranchOutput, target: Target) -> torch.Tensor:
+        return F.mse_loss(*only_the_worse_learns(a.points[:, 0], b.points[:, 0], target.points))
 
 
-def reconstruction_consistency(
-    a: torch.Tensor, b: torch.Tensor, target: torch.Tensor, voxel_mask: torch.Tensor
-) -> torch.Tensor:
-    """Mean over masked voxels of (x̂_a − x̂_b)², for [B, C, D, H, W]; elsewhere the image itself is known."""
-    a, b = only_the_worse_learns(a, b, target, voxel_mask)
-    return masked_mean((a - b) ** 2, voxel_mask)
+class ReconstructionConsistency(JointTerm):
+    """Mean over masked voxels of (x̂_a − x̂_b)²; elsewhere the image itself is known."""
+
+    name = "consistency_reconstruction"
+
+    def of_both(self, a: BranchOutput, b: BranchOutput, target: Target) -> torch.Tensor:
+        hidden = target.hidden[:, 0]
+        volumes = only_the_worse_learns(a.reconstruction[:, 0], b.reconstruction[:, 0], target.image, hidden)
+        return masked_mean((volumes[0] - volumes[1]) ** 2, hidden)
 
 
 def only_the_worse_learns(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from nnunet_topomae.losses.term import BranchTerm, Target
+from nnunet_topomae.networks.copretrain import BranchOutput
+
 
 def position_loss(points: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Mean over points and axes of (p̂ − p)².
@@ -13,6 +16,15 @@ def position_loss(points: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
             that a target lacks are broadcast.
     """
     return ((points - target) ** 2).mean()
+
+
+class Position(BranchTerm):
+    """`position_loss` over all views."""
+
+    name = "position"
+
+    def of_branch(self, branch: str, output: BranchOutput, target: Target) -> torch.Tensor:
+        return position_loss(output.points, target.points[:, None])
 
 
 def point_distance(points: torch.Tensor, target: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from nnunet_topomae.evaluation.panels import Panel
+from nnunet_topomae.monitoring.panels import Panel
 from nnunet_topomae.report.svg import inline_svg
 from nnunet_topomae.topology import persistence_diagrams, squared_wasserstein
 from nnunet_topomae.visualization.palette import NETWORKS

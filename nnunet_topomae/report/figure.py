@@ -15,8 +15,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.data.dataloading import CropPositionDataLoader
-from nnunet_topomae.evaluation.pretraining import PretrainingEvaluation, ReconstructedCrop
-from nnunet_topomae.losses.pretraining import PretrainingLoss, topological_loss
+from nnunet_topomae.losses.topology import topological_loss
+from nnunet_topomae.monitoring.reconstructions import PretrainingEvaluation, ReconstructedCrop
 from nnunet_topomae.planning.blueprint import geometry_of
 from nnunet_topomae.report.runs import NETWORKS
 from nnunet_topomae.training.checkpoint import Checkpoint, Origin, read_checkpoint
@@ -87,7 +87,7 @@ class Pretraining:
         dataset = infer_dataset_class(self._images)(self._images, [case])
         return PretrainingEvaluation(
             network.eval(),
-            PretrainingLoss(self.config, geometry_of(configuration)),
+            geometry_of(configuration),
             topological_loss(self.config, normalisation="none"),
             CropPositionDataLoader(dataset, 1, patch, patch, labels, transforms=None),
             self.config.mask_ratio,

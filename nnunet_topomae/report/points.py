@@ -8,7 +8,7 @@ from itertools import combinations, product
 import numpy as np
 from markupsafe import Markup, escape
 
-from nnunet_topomae.evaluation.panels import Panel
+from nnunet_topomae.monitoring.panels import Panel
 from nnunet_topomae.visualization.palette import NETWORKS
 
 CORNERS = np.array(list(product((0.0, 1.0), repeat=3)))  # of the unit cube, in the order of `nine_points`

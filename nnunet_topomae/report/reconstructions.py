@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_topomae.evaluation.panels import Panel
 from nnunet_topomae.losses.pretraining import BRANCHES
+from nnunet_topomae.monitoring.panels import Panel
 from nnunet_topomae.report.runs import NETWORKS, Run
 from nnunet_topomae.report.strips import as_bytes
 from nnunet_topomae.report.viewer import Viewer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import pickle
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from nnunet_topomae.evaluation.panels import FOLDER, Panel, read_panels
+from nnunet_topomae.checkpoint_files import read_restricted
+from nnunet_topomae.monitoring.panels import FOLDER, Panel, read_panels
 from nnunet_topomae.visualization.palette import RUNS
 
 CHECKPOINTS = {"final": "finished", "latest": "unfinished", "best": "unfinished"}  # the first that is there is read
@@ -188,31 +187,11 @@ def read_curves(file: Path) -> dict[str, dict]:
     Raises:
         ValueError: the file is damaged, no checkpoint, or holds objects that could run code.
     """
-    try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        kept = {name: content.get(name) or {} for name in ("logging", "init_args")}
-        if not all(isinstance(value, dict) for value in kept.values()):
-            raise TypeError("logging and init_args must be dictionaries")
-        return kept
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
-        raise ValueError(f"{file.name} holds more than a report needs, and was not opened ({reason})") from error
-    except Exception as error:  # a damaged file fails in as many ways as a zip or a pickle has parts
-        raise ValueError(f"{file.name} cannot be read as a checkpoint ({type(error).__name__})") from error
-
-
-def _numpy_scalars() -> list[Any]:
-    """What the pickle of a NumPy number names: nnU-Net logs such."""
-    make, (dtype, _) = np.float64(0).__reduce__()
-    names = [(make, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    kinds = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8")]
-    return [*names, type(dtype), np.dtype, *kinds, (_encode, "_codecs.encode")]
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """How old pickles spell bytes."""
-    return text.encode(encoding)
+    content = read_restricted(file, mmap=True)
+    kept = {name: content.get(name) or {} for name in ("logging", "init_args")} if isinstance(content, dict) else {}
+    if not kept or not all(isinstance(value, dict) for value in kept.values()):
+        raise ValueError(f"{file} cannot be read as a checkpoint: logging and init_args must be dictionaries")
+    return kept
 
 
 def _json(file: Path, missing: list[str]) -> dict[str, Any]:

@@ -1,27 +1,21 @@
-"""Reading nnU-Net's checkpoints."""
+"""What there is to know of a checkpoint: its weights, the training that it comes from, and what kind it is."""
 
 from __future__ import annotations
 
-import pickle
-import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
+from nnunet_topomae.checkpoint_files import read_restricted, read_trusted_checkpoint
 from nnunet_topomae.planning.plans_file import Plans, configuration_of
-from nnunet_topomae.training.leakage import CasesSeen, recorded_cases
+from nnunet_topomae.training.cases_seen import CasesSeen, recorded_cases
 
 IN_ORDER = (0, 1, 2)
 PRETRAINING_PARTS = ("vit.encoder.", "partner.encoder.", "partner.decoder.")  # in the names of its weights
-# What nnU-Net logs beside its weights: numbers of NumPy's, which PyTorch's restricted reader does not know by itself.
-NUMBERS = [np.dtype, *(type(np.dtype(kind)) for kind in (bool, np.int32, np.int64, np.float16, np.float32, np.float64))]
-NUMBERS += [(np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
 
 
 @dataclass(frozen=True)
@@ -79,7 +73,7 @@ class Checkpoint:
     Attributes:
         weights: the network's state dict, on the CPU.
         origin: None where the file holds weights alone.
-        cases_seen: that the weights have been trained on (`training/leakage.py`); None where that is not recorded.
+        cases_seen: that the weights have been trained on (`training/cases_seen.py`); None where that is not recorded.
         kind: what it is, for a message.
     """
 
@@ -92,13 +86,11 @@ class Checkpoint:
 def read_checkpoint(file: str | Path) -> Checkpoint:
     """Read a checkpoint of a nnU-Net trainer without running code that may hide in it.
 
-    A checkpoint is a pickle, and unpickling can run anything; here PyTorch's restricted reader is used.
-
     Raises:
         OSError: there is no such file, or no right to read it.
         ValueError: the file is no checkpoint, or holds objects that the restricted reader refuses.
     """
-    content = _read_restricted(file)
+    content = read_restricted(file)
     weights = content.get("network_weights") if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(weight, torch.Tensor) for weight in weights.values()):
         raise ValueError(f"{file} holds no 'network_weights': it was not written by a nnU-Net trainer")
@@ -126,22 +118,6 @@ def is_pretraining(weights: Mapping[str, torch.Tensor]) -> bool:
     return all(any(name.startswith(part) for name in weights) for part in PRETRAINING_PARTS)
 
 
-def _read_restricted(file: str | Path) -> Any:
-    with open(file, "rb") as stream, torch.serialization.safe_globals(NUMBERS):
-        try:
-            return torch.load(stream, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file fails in as many ways as a zip or a pickle has parts
-            raise ValueError(f"{file} cannot be read as a checkpoint: {_reason(error)}") from None
-
-
-def _reason(error: Exception) -> str:
-    """What PyTorch objects to, without its advice to read the file without restrictions."""
-    if not isinstance(error, pickle.UnpicklingError):
-        return f"{type(error).__name__}: {error}"
-    names = re.findall(r"GLOBAL (\S+)", str(error))
-    return "it is damaged, or holds what could run a program when it is opened" + "".join(f" ({n})" for n in names[:1])
-
-
 def _origin(init_args: Any) -> Origin | None:
     try:
         return Origin(init_args["plans"], init_args["configuration"], init_args["fold"])
@@ -155,26 +131,6 @@ def _kind(content: Mapping[str, Any]) -> str:
     if isinstance(content.get("trainer_name"), str):
         return f"a checkpoint of {content['trainer_name']}"
     return f"a checkpoint of another network, with weights named {', '.join(list(content['network_weights'])[:3])}"
-
-
-def read_trusted_checkpoint(file: str | Path) -> dict[str, Any]:
-    """All of a checkpoint that nnU-Net is about to load itself, or has: its pickle is trusted.
-
-    Tensors stay on disk, unless the file has PyTorch's layout of before 1.6, which is no zip.
-
-    Raises:
-        OSError: there is no such file, or no right to read it.
-        ValueError: the file is damaged, or no checkpoint of a nnU-Net trainer.
-    """
-    with open(file, "rb"):
-        pass
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=False, mmap=zipfile.is_zipfile(file))
-    except Exception as error:  # a damaged file fails in as many ways as a zip or a pickle has parts
-        raise ValueError(f"{file} cannot be read as a checkpoint: {type(error).__name__}: {error}") from error
-    if not isinstance(content, dict) or "network_weights" not in content:
-        raise ValueError(f"{file} holds no 'network_weights': it was not written by a nnU-Net trainer")
-    return content
 
 
 def refuse_pretraining_checkpoint(checkpoint: str | Path) -> None:

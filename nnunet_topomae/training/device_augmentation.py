@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,26 +16,31 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch.nn.functional import grid_sample
 
-from nnunet_topomae.augmentation.pipeline import split_pipeline
+from nnunet_topomae.augmentation.pipeline import SplitPipeline, UnknownTransformError, split_pipeline
 from nnunet_topomae.augmentation.random_streams import own_random_numbers
-from nnunet_topomae.data.samples import SampleDataLoader
+from nnunet_topomae.data.dataloading import SampleDataLoader
 from nnunet_topomae.training.prefetch import Prefetcher
+
+Batch = dict[str, Any]
 
 
 class DeviceAugmentingTrainer(nnUNetTrainer):
     """nnU-Net's trainer, and where it augments. The pipeline is what `get_training_transforms` returns, as ever.
 
     Attributes:
-        augment_on: "device"; "workers": as nnU-Net does; "auto": on the device if that is a GPU of CUDA.
+        augment_on: "device"; "workers": as nnU-Net does; "auto": on the device if that is a GPU of CUDA and knows all
+            transforms.
         augmentation_seed: what a batch's augmentation follows from, with the epoch, the number of the step and the
             rank; None: drawn anew.
     """
 
+    dataloader_train: Any
     augment_on = "auto"
     augmentation_seed: int | None = None
 
     @property
-    def augments_on_device(self) -> bool:
+    def wants_the_device(self) -> bool:
+        """Whether the device augments, if the pipeline can be done there."""
         if self.augments_previous_stage:
             return False
         return self.augment_on == "device" or (self.augment_on == "auto" and self.device.type == "cuda")
@@ -43,21 +50,47 @@ class DeviceAugmentingTrainer(nnUNetTrainer):
         """Whether a cascade's second input is augmented, too, which is by algorithms for the CPU."""
         return self.is_cascaded
 
-    def get_dataloaders(self):
-        self.log_where_it_augments()
-        if not self.augments_on_device:
-            return super().get_dataloaders()
+    def halves(self, pipeline: BasicTransform) -> SplitPipeline | None:
+        """The pipeline in two halves if the device augments, None if data workers do; the log says who, and why.
+
+        Raises:
+            UnknownTransformError: the device was asked for by name, and one of the transforms is not known there.
+            RuntimeError: the device cannot resample volumes.
+        """
+        if not self.wants_the_device:
+            why = ": a cascade's previous segmentation is augmented on the CPU alone" * self.augments_previous_stage
+            self.print_to_log_file(f"Data workers augment{why}.")
+            return None
+        try:
+            halves = split_pipeline(pipeline)
+        except UnknownTransformError as error:
+            if self.augment_on == "device":
+                raise
+            self.print_to_log_file(f"Data workers augment: {error.what} is not known to work on a training device.")
+            return None
+        try:
+            volume, grid = torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 1, 1, 1, 3)
+            grid_sample(volume.to(self.device), grid.to(self.device), align_corners=False)
+        except (NotImplementedError, RuntimeError) as error:
+            raise RuntimeError(
+                f"PyTorch {torch.__version__} cannot resample volumes on {self.device.type} ({error}): "
+                "set NNUNET_TOPOMAE_AUGMENT_ON=workers"
+            ) from error
+        self.print_to_log_file(f"Augmentation on {self.device.type}; data workers read and crop.")
+        return halves
+
+    def get_dataloaders(self) -> tuple[Iterator[Batch], Iterator[Batch]]:
         rotation, in_plane, initial_patch_size, mirror_axes = (
             self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         )
         patch_size, scales = self.configuration_manager.patch_size, self._get_deep_supervision_scales()
         labels = {
-            "is_cascaded": False,
+            "is_cascaded": self.is_cascaded,
             "foreground_labels": self.label_manager.foreground_labels,
             "regions": self.label_manager.foreground_regions if self.label_manager.has_regions else None,
             "ignore_label": self.label_manager.ignore_label,
         }
-        in_worker, on_device = split_pipeline(
+        halves = self.halves(
             self.get_training_transforms(
                 patch_size,
                 rotation,
@@ -68,6 +101,8 @@ class DeviceAugmentingTrainer(nnUNetTrainer):
                 **labels,
             )
         )
+        if halves is None:
+            return super().get_dataloaders()
         train, val = self.get_tr_and_val_datasets()
         options = {
             "batch_size": self.batch_size,
@@ -76,28 +111,12 @@ class DeviceAugmentingTrainer(nnUNetTrainer):
             "oversample_foreground_percent": self.oversample_foreground_percent,
             "probabilistic_oversampling": self.probabilistic_oversampling,
         }
-        train_loader = SampleDataLoader(train, patch_size=initial_patch_size, transforms=in_worker, **options)
+        train_loader = SampleDataLoader(train, patch_size=initial_patch_size, transforms=halves.in_worker, **options)
         validation = self.get_validation_transforms(scales, **labels)
         val_loader = nnUNetDataLoader(val, patch_size=patch_size, transforms=validation, **options)
-        return self.prefetched(train_loader, on_device), self.in_background(val_loader, validation=True)
+        return self.prefetched(train_loader, halves.on_device), self.in_background(val_loader, validation=True)
 
-    def log_where_it_augments(self) -> None:
-        """Raises RuntimeError where the device cannot do it."""
-        if not self.augments_on_device:
-            why = ": a cascade's previous segmentation is augmented on the CPU alone" * self.augments_previous_stage
-            self.print_to_log_file(f"Data workers augment{why}.")
-            return
-        try:
-            volume, grid = torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 1, 1, 1, 3)
-            grid_sample(volume.to(self.device), grid.to(self.device), align_corners=False)
-        except (NotImplementedError, RuntimeError) as error:
-            raise RuntimeError(
-                f"PyTorch {torch.__version__} cannot resample volumes on {self.device.type} ({error}): "
-                "set NNUNET_TOPOMAE_AUGMENT_ON=workers"
-            ) from error
-        self.print_to_log_file(f"Augmentation on {self.device.type}; data workers read and crop.")
-
-    def in_background(self, loader: nnUNetDataLoader, validation: bool = False):
+    def in_background(self, loader: nnUNetDataLoader, validation: bool = False) -> Iterator[Batch]:
         """Batches of a loader from nnUNet_n_proc_DA processes, half as many for validation; or from this one for 0."""
         processes = get_allowed_n_proc_DA()
         if processes == 0:
@@ -124,27 +143,29 @@ class DeviceAugmentingTrainer(nnUNetTrainer):
 
     def prefetched(self, loader: nnUNetDataLoader, on_device: BasicTransform) -> Prefetcher:
         """Batches of a loader of samples, augmented by `on_device`."""
-        seed = np.random.SeedSequence().entropy if self.augmentation_seed is None else self.augmentation_seed
+        seed = self.augmentation_seed
+        if seed is None:
+            seed = np.random.SeedSequence().generate_state(1).item()
         return Prefetcher(self.in_background(loader), partial(self._augmented, on_device, seed), self.device)
 
-    def _augmented(self, on_device: BasicTransform, seed: int, batch: dict, number: int) -> dict:
+    def _augmented(self, on_device: BasicTransform, seed: int, batch: Batch, number: int) -> Batch:
         origin = (seed, self.current_epoch, number, self.local_rank)
         with own_random_numbers(origin, self.device):
             samples = [on_device(**self.to_device(sample)) for sample in batch["samples"]]
         return {**self.collate(samples), "keys": batch["keys"]}
 
-    def to_device(self, sample: dict) -> dict:
+    def to_device(self, sample: Batch) -> Batch:
         moved = {"image", "segmentation"} & set(sample)
         return {**sample, **{name: sample[name].to(self.device, non_blocking=True) for name in moved}}
 
-    def collate(self, samples: list[dict]) -> dict:
+    def collate(self, samples: list[Batch]) -> Batch:
         """A batch as nnU-Net's `train_step` takes it."""
         segmentations = [sample["segmentation"] for sample in samples]
-        if isinstance(segmentations[0], list):
-            target = [torch.stack(of_scale) for of_scale in zip(*segmentations, strict=True)]
-        else:
-            target = torch.stack(segmentations)
-        return {"data": torch.stack([sample["image"] for sample in samples]), "target": target}
+        several = isinstance(segmentations[0], list)  # resolutions, of deep supervision
+        return {
+            "data": torch.stack([sample["image"] for sample in samples]),
+            "target": [*map(torch.stack, zip(*segmentations, strict=True))] if several else torch.stack(segmentations),
+        }
 
     @property
     def batches_per_epoch(self) -> int:

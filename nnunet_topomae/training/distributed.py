@@ -49,6 +49,11 @@ def with_batch_norm_on_cpu(network: nn.Module) -> nn.Module:
 class SyncBatchNormOnCPU(nn.BatchNorm3d):
     """Batch norm over the batches of all processes, with its gradient, in plain PyTorch operations."""
 
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+    momentum: float
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)

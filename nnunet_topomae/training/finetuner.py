@@ -8,6 +8,7 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
 from batchgenerators.utilities.file_and_folder_operations import isfile, join
@@ -16,8 +17,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunet_topomae.config import TopoMAEConfig, environment_name
-from nnunet_topomae.data.placement import RandomPlacement
-from nnunet_topomae.evaluation.instruments import (
+from nnunet_topomae.losses.segmentation import SegmentationLoss
+from nnunet_topomae.losses.topology import topological_loss
+from nnunet_topomae.monitoring.instruments import (
     FINETUNING_INSTRUMENTS,
     LABEL_SHARE,
     TOKEN_STD,
@@ -25,18 +27,15 @@ from nnunet_topomae.evaluation.instruments import (
     label_share,
     token_std,
 )
-from nnunet_topomae.losses.pretraining import topological_loss
-from nnunet_topomae.losses.segmentation import SegmentationLoss
 from nnunet_topomae.networks.axes import axes_order, reorder_axes
 from nnunet_topomae.networks.checkpointing import with_checkpoints
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
 from nnunet_topomae.networks.pretrained import LoadReport
 from nnunet_topomae.planning.blueprint import Blueprint
 from nnunet_topomae.private_names import named_weights, set_deep_supervision_weights
-from nnunet_topomae.training.base import TopoMAETrainer
 from nnunet_topomae.training.checkpoint import Checkpoint, read_pretraining, refuse_pretraining_checkpoint
-from nnunet_topomae.training.precedence import KnobAttribute
 from nnunet_topomae.training.schedule import ParameterGroup, WarmupCosineSchedule, adamw, peak_rates
+from nnunet_topomae.training.trainer import TopoMAETrainer
 
 FROM_SCRATCH = "none"
 TRAIN_TOPOLOGY = "train_topology"
@@ -51,19 +50,23 @@ class TopoMAEFinetuner(TopoMAETrainer):
     `NNUNET_TOPOMAE_PRETRAINED` names. With `none` an object of this class is a `TopoMAEFinetunerFromScratch`.
     """
 
+    network: Any
     divergence_remedy = "Lower NNUNET_TOPOMAE_FINETUNE_LR"
     architecture_knobs = (*TopoMAETrainer.architecture_knobs, "fusion")
     curve_names = (*FINETUNING_INSTRUMENTS, TRAIN_TOPOLOGY)
-    num_epochs = KnobAttribute("finetune_epochs")
-    initial_lr = KnobAttribute("finetune_lr", lambda config: peak_rates(config).finetune)
+    knob_of = TopoMAETrainer.knob_of | {"num_epochs": "finetune_epochs", "initial_lr": "finetune_lr"}
 
-    def __new__(cls, plans: dict, *args, **kwargs) -> TopoMAEFinetuner:
+    def __new__(cls, plans: dict[str, Any], *args: Any, **kwargs: Any) -> TopoMAEFinetuner:
         from_scratch = cls is TopoMAEFinetuner and TopoMAEConfig.resolve(plans).pretrained == FROM_SCRATCH
         return super().__new__(TopoMAEFinetunerFromScratch if from_scratch else cls)
 
+    def attributes_of(self, config: TopoMAEConfig) -> dict[str, Any]:
+        return super().attributes_of(config) | {"initial_lr": peak_rates(config).finetune}
+
     def change_defaults(self) -> None:
         super().change_defaults()
-        self.pretrained_weights = {}
+        self.pretrained_weights: dict[str, list[torch.Tensor]] = {}
+        self.instrument_image: torch.Tensor | None = None
 
     @staticmethod
     def build_network_architecture(
@@ -106,7 +109,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
         optimizer = adamw(groups, self.weight_decay)
         return optimizer, self.schedule(optimizer)
 
-    def train_step(self, batch: dict) -> dict:
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         if isinstance(self.loss, SegmentationLoss):
             self.loss.topology_weight = self._topology_weight()
         output = super().train_step(batch)
@@ -130,12 +133,6 @@ class TopoMAEFinetuner(TopoMAETrainer):
             refuse_pretraining_checkpoint(named)
         super().initialize()
 
-    def get_tr_and_val_datasets(self):
-        train, val = super().get_tr_and_val_datasets()
-        if self.config.random_placement:
-            train = RandomPlacement(train, self.configuration_manager.patch_size)
-        return train, val
-
     def on_train_start(self) -> None:
         if not self.was_initialized:  # nnU-Net initialises earlier only to load weights: --c or -pretrained_weights
             checkpoint = self.find_pretrained_checkpoint() if self.uses_pretraining else None
@@ -148,7 +145,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
             self.load_topology_engine()
         super().on_train_start()
 
-    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         super().on_train_epoch_end(train_outputs)
         topology = math.nan
         if isinstance(self.loss, SegmentationLoss):
@@ -163,12 +160,12 @@ class TopoMAEFinetuner(TopoMAETrainer):
         super().on_validation_epoch_start()
         self.instrument_image = None
 
-    def validation_step(self, batch: dict) -> dict:
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         if self.instrument_image is None:
             self.instrument_image = batch["data"]
         return super().validation_step(batch)
 
-    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         super().on_validation_epoch_end(val_outputs)
         for name, value in self._read_instruments().items():
             self.logger.log(name, value, self.current_epoch)
@@ -179,10 +176,10 @@ class TopoMAEFinetuner(TopoMAETrainer):
         readings = dict.fromkeys(FINETUNING_INSTRUMENTS, math.nan)
         distances = cosines(network.parts(), self.pretrained_weights)
         readings |= {f"cosine_{name}": cosine for name, cosine in distances.items()}
-        if network.vit is not None:
+        if network.vit is not None and self.instrument_image is not None:
             image = self.instrument_image.to(self.device)
             self.set_deep_supervision_enabled(False)
-            with torch.no_grad(), self.autocast():
+            with torch.no_grad(), torch.autocast("cuda", enabled=self.device.type == "cuda"):
                 readings[TOKEN_STD] = token_std(network.vit(image))
                 readings[LABEL_SHARE] = label_share(network, image, self.label_manager.has_regions)
             self.set_deep_supervision_enabled(self.enable_deep_supervision)

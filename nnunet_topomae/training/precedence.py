@@ -1,4 +1,4 @@
-"""Environment > what the class set > checkpoint: one rule for whatever a training may be told more than once.
+"""Environment > what the class set > checkpoint > plans: one rule for whatever a training may be told more than once.
 
 nnU-Net's way to change a training is a subclass that sets attributes (`num_epochs`, `initial_lr`, ...) after
 `super().__init__()`; ours are knobs. A resumed training meets both again beside what its checkpoint recorded.
@@ -6,85 +6,97 @@ nnU-Net's way to change a training is a subclass that sets attributes (`num_epoc
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import asdict
-from operator import attrgetter
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Any, ClassVar
 
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_topomae.config import TopoMAEConfig
+from nnunet_topomae.checkpoint_files import read_trusted_checkpoint
+from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig, environment_name, from_environment
+
+# What the knobs say of a parameter group. The rest of it, such as a step size that was learnt, is the checkpoint's.
+GROUP_SETTINGS = ("lr", "peak_lr", "weight_decay")
 
 
-class KnobAttribute:
-    """An attribute of nnU-Net's trainers that a knob stands for.
+class ConfiguredTrainer(nnUNetTrainer):
+    """nnU-Net's trainer with knobs. A subclass may set them in `config`, or nnU-Net's attributes that stand for some.
 
-    It is the knob's value in the trainer's `config`, unless it has been set on the trainer; the environment, where it
-    names the knob, has the last word (`trainer.knobs_in_environment`).
-
-    Args:
-        knob: name of the field of `TopoMAEConfig`.
-        value: the attribute's value for a config, where that is not the knob's own.
+    Attributes:
+        config: the knobs; what a subclass has set holds from `settle_knobs` on.
+        knob_of: nnU-Net's attributes that stand for knobs.
+        architecture_knobs: the knobs that shape the network.
     """
 
-    def __init__(self, knob: str, value: Callable[[TopoMAEConfig], Any] | None = None) -> None:
-        self.knob = knob
-        self.value = value or attrgetter(knob)
+    config: TopoMAEConfig
+    knob_of: ClassVar[dict[str, str]] = {
+        "num_iterations_per_epoch": "iterations_per_epoch",
+        "num_val_iterations_per_epoch": "val_iterations_per_epoch",
+        "weight_decay": "weight_decay",
+    }
+    architecture_knobs: ClassVar[tuple[str, ...]] = ("preset", "partner", "recipe")
 
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
+    def take_knobs(self, config: TopoMAEConfig) -> None:
+        """Knobs and attributes are those of `config`; what differs from them later on, a subclass has set."""
+        self.config = self._given = config
+        for name, value in self.attributes_of(config).items():
+            setattr(self, name, value)
 
-    def __get__(self, trainer: Any, owner: type | None = None) -> Any:
-        if trainer is None:
-            return self
-        if self.knob not in trainer.knobs_in_environment and self.name in vars(trainer):
-            return vars(trainer)[self.name]
-        return self.value(trainer.config)
+    def attributes_of(self, config: TopoMAEConfig) -> dict[str, Any]:
+        """For these knobs the values of nnU-Net's attributes that stand for knobs."""
+        return {name: getattr(config, knob) for name, knob in self.knob_of.items()}
 
-    def __set__(self, trainer: Any, value: Any) -> None:
-        vars(trainer)[self.name] = value
+    def settle_knobs(self, stored: TopoMAEConfig | None = None) -> None:
+        """Puts together what holds from here on, and keeps it in the plans.
+
+        Args:
+            stored: environment > checkpoint; None: there is no checkpoint.
+        """
+        knobs, attributes = asdict(self._given), self.attributes_of(self._given)
+        set_by_class = {knob: value for knob, value in asdict(self.config).items() if value != knobs[knob]}
+        set_by_class |= {
+            knob: getattr(self, name) for name, knob in self.knob_of.items() if getattr(self, name) != attributes[name]
+        }
+        for knob in set_by_class.keys() & from_environment().keys():
+            value = set_by_class.pop(knob)
+            self.print_to_log_file(f"{environment_name(knob)} overrides {knob} = {value!r} of {type(self).__name__}")
+        if set_by_class:
+            self.print_to_log_file(f"{type(self).__name__} sets {set_by_class}")
+        self.take_knobs(replace(stored or self._given, **set_by_class))
+        self.plans_manager.plans[PLANS_SECTION] = self.config.to_section()
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        """As nnU-Net's. Knobs are those of the checkpoint, unless the class or the environment sets them."""
+        if not self.was_initialized:
+            plans = read_trusted_checkpoint(filename_or_checkpoint)["init_args"]["plans"]
+            stored, before = TopoMAEConfig.resolve(plans), self.config
+            self.settle_knobs(stored)
+            if stored != before:
+                self.print_to_log_file(
+                    f"Knobs of {filename_or_checkpoint} and the environment:\n{stored}", add_timestamp=False
+                )
+            self.refuse_other_architecture(TopoMAEConfig.from_plans(plans), f"{filename_or_checkpoint} was")
+            self.initialize()
+        with settings_kept(self.optimizer):
+            super().load_checkpoint(filename_or_checkpoint)
+
+    def refuse_other_architecture(self, theirs: TopoMAEConfig, subject: str) -> None:
+        """Raises ValueError where `subject` was trained with knobs that shape another network."""
+        for knob in self.architecture_knobs:
+            here, there = getattr(self.config, knob), getattr(theirs, knob)
+            if here != there:
+                raise ValueError(
+                    f"{subject} trained with {knob} = {there!r}, this run has {here!r}. They must agree: set "
+                    f"{environment_name(knob)}={there}, or train with plans of another name (-p)."
+                )
 
 
-def knob_attributes(trainer_class: type) -> dict[str, KnobAttribute]:
-    """All of a class and its bases, by name."""
-    members = (member for base in reversed(trainer_class.__mro__) for member in vars(base).items())
-    return {name: member for name, member in members if isinstance(member, KnobAttribute)}
-
-
-def forget_nnunet_defaults(trainer: Any) -> None:
-    """Drops what nnU-Net's own `__init__` has set: from here on, what is set is set by a subclass."""
-    for name in knob_attributes(type(trainer)):
-        vars(trainer).pop(name, None)
-
-
-def changed_knobs(before: TopoMAEConfig, now: TopoMAEConfig) -> dict[str, Any]:
-    """The knobs whose value is another in `now`."""
-    return {knob: value for knob, value in asdict(now).items() if value != getattr(before, knob)}
-
-
-def changed_attributes(trainer: Any) -> dict[str, Any]:
-    """The attributes that a subclass has set, by the knob that each stands for."""
-    attributes = knob_attributes(type(trainer)).items()
-    return {attribute.knob: vars(trainer)[name] for name, attribute in attributes if name in vars(trainer)}
-
-
-Settings = list[dict[str, Any]]
-
-
-def optimizer_settings(optimizer: torch.optim.Optimizer) -> Settings:
-    """Learning rate, decay and so on of each parameter group, without what an optimiser has learnt meanwhile.
-
-    The latter are entries that the constructor does not take, such as the step size that Prodigy estimates.
-    """
-    learnt = optimizer.defaults.keys() - inspect.signature(type(optimizer)).parameters.keys()
-    return [
-        {name: value for name, value in group.items() if name != "params" and name not in learnt}
-        for group in optimizer.param_groups
-    ]
-
-
-def restore_settings(optimizer: torch.optim.Optimizer, settings: Settings) -> None:
-    """Puts `settings` back, by position: `load_state_dict` has replaced them by those of a checkpoint."""
-    for group, own in zip(optimizer.param_groups, settings, strict=True):
+@contextmanager
+def settings_kept(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """What the knobs say of its parameter groups stays; `load_state_dict` within takes all else from a checkpoint."""
+    groups = [{name: group[name] for name in GROUP_SETTINGS if name in group} for group in optimizer.param_groups]
+    yield
+    for group, own in zip(optimizer.param_groups, groups, strict=True):
         group.update(own)

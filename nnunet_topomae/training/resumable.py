@@ -6,9 +6,12 @@ import math
 import os
 from pathlib import Path
 from time import monotonic
+from typing import BinaryIO
 
 from batchgenerators.utilities.file_and_folder_operations import join
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_topomae.files import written_whole
 
 SAVING_TIME = 1 / 50  # writing checkpoint_latest takes at most about this part of the time
 
@@ -43,25 +46,24 @@ class ResumableTrainer(nnUNetTrainer):
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)  # writes nothing
             return
-        partial = Path(f"{filename}.partial")
         try:
-            with open(partial, "wb") as file:
-                super().save_checkpoint(file)
+            with written_whole(Path(filename)) as partial, partial.open("wb") as file:
+                self._write_checkpoint(file)
                 file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, filename)
-        except (OSError, RuntimeError) as error:
-            partial.unlink(missing_ok=True)
-            cause = error if isinstance(error, OSError) else error.__context__  # torch.save raises its own on top
-            if not isinstance(cause, OSError):
-                raise
+                os.fsync(file.fileno())  # else the machine's end could leave the name without the content
+        except OSError as error:
             raise OSError(
-                cause.errno,
-                f"{filename} could not be written ({cause.strerror}). An earlier checkpoint there is whole: free some "
-                "space and go on with the same command and --c",
+                f"{error}. An earlier checkpoint there is whole: free some space, and go on with the command and --c"
             ) from error
 
+    def _write_checkpoint(self, file: BinaryIO) -> None:
+        try:
+            super().save_checkpoint(file)
+        except RuntimeError as error:  # torch.save raises its own on top of the disk's
+            raise error.__context__ or error from error
+
     def remove_partial_checkpoints(self) -> None:
-        """What a process leaves that is killed while it writes."""
-        for partial in Path(self.output_folder).glob("checkpoint_*.pth.partial"):
-            partial.unlink()
+        """What a process leaves that is killed while it writes; those of version 0.2 had another name."""
+        for pattern in (".*.partial*", "checkpoint_*.pth.partial"):
+            for partial in Path(self.output_folder).glob(pattern):
+                partial.unlink()

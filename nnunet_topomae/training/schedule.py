@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -88,7 +88,7 @@ class WarmupCosineSchedule:
 
 def adamw(groups: Iterable[ParameterGroup], weight_decay: float) -> torch.optim.AdamW:
     """AdamW over groups of parameters. Biases, norms and scales are not decayed."""
-    param_groups = []
+    param_groups: list[dict[str, Any]] = []
     for name, parameters, peak_lr in groups:
         parameters = list(parameters)
         for decay, chosen in (

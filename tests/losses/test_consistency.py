@@ -1,6 +1,22 @@
 import torch
 
-from nnunet_topomae.losses.consistency import point_consistency, reconstruction_consistency
+from nnunet_topomae.losses.consistency import PointConsistency, ReconstructionConsistency
+from nnunet_topomae.losses.term import Target
+from nnunet_topomae.networks.copretrain import BranchOutput
+
+
+def point_consistency(a: torch.Tensor, b: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    unused = torch.empty(0)
+    answers = [BranchOutput(unused, answer[:, None]) for answer in (a, b)]
+    return PointConsistency.of_both(None, *answers, Target(unused, points, unused))
+
+
+def reconstruction_consistency(
+    a: torch.Tensor, b: torch.Tensor, image: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    unused = torch.empty(0)
+    answers = [BranchOutput(answer[:, None], unused) for answer in (a, b)]
+    return ReconstructionConsistency.of_both(None, *answers, Target(image, unused, mask[:, None]))
 
 
 def test_agreement_costs_nothing_and_in_each_crop_the_worse_network_is_pulled():

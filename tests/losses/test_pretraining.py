@@ -1,8 +1,10 @@
+from dataclasses import fields
+
 import pytest
 import torch
 
 from nnunet_topomae.config import TopoMAEConfig
-from nnunet_topomae.losses.pretraining import TERMS, PretrainingLoss
+from nnunet_topomae.losses.pretraining import CURVES, TERMS, PretrainingLoss, hidden_voxels
 from nnunet_topomae.networks.copretrain import BranchOutput, CoPretrainingOutput
 from nnunet_topomae.networks.geometry import geometry_from_plan
 
@@ -31,13 +33,25 @@ def output(offset: float = 0.0) -> CoPretrainingOutput:
 
 def terms_of(config: TopoMAEConfig, answer: CoPretrainingOutput) -> tuple[dict, torch.Tensor]:
     loss = PretrainingLoss(config, GEOMETRY)
-    terms = loss(answer, IMAGE, POINTS, MASKS, loss.submit_target(IMAGE))
-    return terms, loss.total(terms)
+    values = loss(answer._asdict(), loss.target(IMAGE, POINTS, MASKS, loss.submit_target(IMAGE)))
+    return values, loss.total(values)
+
+
+def test_every_weight_of_the_config_is_that_of_a_term():
+    weights = {knob.name for knob in fields(TopoMAEConfig) if knob.name.startswith("weight_")} - {"weight_decay"}
+    assert weights == {f"weight_{term.name}" for term in TERMS}
+    assert CURVES == (
+        *(f"{term}_{network}" for term in ("reconstruction", "position") for network in ("vit", "partner")),
+        "consistency_points",
+        "consistency_reconstruction",
+        "topology_vit",
+        "topology_partner",
+    )
 
 
 def test_right_answers_cost_nothing():
     terms, total = terms_of(TopoMAEConfig(), output())
-    assert set(terms) == set(TERMS)
+    assert tuple(terms) == CURVES
     assert total.item() == pytest.approx(0, abs=1e-6)
 
 
@@ -49,18 +63,17 @@ def test_each_term_is_its_formula():
     assert terms["consistency_reconstruction"].item() == pytest.approx(1)
 
 
-@pytest.mark.parametrize("normalise_targets", [False, True])
-def test_of_the_vit_alone_two_terms_are_left(normalise_targets):
-    config = TopoMAEConfig(weight_topology=0, normalise_targets=normalise_targets)
-    answer = output(0.5)
+def test_of_the_vit_alone_two_terms_are_left():
+    config, answer = TopoMAEConfig(weight_topology=0), output(0.5)
     both, _ = terms_of(config, answer)
-    alone = PretrainingLoss(config, GEOMETRY).of_vit(answer.vit, IMAGE, POINTS, MASKS)
+    loss = PretrainingLoss(config, GEOMETRY)
+    alone = loss({"vit": answer.vit}, loss.target(IMAGE, POINTS, MASKS))
     assert alone == {name: both[name] for name in ("reconstruction_vit", "position_vit")}
 
 
 def test_every_view_is_asked_for_what_its_own_mask_hid():
     answer = output()
-    hidden = PretrainingLoss(TopoMAEConfig(), GEOMETRY).voxel_masks(MASKS)
+    hidden = hidden_voxels(MASKS, GEOMETRY)
     only_second = answer.vit.reconstruction.detach().clone()
     only_second[:, 1] += hidden[:, 1]
     wrong = answer._replace(vit=answer.vit._replace(reconstruction=only_second))
@@ -87,7 +100,7 @@ def test_without_weight_topology_is_not_computed():
 def test_topology_looks_at_completed_volumes():
     """A reconstruction that is wrong in visible voxels alone is right where it was asked."""
     answer = output()
-    visible = ~PretrainingLoss(TopoMAEConfig(), GEOMETRY).voxel_masks(MASKS)
+    visible = ~hidden_voxels(MASKS, GEOMETRY)
     wrong = (IMAGE[:, None] + 9 * visible).requires_grad_()
     terms, _ = terms_of(TopoMAEConfig(), answer._replace(vit=answer.vit._replace(reconstruction=wrong)))
     assert terms["topology_vit"].item() == pytest.approx(0, abs=1e-6)
@@ -97,13 +110,3 @@ def test_every_answer_is_pulled_by_the_total():
     answer = output(0.5)
     terms_of(TopoMAEConfig(), answer)[1].backward()
     assert all(tensor.grad.abs().sum() > 0 for branch in answer for tensor in branch)
-
-
-def test_normalised_targets_are_predicted_in_units_of_their_token():
-    config = TopoMAEConfig(normalise_targets=True, weight_topology=0)
-    loss = PretrainingLoss(config, GEOMETRY)
-    zero = CoPretrainingOutput(*(BranchOutput(torch.zeros_like(IMAGE)[:, None], POINTS[:, None]) for _ in range(2)))
-    means = loss.reconstructed_intensities(zero, IMAGE)["vit"][:, 0]
-    token = (slice(0, 1), slice(0, 1), *(slice(0, side) for side in GEOMETRY.token_size))
-    assert torch.allclose(means[token], IMAGE[token].mean().expand_as(means[token]), atol=1e-6)
-    assert terms_of(config, zero)[0]["reconstruction_vit"].item() == pytest.approx(1, rel=1e-4)

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 import torch
 
 from nnunet_topomae.config import TopoMAEConfig
-from nnunet_topomae.evaluation.panels import Panel, write_panels
+from nnunet_topomae.monitoring.panels import Panel, write_panels
 from nnunet_topomae.pretext.position import crop_at, nine_points
 from nnunet_topomae.report.page import write_report
 

@@ -3,18 +3,19 @@ from __future__ import annotations
 import copy
 import os
 import random
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
+from nnunet_topomae.checkpoint_files import read_restricted, read_trusted_checkpoint
 from nnunet_topomae.planning.plans_file import configuration_of
 from nnunet_topomae.training.checkpoint import (
     PRETRAINING_PARTS,
     Origin,
     read_checkpoint,
     read_pretraining,
-    read_trusted_checkpoint,
     refuse_pretraining_checkpoint,
 )
 
@@ -77,11 +78,12 @@ class Call:
         return os.mkdir, ("executed",)
 
 
-def test_what_could_run_a_program_is_named_and_not_run(checkpoint, monkeypatch):
+@pytest.mark.parametrize("read", [read_checkpoint, partial(read_restricted, mmap=True)], ids=["whole", "mmap"])
+def test_what_could_run_a_program_is_named_and_not_run(checkpoint, monkeypatch, read):
     monkeypatch.chdir(checkpoint.parent)
     torch.save(CONTENT | {"logging": Call()}, checkpoint)
     with pytest.raises(ValueError, match=r"could run a program when it is opened \(\w+.mkdir\)$"):
-        read_checkpoint(checkpoint)
+        read(checkpoint)
     assert not (checkpoint.parent / "executed").exists()
 
 

@@ -102,19 +102,31 @@ def test_a_subclass_that_changes_the_pipeline_is_followed(workshop):
     assert (augmented["target"][0][0] == -1).any() == (sample["segmentation"] == -1).any()
 
 
-def test_an_unknown_transform_is_named_before_training(workshop):
-    class Strange(ImageOnlyTransform):
-        def _apply_to_image(self, img, **params):
-            return img
+class Strange(ImageOnlyTransform):
+    def _apply_to_image(self, img, **params):
+        return img
 
-    class Subclass(TopoMAEFinetunerFromScratch):
-        @staticmethod
-        def get_training_transforms(*args, **kwargs):
-            return ComposeTransforms([TopoMAEFinetunerFromScratch.get_training_transforms(*args, **kwargs), Strange()])
 
+class WithStrangeTransform(TopoMAEFinetunerFromScratch):
+    @staticmethod
+    def get_training_transforms(*args, **kwargs):
+        return ComposeTransforms([TopoMAEFinetunerFromScratch.get_training_transforms(*args, **kwargs), Strange()])
+
+
+def test_a_transform_that_nobody_knows_goes_to_the_workers_unless_the_device_is_asked_for_by_name(workshop):
+    trainer = workshop.build(WithStrangeTransform, augment_on="device")
     with pytest.raises(UnknownTransformError, match="Strange is not known.*AUGMENT_ON=workers"):
-        workshop.build(Subclass, augment_on="device").run_training()
-    started(workshop, Subclass, augment_on="workers")
+        trainer.run_training()
+
+    trainer = workshop.build(WithStrangeTransform, augment_on="auto")
+    trainer.initialize()
+    trainer.device = torch.device("cuda")
+    pipeline = trainer.get_training_transforms((16, 16, 16), (-0.5, 0.5), None, (0, 1, 2), False)
+    assert trainer.wants_the_device and trainer.halves(pipeline) is None
+    trainer.device = torch.device("cpu")
+    said = "Data workers augment: the transform Strange is not known"
+    assert said in Path(trainer.log_file).read_text()
+    assert next(started(workshop, WithStrangeTransform, augment_on="workers").dataloader_train)["data"].ndim == 5
 
 
 def test_a_cascade_goes_to_the_workers_and_the_log_says_so(workshop):
@@ -125,8 +137,8 @@ def test_a_cascade_goes_to_the_workers_and_the_log_says_so(workshop):
         workshop.build(trainer_class, configuration="3d_cascade_fullres", plans=plans, augment_on="device")
         for trainer_class in (TopoMAEFinetuner, TopoMAEPretrainer)
     )
-    assert not finetuner.augments_on_device and pretrainer.augments_on_device  # which sees no previous stage
-    finetuner.log_where_it_augments()
+    assert not finetuner.wants_the_device and pretrainer.wants_the_device  # which sees no previous stage
+    assert finetuner.halves(ComposeTransforms([])) is None
     assert "Data workers augment: a cascade's previous segmentation" in Path(finetuner.log_file).read_text()
 
 
@@ -143,7 +155,7 @@ def test_a_cascade_goes_to_the_workers_and_the_log_says_so(workshop):
 def test_where_it_augments(workshop, knob, device, on_device):
     trainer = workshop.build(TopoMAEPretrainer, augment_on=knob)
     trainer.device = torch.device(device)
-    assert trainer.augments_on_device == on_device
+    assert trainer.wants_the_device == on_device
 
 
 def test_a_device_that_cannot_resample_is_an_error_that_says_so(workshop, monkeypatch):

@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_map_only
 from nnunet_topomae.networks.tokens import visible_tokens
 from nnunet_topomae.training.finetuner import TopoMAEFinetunerFromScratch
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
+from nnunet_topomae.training.pretraining_step import VIT_ALONE
 
 CUDA = torch.device("cuda", 0)
 
@@ -23,6 +24,8 @@ def trainer_and_batch(workshop, monkeypatch):
         trainer.initialize()
         batch = next(trainer.get_dataloaders()[0])
         trainer.device = CUDA
+        if hasattr(trainer, "step"):
+            trainer.step.device = CUDA
         with mode:
             for module in trainer.network.modules():
                 for name, weight in module._parameters.items():
@@ -42,13 +45,13 @@ def test_a_step_of_pretraining(trainer_and_batch, monkeypatch, partner):
     """Without topology, which is computed on the host."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     trainer, batch = trainer_and_batch(TopoMAEPretrainer, mode, partner=partner, weight_topology=0)
-    masks = trainer._draw_masks(len(batch["data"]))
+    masks = trainer.step.draw_masks(len(batch["data"]))
     ids = mode.from_tensor(visible_tokens(masks))  # the host reads masks, and a fake one cannot be read
-    monkeypatch.setattr(trainer, "_draw_masks", lambda _: masks)
+    monkeypatch.setattr(trainer.step, "draw_masks", lambda _: masks)
     monkeypatch.setattr("nnunet_topomae.networks.copretrain.visible_tokens", lambda _: ids)
     with mode:
         assert {value.device for value in trainer.validation_step(batch).values()} == {CUDA}
-        assert trainer._forward_vit(batch)[0].device == CUDA
+        assert trainer.step.forward(batch, VIT_ALONE, topology=0)[0].device == CUDA
 
 
 @pytest.mark.parametrize("partner", ["plan", "unetrpp"])

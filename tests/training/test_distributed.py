@@ -15,6 +15,7 @@ from nnunet_topomae.topology.pool import usable_cores
 from nnunet_topomae.training.distributed import SyncBatchNormOnCPU, place
 from nnunet_topomae.training.finetuner import TopoMAEFinetuner, TopoMAEFinetunerFromScratch
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
+from nnunet_topomae.training.pretraining_step import VIT_ALONE
 
 
 @pytest.fixture
@@ -39,6 +40,8 @@ def gradients(trainer, loss: torch.Tensor) -> dict[str, torch.Tensor]:
 def initialised(trainer):
     """Without dropout, whose draws differ between one process and two; γ, which starts at 1e-6, made visible."""
     trainer.initialize()
+    if isinstance(trainer, TopoMAEPretrainer):
+        trainer.step.seed_masks(0, 0, trainer.local_rank)
     trainer.network.train()
     for module in trainer.network.modules():
         if isinstance(module, nn.Dropout3d):
@@ -77,23 +80,22 @@ def test_two_processes_pretrain_as_one_with_twice_the_batch(build, on_two_ranks,
     knobs = {"topology_tolerance": 1e-6, "partner": partner}
     alone = initialised(build(TopoMAEPretrainer, **knobs))
     _, val = alone.get_tr_and_val_datasets()
-    batch = alone._crop_loader(val, alone.configuration_manager.patch_size, None).generate_train_batch()
+    batch = alone.crop_loader(val).generate_train_batch()
     batch["data"] = batch["data"].double()
 
     def of_rank(rank: int):
         join_processes("cpu")
         trainer = initialised(build(TopoMAEPretrainer, **knobs))
         assert trainer.batch_size == 2 and usable_cores() >= 1
-        trainer._seed_masks(0)
-        mask = trainer._draw_masks(2)
-        trainer._seed_masks(0)
-        loss, terms = trainer._forward(part(batch, rank))
+        mask = trainer.step.draw_masks(2)
+        trainer.step.draw_masks = lambda batch_size: mask
+        loss, terms = trainer.step.forward(part(batch, rank))
         return mask, terms["topology_partner"].item(), gradients(trainer, loss), trainer.plain_network.state_dict()
 
     (mask_0, topology_0, grads_0, state), (mask_1, topology_1, grads_1, _) = on_two_ranks(of_rank)
     assert not torch.equal(mask_0, mask_1)  # each rank draws its own
-    alone._draw_masks = lambda batch_size: torch.cat([mask_0, mask_1])
-    loss, terms = alone._forward(batch)
+    alone.step.draw_masks = lambda batch_size: torch.cat([mask_0, mask_1])
+    loss, terms = alone.step.forward(batch)
 
     assert all(torch.equal(grads_0[name], grads_1[name]) for name in grads_0)
     assert_same(grads_0, gradients(alone, loss))
@@ -108,25 +110,23 @@ def test_steps_of_the_vit_alone_on_two_processes(build, on_two_ranks, double_pre
     np.random.seed(0)
     alone = initialised(build(TopoMAEPretrainer))
     _, val = alone.get_tr_and_val_datasets()
-    batch = alone._crop_loader(val, alone.configuration_manager.patch_size, None).generate_train_batch()
+    batch = alone.crop_loader(val).generate_train_batch()
     batch["data"] = batch["data"].double()
 
     def of_rank(rank: int):
         join_processes("cpu")
         trainer = initialised(build(TopoMAEPretrainer))
-        trainer._seed_masks(0)
-        mask = trainer._draw_masks(2)
-        trainer._draw_masks = lambda batch_size: mask
+        mask = trainer.step.draw_masks(2)
+        trainer.step.draw_masks = lambda batch_size: mask
         before = {name: value.clone() for name, value in trainer.plain_network.partner.state_dict().items()}
-        loss, terms = trainer._forward_vit(part(batch, rank))
+        loss, _ = trainer.step.forward(part(batch, rank), VIT_ALONE, topology=0)
         grads = gradients(trainer, loss)
-        trainer.optimizer.zero_grad()
-        trainer._descend(*trainer._forward_vit(part(batch, rank)), ("vit",))
+        trainer.step.train(part(batch, rank), VIT_ALONE, topology=0)
         return mask, grads, before, trainer.plain_network.state_dict()
 
     (mask_0, grads_0, before, after), (mask_1, *_) = on_two_ranks(of_rank)
-    alone._draw_masks = lambda batch_size: torch.cat([mask_0, mask_1])
-    loss, _ = alone._forward_vit(batch)
+    alone.step.draw_masks = lambda batch_size: torch.cat([mask_0, mask_1])
+    loss, _ = alone.step.forward(batch, VIT_ALONE, topology=0)
     loss.backward()
     theirs = {name: parameter.grad for name, parameter in alone.plain_network.vit.named_parameters(prefix="vit")}
     assert_same({name: grads_0[name] for name in theirs}, theirs)

@@ -17,7 +17,7 @@ BOTH = pytest.mark.parametrize("trainer_class", REMEDY)
 
 def scaled(workshop, trainer_class, init_scale: float = 1.0):
     """A trainer of three epochs with the gradient scaler that a GPU's training has."""
-    trainer = workshop.build(trainer_class, pretrain_epochs=3, finetune_epochs=3, weight_topology=0)
+    trainer = workshop.build(trainer_class, pretrain_epochs=3, finetune_epochs=3, weight_topology=0, panel_every=0)
     trainer.grad_scaler = GradScaler("cpu", init_scale=init_scale)
     trainer.initialize()
     return trainer
@@ -104,7 +104,7 @@ def test_without_a_scaler_a_loss_that_is_not_finite_ends_the_training_at_once(wo
     trainer = workshop.build(trainer_class, weight_topology=0)
     trainer.initialize()
     spoil_loss(trainer, first_epoch=0)
-    message = f"the loss is nan in epoch 0.*{REMEDY[trainer_class]}.*start again: no checkpoint has been written"
+    message = f"the loss is nan.*{REMEDY[trainer_class]}.*start again: no checkpoint has been written"
     with pytest.raises(FloatingPointError, match=message):
         trainer.run_training()
     assert not checkpoints(trainer)

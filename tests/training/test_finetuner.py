@@ -1,11 +1,12 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from nnunet_topomae.evaluation.instruments import FINETUNING_INSTRUMENTS
+from nnunet_topomae.monitoring.instruments import FINETUNING_INSTRUMENTS
 from nnunet_topomae.networks.partners.unetrpp import SIZES
 from nnunet_topomae.training.finetuner import TopoMAEFinetuner, TopoMAEFinetunerFromScratch
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
@@ -28,35 +29,33 @@ def test_it_starts_from_the_pretrained_weights_of_its_fold(workshop, pretrained,
     assert torch.equal(ours["encoder.stem.0.weight"], theirs["partner.encoder.stem.0.weight"])
 
 
-def test_it_trains_and_its_folder_holds_no_pretraining(workshop, pretrained):
-    trainer = workshop.build(TopoMAEFinetuner)
-    trainer.run_training()
-    fold = workshop.results / "TopoMAEFinetuner__nnUNetPlans__3d_fullres" / "fold_0"
-    weights = torch.load(fold / "checkpoint_final.pth", weights_only=False)["network_weights"]
+def test_its_folder_holds_no_pretraining(trained):
+    file = Path(trained.finetuner.output_folder, "checkpoint_final.pth")
+    weights = torch.load(file, weights_only=False)["network_weights"]
     assert not [name for name in weights if "position_head" in name or "mask_token" in name]
-    assert json.loads((fold.parent / "plans.json").read_text())["topomae"]["preset"] == "tiny"
+    assert json.loads((file.parents[1] / "plans.json").read_text())["topomae"]["preset"] == "tiny"
 
 
-def test_the_distance_to_the_pretrained_weights_is_logged_also_after_an_interruption(workshop, pretrained):
-    trainer = workshop.build(TopoMAEFinetuner, finetune_epochs=2, seed=0)
-    trainer.run_training()
+def test_the_distance_to_the_pretrained_weights_is_logged_also_after_an_interruption(trained, workshop):
+    trainer = trained.finetuner
     logging = trainer.logger.local_logger.my_fantastic_logging
     for name in FINETUNING_INSTRUMENTS:
         assert len(logging[name]) == 2 and 0 <= logging[name][1] <= 1
     assert 1 > logging["cosine_partner"][0] > logging["cosine_partner"][1]
 
-    resumed = workshop.build(TopoMAEFinetuner)
+    resumed = workshop.build(TopoMAEFinetuner, pretrained=str(trained.pretrained))
     resumed.load_checkpoint(str(Path(trainer.output_folder, "checkpoint_final.pth")))
+    assert resumed.plans_manager.plans["topomae"]["pretrained"] == ""  # as the checkpoint says
+    resumed.config = replace(resumed.config, pretrained=str(trained.pretrained))
     resumed.num_epochs = 3
     resumed.run_training()
     cosines = resumed.logger.local_logger.my_fantastic_logging["cosine_partner"]
     assert len(cosines) == 3 and cosines[1] >= cosines[2] > 0
 
 
-def test_shape_counts_after_a_third_of_the_training(workshop):
+def test_shape_counts_after_a_third_of_the_training(trained):
     """From step 1.2 of four, so in the second epoch; validation's loss is nnU-Net's."""
-    trainer = workshop.build(TopoMAEFinetunerFromScratch, finetune_epochs=2, finetune_weight_topology=0.1)
-    trainer.run_training()
+    trainer = trained.finetuner
     before, after = trainer.logger.local_logger.my_fantastic_logging["train_topology"]
     assert math.isnan(before) and after > 0
     assert trainer.loss.topology_weight == 0
@@ -113,11 +112,9 @@ def test_another_preset_is_an_error_that_names_it_and_lists_the_layers(workshop,
         workshop.build(TopoMAEFinetuner, preset="small").run_training()
 
 
-def test_a_checkpoint_of_another_kind_is_named(workshop, tmp_path):
-    finetuned = workshop.build(TopoMAEFinetunerFromScratch)
-    finetuned.run_training()
-    file = Path(finetuned.output_folder, "checkpoint_final.pth")
-    with pytest.raises(ValueError, match=f"{file} is a checkpoint of TopoMAEFinetunerFromScratch, not a checkpoint of"):
+def test_a_checkpoint_of_another_kind_is_named(trained, workshop):
+    file = Path(trained.finetuner.output_folder, "checkpoint_final.pth")
+    with pytest.raises(ValueError, match=f"{file} is a checkpoint of TopoMAEFinetuner, not a checkpoint of"):
         workshop.build(TopoMAEFinetuner, pretrained=str(file)).run_training()
 
 
@@ -151,8 +148,6 @@ def test_none_trains_from_scratch_in_a_folder_of_its_own(workshop):
     trainer = workshop.build(TopoMAEFinetuner, pretrained="none")
     assert type(trainer) is TopoMAEFinetunerFromScratch
     assert "TopoMAEFinetunerFromScratch__nnUNetPlans__3d_fullres" in trainer.output_folder
-    trainer.run_training()
-    assert Path(trainer.output_folder, "checkpoint_final.pth").is_file()
 
 
 def test_each_part_learns_at_its_own_rate(workshop):
@@ -198,13 +193,13 @@ def test_folds_of_one_folder_must_share_an_architecture(workshop):
 
 
 @pytest.mark.parametrize("fusion", ["stages", "partner_only"])
-def test_the_plans_own_network_is_pretrained_and_fine_tuned_goes_on_and_predicts(workshop, fusion, tmp_path):
-    knobs = {"partner": "plan", "fusion": fusion, "seed": 0}
+def test_the_plans_own_network_is_pretrained_and_fine_tuned_and_goes_on(workshop, fusion):
+    knobs = {"partner": "plan", "fusion": fusion, "iterations_per_epoch": 1}
     pretrainer = workshop.build(TopoMAEPretrainer, **knobs)
-    pretrainer.run_training()
-    trainer = workshop.build(TopoMAEFinetuner, finetune_epochs=2, **knobs)
+    pretrainer.initialize()
+    pretrainer.save_checkpoint(str(Path(pretrainer.output_folder, "checkpoint_final.pth")))
+    trainer = workshop.build(TopoMAEFinetuner, **knobs)
     trainer.run_training()
-    trainer.perform_actual_validation()
     assert set(trainer.plain_network.encoder.state_dict()) == set(pretrainer.plain_network.partner.encoder.state_dict())
     assert len(trainer.loss.weight_factors) == len(trainer.configuration_manager.pool_op_kernel_sizes) - 1
 
@@ -218,3 +213,14 @@ def test_the_plans_own_network_is_pretrained_and_fine_tuned_goes_on_and_predicts
 def test_a_pretraining_with_another_partner_is_an_error_with_the_knob_to_set(workshop, pretrained):
     with pytest.raises(ValueError, match="partner = 'unetrpp'.*'plan'.*NNUNET_TOPOMAE_PARTNER=unetrpp"):
         workshop.build(TopoMAEFinetuner, partner="plan").run_training()
+
+
+def test_a_picture_of_nnunets_that_cannot_be_written_is_a_line_in_the_log(workshop, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    trainer = workshop.build(TopoMAEFinetunerFromScratch, iterations_per_epoch=1)
+    trainer.run_training()
+    assert trainer.current_epoch == 1
+    assert "progress.png could not be drawn, the training goes on: OSError" in Path(trainer.log_file).read_text()

@@ -9,8 +9,8 @@ import pytest
 import torch
 from nnunetv2.run.run_training import maybe_load_checkpoint
 
+from nnunet_topomae.training.cases_seen import merged, recorded_cases, seen_before
 from nnunet_topomae.training.finetuner import TopoMAEFinetuner, TopoMAEFinetunerFromScratch
-from nnunet_topomae.training.leakage import merged, recorded_cases, seen_before
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 
 SEEN = {"Dataset001_A": {"11": "a", "22": "b"}, "Dataset002_B": {"33": "a"}}

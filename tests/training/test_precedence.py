@@ -15,7 +15,7 @@ from torch import nn
 
 from nnunet_topomae.config import ConfigError
 from nnunet_topomae.training.finetuner import TopoMAEFinetunerFromScratch
-from nnunet_topomae.training.precedence import optimizer_settings, restore_settings
+from nnunet_topomae.training.precedence import settings_kept
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 from nnunet_topomae.training.schedule import ParameterGroup, adamw
 
@@ -86,7 +86,7 @@ def test_a_class_is_obeyed_at_the_start_and_after_an_interruption(workshop, base
 
 def test_a_class_without_deep_supervision_trains(workshop):
     changed = subclass(TopoMAEFinetunerFromScratch, enable_deep_supervision=False)
-    saved(workshop, changed, finetune_epochs=2)
+    saved(workshop, changed, finetune_epochs=2, iterations_per_epoch=1)
     again = resumed(workshop, changed)
     again.run_training()
     assert again.current_epoch == 2 and not again.enable_deep_supervision
@@ -139,21 +139,14 @@ def test_an_optimiser_takes_its_moments_from_the_checkpoint_and_its_settings_fro
     old = adamw([ParameterGroup("all", layer.parameters(), 0.25)], 0.0)
     layer(input_).sum().backward()
     old.step()
+    old.param_groups[0]["learnt"] = 7
     new = adamw([ParameterGroup("all", layer.parameters(), 0.5)], 0.1)
-    before = optimizer_settings(new)
-    new.load_state_dict(old.state_dict())
-    assert new.param_groups[0]["peak_lr"] == 0.25
-    restore_settings(new, before)
+    with settings_kept(new):
+        new.load_state_dict(old.state_dict())
+        assert new.param_groups[0]["peak_lr"] == 0.25
     assert [(group["peak_lr"], group["weight_decay"]) for group in new.param_groups] == [(0.5, 0.1), (0.5, 0)]
+    assert new.param_groups[0]["learnt"] == 7
     assert all(torch.equal(new.state[p]["exp_avg"], old.state[p]["exp_avg"]) for p in layer.parameters())
-
-
-def test_what_an_optimiser_has_learnt_is_no_setting():
-    class Estimating(torch.optim.Optimizer):
-        def __init__(self, params, lr: float) -> None:
-            super().__init__(params, {"lr": lr, "estimate": 1.0})
-
-    assert optimizer_settings(Estimating(nn.Linear(1, 1).parameters(), 0.5)) == [{"lr": 0.5}]
 
 
 SHORT = """

@@ -56,7 +56,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(workshop, trainer_class, pl
 
     stop_after_one_epoch(workshop.build(trainer_class, **knobs))
     resumed = workshop.build(trainer_class)  # of one epoch by workers, were the checkpoint's knobs not taken
-    leftover = checkpoint(resumed, "final").with_suffix(".pth.partial")
+    leftover = Path(resumed.output_folder, ".12ab.partial.pth")
     leftover.write_bytes(b"killed while writing this")
     maybe_load_checkpoint(resumed, continue_training=True, validation_only=False)
     assert resumed.current_epoch == 1
@@ -122,7 +122,7 @@ def test_the_environment_changes_a_resumed_training_but_not_its_architecture(wor
 
 def test_cases_are_read_through_at_the_start_alone(workshop, monkeypatch):
     read = []
-    monkeypatch.setattr("nnunet_topomae.training.base.check_cases", lambda *arguments: read.append(arguments) or [])
+    monkeypatch.setattr("nnunet_topomae.training.trainer.check_cases", lambda *arguments: read.append(arguments) or [])
     for epoch in (0, 1):
         trainer = workshop.build(TopoMAEPretrainer)
         trainer.initialize()
@@ -156,7 +156,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(workshop):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
-        with pytest.raises(OSError, match="checkpoint_latest.pth could not be written .*free some space.*--c"):
+        with pytest.raises(OSError, match="checkpoint_latest.pth could not be written: .*free some space.*--c"):
             trainer.save_checkpoint(str(file))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

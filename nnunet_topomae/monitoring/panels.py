@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from nnunet_topomae.augmentation.random_streams import numpy_generator_kept
-from nnunet_topomae.evaluation.pretraining import PretrainingEvaluation, ReconstructedCrop
+from nnunet_topomae.files import written_whole
 from nnunet_topomae.losses.pretraining import BRANCHES
+from nnunet_topomae.monitoring.reconstructions import PretrainingEvaluation, ReconstructedCrop
 from nnunet_topomae.topology.loss import average_pool
 from nnunet_topomae.visualization.slices import grey_window
 
@@ -140,18 +140,16 @@ def _stem(epoch: int) -> str:
 
 
 def write_panels(file: Path, panels: Sequence[Panel]) -> None:
-    """Whole or not at all: a training may be killed meanwhile."""
-    arrays = {}
+    """All in one file, for `read_panels`."""
+    arrays: dict[str, Any] = {}
     for index, panel in enumerate(panels):
         for name, value in panel._asdict().items():
             if name in BY_NETWORK:
                 arrays |= {f"{index}/{name}/{branch}": of_branch for branch, of_branch in value.items()}
             else:
                 arrays[f"{index}/{name}"] = np.array(value)
-    partial = file.with_suffix(".partial")
-    with partial.open("wb") as stream:
-        np.savez_compressed(stream, count=len(panels), **arrays)
-    os.replace(partial, file)
+    with written_whole(file) as partial:
+        np.savez_compressed(partial, count=len(panels), **arrays)
 
 
 def _read(file: Path) -> list[Panel]:
@@ -162,8 +160,8 @@ def _read(file: Path) -> list[Panel]:
         raise ValueError(f"{file} cannot be read as panels of a pre-training: {error!r}") from error
 
 
-def _panel_of(arrays, index: int) -> Panel:
-    def value(name: str):
+def _panel_of(arrays: Mapping[str, np.ndarray], index: int) -> Panel:
+    def value(name: str) -> Any:
         if name in BY_NETWORK:
             return {branch: arrays[f"{index}/{name}/{branch}"] for branch in BRANCHES}
         return arrays[f"{index}/{name}"]

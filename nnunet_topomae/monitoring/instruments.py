@@ -11,13 +11,15 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
 
-from nnunet_topomae.evaluation.inpainting import harmonic_inpainting
 from nnunet_topomae.losses.position import position_loss
-from nnunet_topomae.losses.pretraining import BRANCHES, PretrainingLoss
+from nnunet_topomae.losses.pretraining import BRANCHES, hidden_voxels
 from nnunet_topomae.losses.reconstruction import masked_mean
+from nnunet_topomae.monitoring.inpainting import harmonic_inpainting
 from nnunet_topomae.networks.ablation import ablated
+from nnunet_topomae.networks.copretrain import CoPretrainingNetwork
+from nnunet_topomae.networks.geometry import Geometry
+from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
 
 DEAD_TOKEN_STD = 0.1  # a ViT's output has passed a layer norm: a healthy one varies by 0.5 to 0.8 over its tokens
 NUM_CROPS = 16
@@ -44,56 +46,58 @@ class PretrainingInstruments:
     """The same crops under the same masks, whenever they are read.
 
     `error_over_harmonic_*`: mean squared error on masked voxels over that of harmonic inpainting, which learns nothing
-    (`evaluation/inpainting.py`), of each network, and of zero, the mean of a z-scored image. `points_over_constant_*`:
+    (`monitoring/inpainting.py`), of each network, and of zero, the mean of a z-scored image. `points_over_constant_*`:
     error of the nine points over that of their mean over the crops. `vit_token_std`: see `token_std`.
 
     Args:
         image: [B, C, D, H, W], crops; points: [B, 9, 3], where they lie; masks: [B, 1, N]. All on the CPU.
-        loss: holds the geometry and un-normalises reconstructions.
+        geometry: of the networks.
         batch_size: crops at a time.
+        asks_for_points: whether their loss has a weight; else nobody has asked the networks for them, and they are not
+            judged.
     """
 
     def __init__(
-        self, image: torch.Tensor, points: torch.Tensor, masks: torch.Tensor, loss: PretrainingLoss, batch_size: int
+        self,
+        image: torch.Tensor,
+        points: torch.Tensor,
+        masks: torch.Tensor,
+        geometry: Geometry,
+        batch_size: int,
+        asks_for_points: bool = True,
     ) -> None:
         self.image, self.points, self.masks = image, points, masks
-        self.loss = loss
         self.batch_size = batch_size
-        self.voxel_mask = loss.voxel_masks(masks)[:, 0]
+        self.asks_for_points = asks_for_points
+        self.voxel_mask = hidden_voxels(masks, geometry)[:, 0]
         self.harmonic_error = self._masked_error(harmonic_inpainting(image, self.voxel_mask))
         self.zero_error = self._masked_error(torch.zeros_like(image))
         self.constant_error = position_loss(points.mean(dim=0), points).item()
 
     @torch.no_grad()
-    def read(self, network: nn.Module, device: torch.device) -> dict[str, float]:
-        """Of a `CoPretrainingNetwork` in evaluation mode, by the names of `PRETRAINING_INSTRUMENTS`.
-
-        Without those of the points where their loss has no weight: nobody has asked the networks for them.
-        """
-        features = []
+    def read(self, network: CoPretrainingNetwork, device: torch.device) -> dict[str, float]:
+        """Of a network in evaluation mode, by the names of `PRETRAINING_INSTRUMENTS`."""
+        features: list[torch.Tensor] = []
         handle = network.vit.encoder.register_forward_hook(lambda module, inputs, output: features.append(output.cpu()))
         batches = zip(*(value.split(self.batch_size) for value in (self.image, self.masks)), strict=True)
         try:
-            outputs = [self._answers(network, image.to(device), masks.to(device)) for image, masks in batches]
+            outputs = [network(image.to(device), masks.to(device)) for image, masks in batches]
         finally:
             handle.remove()
         readings = {"error_over_harmonic_zero": _ratio(self.zero_error, self.harmonic_error)}
-        for index, name in enumerate(BRANCHES):
-            volume, points = (torch.cat(parts) for parts in zip(*(output[index] for output in outputs), strict=True))
+        for name in BRANCHES:
+            volume, points = (
+                torch.cat([answer[:, 0].float().cpu() for answer in answers])
+                for answers in zip(*(getattr(output, name) for output in outputs), strict=True)
+            )
             readings[f"error_over_harmonic_{name}"] = _ratio(self._masked_error(volume), self.harmonic_error)
-            if self.loss.weights["position"]:
+            if self.asks_for_points:
                 error = position_loss(points, self.points).item()
                 readings[f"points_over_constant_{name}"] = _ratio(error, self.constant_error)
         return {**readings, TOKEN_STD: token_std(torch.cat(features))}
 
     def _masked_error(self, volume: torch.Tensor) -> float:
         return masked_mean((volume - self.image) ** 2, self.voxel_mask).item()
-
-    def _answers(self, network: nn.Module, image: torch.Tensor, masks: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
-        """Of each network the reconstruction [B, C, D, H, W] in intensities and the points [B, 9, 3], on the CPU."""
-        output = network(image, masks)
-        volumes = self.loss.reconstructed_intensities(output, image)
-        return [(volumes[name][:, 0].cpu(), getattr(output, name).points[:, 0].float().cpu()) for name in BRANCHES]
 
 
 def _ratio(error: float, yardstick: float) -> float:
@@ -102,14 +106,14 @@ def _ratio(error: float, yardstick: float) -> float:
 
 
 @torch.no_grad()
-def label_share(network: nn.Module, image: torch.Tensor, has_regions: bool) -> float:
+def label_share(network: HybridSegmentationNetwork, image: torch.Tensor, has_regions: bool) -> float:
     """Part of the voxels, of those that are foreground with or without it, whose label the ViT decides.
 
     That is how many change where the ViT's features are replaced by their mean over the tokens; 0 where there is no
     foreground at all.
 
     Args:
-        network: a `HybridSegmentationNetwork` with a ViT, in evaluation mode and without deep supervision.
+        network: one with a ViT, in evaluation mode and without deep supervision.
         image: [B, C, D, H, W] on the network's device.
         has_regions: each output is a region by itself (nnU-Net's region-based training), not one of exclusive classes.
     """

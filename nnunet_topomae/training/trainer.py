@@ -4,56 +4,45 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
-from nnunetv2.utilities.helpers import dummy_context
-from torch import autocast, nn
 from torch import distributed as dist
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig, environment_name, from_environment
+from nnunet_topomae.checkpoint_files import read_trusted_checkpoint
+from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig
 from nnunet_topomae.data.checks import LabelRange, check_cases, check_none_missing, check_previous_stage
-from nnunet_topomae.evaluation.instruments import is_dead
+from nnunet_topomae.monitoring.instruments import is_dead
+from nnunet_topomae.monitoring.pictures import never_fatal
 from nnunet_topomae.planning.blueprint import geometry_of
 from nnunet_topomae.planning.gpu_fit import GPUFit, gpu_memory
 from nnunet_topomae.planning.plans_file import configuration_of
 from nnunet_topomae.private_names import curves, init_args, named_weights, untested_versions
 from nnunet_topomae.topology import warm_up
-from nnunet_topomae.training.checkpoint import read_trusted_checkpoint
+from nnunet_topomae.training.cases_seen import recorded_cases
 from nnunet_topomae.training.device_augmentation import DeviceAugmentingTrainer
 from nnunet_topomae.training.divergence import StepCounter, all_finite, divergence, is_searching
-from nnunet_topomae.training.leakage import CaseRecordingTrainer, recorded_cases
-from nnunet_topomae.training.precedence import (
-    KnobAttribute,
-    changed_attributes,
-    changed_knobs,
-    forget_nnunet_defaults,
-    optimizer_settings,
-    restore_settings,
-)
+from nnunet_topomae.training.leakage import CaseRecordingTrainer
+from nnunet_topomae.training.precedence import ConfiguredTrainer
 from nnunet_topomae.training.schedule import WarmupCosineSchedule
 
 NUM_FOLDS = 5  # of the split that nnU-Net makes where splits_final.json has none
 
 
-class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer):
+class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer, ConfiguredTrainer):
     """Base of the pre-trainer and the fine-tuner.
 
     Attributes:
-        config: the knobs in force.
-        resolved: the same without what a subclass has set.
-        knobs_in_environment: their names.
         divergence_remedy: what to change when a training diverges.
         phases: this one and what comes after it, as `planning/memory.py` calls them.
-        architecture_knobs: the knobs that shape the network, in which all folds of a results folder must agree.
         curve_names: of what is logged once an epoch, besides nnU-Net's own.
 
     Raises:
@@ -63,25 +52,21 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer):
 
     divergence_remedy: str
     phases: tuple[str, ...] = ("fine-tuning",)
-    architecture_knobs: tuple[str, ...] = ("preset", "partner", "recipe")
     curve_names: tuple[str, ...] = ()
-    num_iterations_per_epoch = KnobAttribute("iterations_per_epoch")
-    num_val_iterations_per_epoch = KnobAttribute("val_iterations_per_epoch")
-    weight_decay = KnobAttribute("weight_decay")
 
     def __init__(
         self,
-        plans: dict,
+        plans: dict[str, Any],
         configuration: str,
         fold: int,
-        dataset_json: dict,
+        dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ) -> None:
-        self.config = self.resolved = TopoMAEConfig.resolve(plans)
-        self.knobs_in_environment = from_environment().keys()
-        plans[PLANS_SECTION] = self.config.to_section()
+        config = TopoMAEConfig.resolve(plans)
+        plans[PLANS_SECTION] = config.to_section()
         self.geometry = geometry_of(configuration_of(plans, configuration))
         super().__init__(plans, configuration, fold, dataset_json, device)
+        self.take_knobs(config)  # instead of what nnU-Net has set
         self.change_defaults()
         if untested := untested_versions():
             self.print_to_log_file(untested)
@@ -89,12 +74,16 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer):
 
     def change_defaults(self) -> None:
         """Sets otherwise what nnU-Net's `__init__` has set; the last thing that ours does, before a subclass's."""
-        forget_nnunet_defaults(self)
         self.save_every = math.inf  # not nnU-Net's checkpoint_latest every 50 epochs, but `save_latest`
         curves(self.logger).update({name: [] for name in self.curve_names})
+        self.logger.plot_progress_png = partial(self._plot_progress, self.logger.plot_progress_png)
+
+    def _plot_progress(self, plot: Callable[[str], None], folder: str) -> None:
+        with never_fatal(f"{folder}/progress.png", self.print_to_log_file):
+            plot(folder)
 
     def initialize(self) -> None:
-        self._settle_knobs()
+        self.settle_knobs()
         if self.config.seed >= 0:
             torch.manual_seed(self.config.seed)
         super().initialize()
@@ -102,10 +91,6 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer):
     def schedule(self, optimizer: torch.optim.Optimizer) -> WarmupCosineSchedule:
         """Of this training's length."""
         return WarmupCosineSchedule(optimizer, self.num_epochs, self.num_iterations_per_epoch)
-
-    def autocast(self) -> AbstractContextManager:
-        """Half precision where nnU-Net uses it: on CUDA alone."""
-        return autocast("cuda") if self.device.type == "cuda" else dummy_context()
 
     def load_topology_engine(self) -> None:
         """Before data workers start: not in the first step, nor while the process forks."""
@@ -121,7 +106,7 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer):
             )
 
     @property
-    def plain_network(self) -> nn.Module:
+    def plain_network(self) -> Any:
         """The network without the wrappers of DDP and torch.compile."""
         network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
         return network._orig_mod if isinstance(network, OptimizedModule) else network
@@ -267,11 +252,11 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer):
             np.random.seed(seed)  # nnU-Net's loader and the augmentation draw from NumPy's global generator
 
     @property
-    def augment_on(self) -> str:
+    def augment_on(self) -> str:  # type: ignore[override]
         return self.config.augment_on
 
     @property
-    def augmentation_seed(self) -> int | None:
+    def augmentation_seed(self) -> int | None:  # type: ignore[override]
         return self.config.seed if self.config.seed >= 0 else None
 
     def worker_seeds(self, count: int) -> list[int] | None:
@@ -286,38 +271,12 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer):
         """nnU-Net draws its own networks with a package that knows no attention; nothing to draw here."""
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
-        """As nnU-Net's. Knobs are those of the checkpoint, unless the class or the environment sets them."""
-        if not self.was_initialized:
-            self._take_knobs_from(filename_or_checkpoint)
-            self.initialize()
-        settings = optimizer_settings(self.optimizer)
         super().load_checkpoint(filename_or_checkpoint)
-        restore_settings(self.optimizer, settings)
         if "cases_seen" not in init_args(self):
             self.record_cases_seen(filename_or_checkpoint, None)
         init_args(self)["plans"] = self.plans_manager.plans  # the next checkpoint records the knobs in force
         for name in self.curve_names:  # nnU-Net's logger wants a value an epoch; an older version logged fewer curves
             curves(self.logger).setdefault(name, [math.nan] * self.current_epoch)
-
-    def _take_knobs_from(self, checkpoint: str) -> None:
-        plans = read_trusted_checkpoint(checkpoint)["init_args"]["plans"]
-        set_by_class = changed_knobs(self.resolved, self.config)
-        self.resolved = TopoMAEConfig.resolve(plans)
-        if self.resolved != self.config:
-            self.print_to_log_file(f"Knobs of {checkpoint} and the environment:\n{self.resolved}", add_timestamp=False)
-        self.config = replace(self.resolved, **set_by_class)
-        self._refuse_other_architecture(self.config, TopoMAEConfig.from_plans(plans), f"{checkpoint} was")
-
-    def _settle_knobs(self) -> None:
-        """Environment > class > what was resolved (checkpoint, plans, defaults): kept in the plans, from here on."""
-        set_by_class = changed_knobs(self.resolved, self.config) | changed_attributes(self)
-        for knob in set_by_class.keys() & self.knobs_in_environment:
-            value = set_by_class.pop(knob)
-            self.print_to_log_file(f"{environment_name(knob)} overrides {knob} = {value!r} of {type(self).__name__}")
-        if set_by_class:
-            self.print_to_log_file(f"{type(self).__name__} sets {set_by_class}")
-        self.config = replace(self.resolved, **set_by_class)
-        self.plans_manager.plans[PLANS_SECTION] = self.config.to_section()
 
     def _refuse_to_mix_architectures(self) -> None:
         """Folds of one results folder share its plans.json, from which prediction rebuilds the network."""
@@ -325,13 +284,4 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer):
         others = [path for path in folder.glob("fold_*/checkpoint_*.pth") if path.parent != Path(self.output_folder)]
         if others and (folder / "plans.json").is_file():
             theirs = TopoMAEConfig.from_plans(load_json(str(folder / "plans.json")))
-            self._refuse_other_architecture(self.config, theirs, f"{folder} holds folds")
-
-    def _refuse_other_architecture(self, ours: TopoMAEConfig, theirs: TopoMAEConfig, subject: str) -> None:
-        for knob in self.architecture_knobs:
-            here, there = getattr(ours, knob), getattr(theirs, knob)
-            if here != there:
-                raise ValueError(
-                    f"{subject} trained with {knob} = {there!r}, this run has {here!r}. They must agree: set "
-                    f"{environment_name(knob)}={there}, or train with plans of another name (-p)."
-                )
+            self.refuse_other_architecture(theirs, f"{folder} holds folds")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from nnunet_topomae.evaluation.inpainting import harmonic_inpainting
+from nnunet_topomae.monitoring.inpainting import harmonic_inpainting
 
 
 def box_mask(shape: tuple[int, ...]) -> torch.Tensor:

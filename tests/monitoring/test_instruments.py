@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from nnunet_topomae.config import TopoMAEConfig
-from nnunet_topomae.evaluation.instruments import (
+from nnunet_topomae.monitoring.instruments import (
     POINT_RATIOS,
     PRETRAINING_INSTRUMENTS,
     PretrainingInstruments,
@@ -14,7 +14,6 @@ from nnunet_topomae.evaluation.instruments import (
     label_share,
     token_std,
 )
-from nnunet_topomae.losses.pretraining import PretrainingLoss
 from nnunet_topomae.networks import CoPretrainingNetwork, HybridSegmentationNetwork
 from nnunet_topomae.planning.blueprint import Blueprint
 from nnunet_topomae.pretext.masking import draw_masks
@@ -54,9 +53,8 @@ def test_errors_stand_beside_those_of_knowing_nothing(share):
     """Off by all of it is to answer zero, and the mean of the points; off by nothing is no error."""
     image, points = torch.randn(4, 1, 16, 16, 24), torch.rand(4, 9, 3)
     masks = draw_masks(4, 1, GEOMETRY.num_tokens, 0.75, torch.Generator().manual_seed(0))
-    loss = PretrainingLoss(TopoMAEConfig(), GEOMETRY)
     network = CoPretrainingNetwork(1, *BLUEPRINT).eval()
-    instruments = PretrainingInstruments(image, points, masks, loss, batch_size=2)
+    instruments = PretrainingInstruments(image, points, masks, GEOMETRY, batch_size=2)
     readings = instruments.read(Oracle(network, image, points, share), torch.device("cpu"))
 
     assert set(readings) == set(PRETRAINING_INSTRUMENTS)
@@ -71,9 +69,10 @@ def test_errors_stand_beside_those_of_knowing_nothing(share):
 def test_points_that_no_loss_asks_for_are_not_judged():
     image, points = torch.randn(2, 1, 16, 16, 24), torch.rand(2, 9, 3)
     masks = draw_masks(2, 1, GEOMETRY.num_tokens, 0.75, torch.Generator().manual_seed(0))
-    loss = PretrainingLoss(TopoMAEConfig(weight_position=0), GEOMETRY)
     network = CoPretrainingNetwork(1, *BLUEPRINT).eval()
-    readings = PretrainingInstruments(image, points, masks, loss, 2).read(network, torch.device("cpu"))
+    readings = PretrainingInstruments(image, points, masks, GEOMETRY, 2, asks_for_points=False).read(
+        network, torch.device("cpu")
+    )
     assert set(readings) == set(PRETRAINING_INSTRUMENTS) - set(POINT_RATIOS)
 
 
@@ -107,7 +106,6 @@ def test_cosine_is_exact_for_many_weights():
 def test_where_all_crops_lie_at_one_place_a_constant_is_no_yardstick():
     image, points = torch.randn(2, 1, 16, 16, 24), torch.rand(1, 9, 3).expand(2, -1, -1)
     masks = draw_masks(2, 1, GEOMETRY.num_tokens, 0.75, torch.Generator().manual_seed(0))
-    loss = PretrainingLoss(TopoMAEConfig(), GEOMETRY)
     network = CoPretrainingNetwork(1, *BLUEPRINT).eval()
-    readings = PretrainingInstruments(image, points, masks, loss, 2).read(network, torch.device("cpu"))
+    readings = PretrainingInstruments(image, points, masks, GEOMETRY, 2).read(network, torch.device("cpu"))
     assert math.isnan(readings["points_over_constant_vit"]) and readings["error_over_harmonic_vit"] > 0

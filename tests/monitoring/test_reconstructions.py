@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from nnunet_topomae.evaluation.pretraining import mean_over_cases, psnr
+from nnunet_topomae.monitoring.reconstructions import mean_over_cases, psnr
 
 
 def test_psnr_is_that_of_a_known_error():

@@ -37,13 +37,13 @@ def _fill(crop: np.ndarray, hidden: np.ndarray) -> None:
         ahead, behind = (np.take(voxels, range(*ends), axis).ravel() for ends in _shifted(hidden.shape[axis]))
         pairs += [(ahead, behind), (behind, ahead)]
     one, other = (np.concatenate(ends) for ends in zip(*pairs, strict=True))
-    is_hidden, unknown = hidden.ravel(), unknown.ravel()
+    is_hidden, row_of = hidden.ravel(), unknown.ravel()
     keep = is_hidden[one]
     one, other = one[keep], other[keep]
-    row, inner = unknown[one], is_hidden[other]
+    row, inner = row_of[one], is_hidden[other]
     degree = np.bincount(row, minlength=is_hidden.sum()).astype(float)
     size = len(degree)
-    neighbours = coo_matrix((np.ones(inner.sum()), (row[inner], unknown[other[inner]])), shape=(size, size))
+    neighbours = coo_matrix((np.ones(inner.sum()), (row[inner], row_of[other[inner]])), shape=(size, size))
     laplacian = (coo_matrix((degree, (np.arange(size), np.arange(size))), shape=(size, size)) - neighbours).tocsr()
     for channel in crop:
         flat = channel.reshape(-1)

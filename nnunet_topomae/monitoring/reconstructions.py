@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
 from nnunet_topomae.data.dataloading import CropPositionDataLoader
 from nnunet_topomae.losses.position import point_distance
-from nnunet_topomae.losses.pretraining import BRANCHES, PretrainingLoss, completed_volumes
+from nnunet_topomae.losses.pretraining import BRANCHES, hidden_voxels
 from nnunet_topomae.losses.reconstruction import masked_mean
+from nnunet_topomae.networks.copretrain import CoPretrainingNetwork
+from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.pretext.masking import draw_masks
 from nnunet_topomae.topology import TopologicalLoss
 from nnunet_topomae.visualization.reconstruction import save_reconstruction_figure
@@ -60,8 +61,8 @@ class PretrainingEvaluation:
     """Reconstructs random crops of cases under random masks, the same ones whenever it is run.
 
     Args:
-        network: CoPretrainingNetwork in evaluation mode, on `device`.
-        loss: holds the geometry and un-normalises reconstructions.
+        network: in evaluation mode, on `device`.
+        geometry: of the network.
         topology: without normalisation, for the topological distance.
         loader: draws crops with their points.
         mask_ratio: part of the tokens hidden.
@@ -70,8 +71,8 @@ class PretrainingEvaluation:
         device: of the network.
     """
 
-    network: nn.Module
-    loss: PretrainingLoss
+    network: CoPretrainingNetwork
+    geometry: Geometry
     topology: TopologicalLoss
     loader: CropPositionDataLoader
     mask_ratio: float
@@ -80,19 +81,21 @@ class PretrainingEvaluation:
     device: torch.device
 
     @torch.no_grad()
-    def case(self, key: str, picture: Path | None = None) -> dict:
-        """Metrics of one case, by network; the first crop is drawn to `picture`.
+    def case(self, key: str) -> tuple[dict[str, Any], ReconstructedCrop]:
+        """Metrics of one case, by network, and its first crop.
 
         `masked_mse` is in squared z-scored intensities, `psnr` in dB, `topological_distance` is (Σ_k W2(D_k, D̂_k)²)^½
         of the completed crop in z-scored intensities, the point errors are mean distances of the nine points.
         """
         generator = self.seed(key)
-        crops = [self._crop(key, generator, picture if index == 0 else None) for index in range(self.crops_per_case)]
+        first = self.reconstruct(key, generator)
+        metrics = [self._metrics(first)]
+        metrics += [self._metrics(self.reconstruct(key, generator)) for _ in range(1, self.crops_per_case)]
         means = {
-            branch: {name: _mean([crop[branch][name] for crop in crops]) for name in crops[0][branch]}
+            branch: {name: _mean([of_crop[branch][name] for of_crop in metrics]) for name in metrics[0][branch]}
             for branch in BRANCHES
         }
-        return {"case": key, "crops": self.crops_per_case, "metrics": means}
+        return {"case": key, "crops": self.crops_per_case, "metrics": means}, first
 
     def seed(self, key: str) -> torch.Generator:
         """Makes the next crops of a case the same ones as ever; the generator is for their masks."""
@@ -105,16 +108,17 @@ class PretrainingEvaluation:
         """The next crop of a case under the next mask."""
         sample = self.loader.draw_sample(key)
         image = sample["data"][None].to(self.device)
-        masks = draw_masks(1, 1, self.loss.geometry.num_tokens, self.mask_ratio, generator).to(self.device)
+        masks = draw_masks(1, 1, self.geometry.num_tokens, self.mask_ratio, generator).to(self.device)
         output = self.network(image, masks)
-        voxel_mask = self.loss.voxel_masks(masks)[:, 0]
-        volumes = self.loss.reconstructed_intensities(output, image)
+        voxel_mask = hidden_voxels(masks, self.geometry)[:, 0]
+        branches = output._asdict().items()
+        volumes = {name: branch.reconstruction[:, 0].float() for name, branch in branches}
         return ReconstructedCrop(
             image,
             voxel_mask,
-            completed_volumes({name: volume[:, 0] for name, volume in volumes.items()}, image, voxel_mask),
+            {name: torch.where(voxel_mask, volume, image) for name, volume in volumes.items()},
             sample["points"][None].to(self.device),
-            {name: branch.points[:, 0].float() for name, branch in zip(BRANCHES, output, strict=True)},
+            {name: branch.points[:, 0].float() for name, branch in branches},
             sample["volume_shape"][None].to(self.device),
         )
 
@@ -129,11 +133,8 @@ class PretrainingEvaluation:
             spacing=tuple(self.spacing),
         )
 
-    def _crop(self, key: str, generator: torch.Generator, picture: Path | None) -> dict[str, dict[str, float]]:
-        crop = self.reconstruct(key, generator)
+    def _metrics(self, crop: ReconstructedCrop) -> dict[str, dict[str, float]]:
         target_diagrams = self.topology.diagrams(crop.image)
-        if picture is not None:
-            self.draw(picture, key, crop)
         return {
             name: {
                 "masked_mse": masked_mean((completed - crop.image) ** 2, crop.voxel_mask).item(),
@@ -152,7 +153,7 @@ class PretrainingEvaluation:
         return torch.tensor(self.spacing, dtype=torch.float32, device=like.device)
 
 
-def mean_over_cases(cases: Sequence[dict]) -> dict[str, dict[str, float]]:
+def mean_over_cases(cases: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Mean of each network's metrics over the results of `PretrainingEvaluation.case`."""
     return {
         branch: {name: _mean([case["metrics"][branch][name] for case in cases]) for name in cases[0]["metrics"][branch]}

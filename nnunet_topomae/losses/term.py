@@ -1,0 +1,87 @@
+"""What a term of the pre-training loss is: a name, a weight, and a formula over what the networks answered."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+
+from nnunet_topomae.config import TopoMAEConfig
+from nnunet_topomae.networks.copretrain import BranchOutput, CoPretrainingOutput
+from nnunet_topomae.topology import Diagrams, PendingLoss
+
+BRANCHES = CoPretrainingOutput._fields
+Outputs = Mapping[str, BranchOutput]  # by branch, in float32; the ViT alone in the steps that it takes alone
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a batch of crops asks of the networks.
+
+    Attributes:
+        image: [B, C, D, H, W], what is to be reconstructed.
+        points: [B, 9, 3], where the crops lie (`pretext/position.py`).
+        hidden: [B, V, 1, D, H, W] bool, True where the networks saw nothing, for each mask of a crop (view).
+        diagrams: of the images, under way; None: topology is left out.
+        pending: topological losses that have been begun, by branch.
+    """
+
+    image: torch.Tensor
+    points: torch.Tensor
+    hidden: torch.Tensor
+    diagrams: list[Future[Diagrams]] | None = None
+    pending: dict[str, PendingLoss] = field(default_factory=dict)
+
+
+class Term(ABC):
+    """A term of the loss.
+
+    Attributes:
+        name: its weight is the knob `weight_<name>`.
+        curves: the names under which its values are logged.
+    """
+
+    name: ClassVar[str]
+    curves: ClassVar[tuple[str, ...]]
+
+    def __init__(self, config: TopoMAEConfig) -> None:
+        self.weight: float = getattr(config, f"weight_{self.name}")
+
+    @abstractmethod
+    def __call__(self, outputs: Outputs, target: Target) -> dict[str, torch.Tensor]:
+        """Its values, scalars without the weight, by curve; none where it cannot be computed of these networks."""
+
+
+class BranchTerm(Term):
+    """One value a network."""
+
+    def __init_subclass__(cls) -> None:
+        cls.curves = tuple(f"{cls.name}_{branch}" for branch in BRANCHES)
+
+    def __call__(self, outputs: Outputs, target: Target) -> dict[str, torch.Tensor]:
+        return {f"{self.name}_{branch}": self.of_branch(branch, output, target) for branch, output in outputs.items()}
+
+    @abstractmethod
+    def of_branch(self, branch: str, output: BranchOutput, target: Target) -> torch.Tensor:
+        """The value of the network `branch`, a scalar."""
+
+
+class JointTerm(Term):
+    """One value for both networks together, by what each says of the first view, which they share."""
+
+    def __init_subclass__(cls) -> None:
+        cls.curves = (cls.name,)
+
+    def __call__(self, outputs: Outputs, target: Target) -> dict[str, torch.Tensor]:
+        if len(outputs) < len(BRANCHES):
+            return {}
+        a, b = (outputs[branch] for branch in BRANCHES)
+        return {self.name: self.of_both(a, b, target)}
+
+    @abstractmethod
+    def of_both(self, a: BranchOutput, b: BranchOutput, target: Target) -> torch.Tensor:
+        """The value, a scalar."""

@@ -1,0 +1,53 @@
+"""Topology: the distance of persistence diagrams. The distance itself is `nnunet_topomae.topology`'s."""
+
+from __future__ import annotations
+
+import torch
+
+from nnunet_topomae.config import TopoMAEConfig
+from nnunet_topomae.losses.term import BranchTerm, Outputs, Target
+from nnunet_topomae.networks.copretrain import BranchOutput
+from nnunet_topomae.topology import TopologicalLoss
+from nnunet_topomae.topology.loss import Normalisation
+
+
+def topological_loss(config: TopoMAEConfig, normalisation: Normalisation) -> TopologicalLoss:
+    """The topological loss with the knobs of `config`."""
+    return TopologicalLoss(
+        dimensions=config.topology_dimensions,
+        rel_tol=config.topology_tolerance,
+        max_side=config.topology_max_side or None,
+        min_persistence=config.topology_min_persistence,
+        normalisation=normalisation,
+        backend=config.topology_backend,
+    )
+
+
+class Topology(BranchTerm):
+    """The topological loss of the first view, as a volume that is completed by the image where that was visible.
+
+    A masked autoencoder is not asked for the visible voxels, and what it leaves there has no shape to compare.
+    """
+
+    name = "topology"
+
+    def __init__(self, config: TopoMAEConfig) -> None:
+        super().__init__(config)
+        self.loss = topological_loss(config, "voxels")
+
+    def __call__(self, outputs: Outputs, target: Target) -> dict[str, torch.Tensor]:
+        if target.diagrams is None:
+            return {}
+        for branch, output in outputs.items():
+            if branch not in target.pending:
+                self.submit(branch, output, target)
+        return super().__call__(outputs, target)
+
+    def of_branch(self, branch: str, output: BranchOutput, target: Target) -> torch.Tensor:
+        return target.pending[branch].result().loss
+
+    def submit(self, branch: str, output: BranchOutput, target: Target) -> None:
+        """Start on the loss of one network, to be waited for when the term is asked for."""
+        first_view = output.reconstruction[:, 0].float()
+        completed = torch.where(target.hidden[:, 0], first_view, target.image)
+        target.pending[branch] = self.loss.submit(completed, None, target.diagrams)
