@@ -52,7 +52,7 @@ class Machine:
         with open(log, "a") as output:
             self.agent = subprocess.Popen(
                 [Path(sys.executable).parent / "torchrun", *options.split(), "-m", *command.split()],
-                env=os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},  # see docs/distributed.md
+                env=os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},  # see docs/speed.md
                 stdout=output,
                 stderr=output,
             )

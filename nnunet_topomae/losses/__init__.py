@@ -1,1 +1,1 @@
-"""The four losses of pre-training, each a small module, and their weighted sum; and the loss of fine-tuning."""
+"""The losses of pre-training, each a term in a small module, and their weighted sum; and the loss of fine-tuning."""

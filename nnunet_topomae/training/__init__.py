@@ -1,1 +1,1 @@
-"""nnU-Net trainers. They only hang the method on nnU-Net's hooks; the method itself lives in the other folders."""
+"""The step of pre-training, and nnU-Net trainers that hang it, and fine-tuning, on nnU-Net's hooks."""
