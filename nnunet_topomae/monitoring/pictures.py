@@ -15,7 +15,8 @@ def never_fatal(what: str, log: Callable[[str], object]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        log(f"WARNING: {what} could not be drawn, the training goes on: {type(error).__name__}: {error}")
+        reason = " ".join(str(error).split())
+        log(f"WARNING: {what} could not be drawn, the training goes on: {type(error).__name__}: {reason}")
 
 
 def log_picture(loggers: Sequence[object], key: str, file: Path, epoch: int) -> None:

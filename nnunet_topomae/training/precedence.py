@@ -39,7 +39,7 @@ class ConfiguredTrainer(nnUNetTrainer):
     architecture_knobs: ClassVar[tuple[str, ...]] = ("preset", "partner", "recipe")
 
     def take_knobs(self, config: TopoMAEConfig) -> None:
-        """Knobs and attributes are those of `config`; what differs from them later on, a subclass has set."""
+        """Knobs and attributes are those of `config`; what differs from them in `settle_knobs`, a subclass has set."""
         self.config = self._given = config
         for name, value in self.attributes_of(config).items():
             setattr(self, name, value)

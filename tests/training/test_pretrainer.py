@@ -147,23 +147,6 @@ def test_a_bad_image_is_refused_before_training(workshop):
         workshop.build(TopoMAEPretrainer).run_training()
 
 
-def test_a_checkpoint_is_written_whole_or_not_at_all(workshop, monkeypatch):
-    trainer = workshop.build(TopoMAEPretrainer)
-    trainer.initialize()
-    file = Path(trainer.output_folder, "checkpoint_latest.pth")
-    trainer.save_checkpoint(str(file))
-    before = file.read_bytes()
-
-    def killed_half_way(checkpoint, opened):
-        opened.write(before[:1000])
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(torch, "save", killed_half_way)
-    with pytest.raises(KeyboardInterrupt):
-        trainer.save_checkpoint(str(file))
-    assert file.read_bytes() == before
-
-
 def test_ignoring_the_previous_stage_of_a_cascade(workshop):
     plans = workshop.plans
     plans["configurations"]["3d_lowres"] = plans["configurations"]["3d_fullres"] | {"next_stage": "3d_cascade_fullres"}
