@@ -6,7 +6,7 @@ What needs PyTorch or Matplotlib is imported when it is asked for: diagrams, dis
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ._engines import warm_up
+from ._first_use import warm_up
 from .metrics import betti_curve, betti_error, betti_numbers, bottleneck_distance
 from .persistence import PersistenceDiagram, batched_persistence_diagrams, persistence_diagrams
 from .wasserstein import WassersteinResult, dropped_bound, squared_wasserstein

@@ -1,9 +1,19 @@
-"""Persistence pairs of a volume by GUDHI's cubical complex: slow, general, and the reference for our own code."""
+"""GUDHI, which takes long to import: its cubical complex, slow and general, is the reference for our own code."""
 
 from __future__ import annotations
 
-import gudhi
+from types import ModuleType
+
 import numpy as np
+
+from ._first_use import hold_forks
+
+
+@hold_forks
+def gudhi() -> ModuleType:
+    import gudhi
+
+    return gudhi
 
 
 def persistence_pairs(volume: np.ndarray, dimensions: tuple[int, ...]) -> tuple[dict[int, np.ndarray], int]:
@@ -11,7 +21,7 @@ def persistence_pairs(volume: np.ndarray, dimensions: tuple[int, ...]) -> tuple[
 
     Returns [n, 2] int64 arrays of flat C-order indices, by dimension, and the voxel of the essential class.
     """
-    complex_ = gudhi.CubicalComplex(vertices=volume.astype(np.float64))
+    complex_ = gudhi().CubicalComplex(vertices=volume.astype(np.float64))
     # Not gudhi's default, 11. The field matters: when the edge of a Moebius strip enters before its middle line, the
     # strip makes the edge's loop twice the middle line's, which is zero mod 2 only.
     complex_.compute_persistence(homology_coeff_field=2, min_persistence=0.0)

@@ -22,6 +22,16 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _lock = threading.RLock()
+_engines: list[Callable[[], None]] = []
+
+
+def warm_up() -> None:
+    """Compile the engines, or load them from Numba's cache, so that the first step is as fast as the next.
+
+    The first use does this by itself, and says so on the log where there is something to compile.
+    """
+    for compile_once in _engines:
+        compile_once()
 
 
 def hold_forks(function: Callable[P, T]) -> Callable[P, T]:
@@ -35,8 +45,11 @@ def hold_forks(function: Callable[P, T]) -> Callable[P, T]:
     return held
 
 
-def once(warm_up: Callable[[], None]) -> Callable[[], None]:
-    """A function that runs what compiles an engine at its first call in a process, and at later calls does nothing."""
+def once(compile_engine: Callable[[], None]) -> Callable[[], None]:
+    """A function that compiles an engine at its first call in a process, and at later calls does nothing.
+
+    `warm_up` calls it, too.
+    """
     done = False
 
     @interruptible
@@ -44,14 +57,15 @@ def once(warm_up: Callable[[], None]) -> Callable[[], None]:
         nonlocal done
         with _lock, install_listener("numba:compile", _Announcement()):
             if not done:
-                warm_up()
+                compile_engine()
                 done = True
 
-    @functools.wraps(warm_up)
+    @functools.wraps(compile_engine)
     def run() -> None:
         if not done:
             compile_unless_done()
 
+    _engines.append(run)
     return run
 
 

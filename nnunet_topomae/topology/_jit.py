@@ -7,6 +7,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
 import numba
@@ -50,52 +51,47 @@ def interruptible(function: Callable[P, T]) -> Callable[P, T]:
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         if threading.current_thread() is not threading.main_thread():
             return function(*args, **kwargs)
-        helper = _idle_helpers.pop() if _idle_helpers else _Helper()
-        return helper.run(functools.partial(function, *args, **kwargs))
+        calls = _idle.pop() if _idle else _start_thread()
+        answer: Queue = SimpleQueue()
+        calls.put((functools.partial(function, *args, **kwargs), answer))
+        result, error = answer.get()
+        try:
+            if error is not None:
+                raise error
+            return result
+        finally:
+            del error  # whose traceback holds this frame
 
     return call
 
 
-class _Helper:
-    """A thread that is kept for the next call, as to start one takes longer than small diagrams need."""
-
-    def __init__(self) -> None:
-        self.called = _thread.allocate_lock()  # simpler than a queue, which an exception at a bad moment can break
-        self.called.acquire()
-        self.call: tuple[Callable[[], Any], list[Any], list[BaseException], _thread.LockType] | None = None
-        _thread.start_new_thread(self._work, ())
-
-    def run(self, function: Callable[[], T]) -> T:
-        """What the function returns, or raises, in the other thread."""
-        results: list[T] = []
-        errors: list[BaseException] = []
-        finished = _thread.allocate_lock()
-        finished.acquire()
-        self.call = (function, results, errors, finished)
-        self.called.release()
-        finished.acquire()
-        if errors:
-            raise errors.pop()
-        return results.pop()
-
-    def _work(self) -> None:
-        while True:
-            self.called.acquire()
-            assert self.call is not None
-            function, results, errors, finished = self.call
-            self.call = None
-            try:
-                results.append(function())
-            except BaseException as error:
-                errors.append(error)
-            del function, results, errors  # an idle thread keeps no volume alive
-            _idle_helpers.append(self)
-            finished.release()
-
-
-_idle_helpers: list[_Helper] = []
+# Not the threads of `pool`: a call would wait behind what they compute, and Ctrl-C at a bad moment can break a lock of
+# Python's, which a SimpleQueue has none of. A thread is kept for the next call: small diagrams take less time than to
+# start one.
+Queue = SimpleQueue[Any]
+_idle: list[Queue] = []
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_idle_helpers.clear)  # a forked child has no threads but its own
+    os.register_at_fork(after_in_child=_idle.clear)  # a forked child has no threads but its own
+
+
+def _start_thread() -> Queue:
+    calls: Queue = SimpleQueue()
+    _thread.start_new_thread(_serve, (calls,))
+    return calls
+
+
+def _serve(calls: Queue) -> None:
+    while True:
+        function, answer = calls.get()
+        result, error = None, None
+        try:
+            result = function()
+        except BaseException as raised:
+            error = raised
+        del function  # an idle thread keeps no volume alive
+        _idle.append(calls)
+        answer.put((result, error))
+        del answer, result, error
 
 
 @intrinsic

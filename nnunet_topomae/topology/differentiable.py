@@ -19,7 +19,11 @@ def differentiable_points(diagram: PersistenceDiagram, volume: Tensor) -> Tensor
 
     Raises:
         ValueError: the volume has another shape than the diagram's.
+        TypeError: not one diagram, or not a tensor that can have a gradient.
     """
+    if not isinstance(diagram, PersistenceDiagram) or not isinstance(volume, Tensor) or not volume.is_floating_point():
+        kinds = type(diagram).__name__, getattr(volume, "dtype", type(volume).__name__)
+        raise TypeError(f"give one diagram and the floating-point tensor that it is of; got {kinds[0]} and {kinds[1]}")
     if diagram.shape is not None and tuple(volume.shape) != tuple(diagram.shape):
         raise ValueError(f"the diagram is of a volume of shape {list(diagram.shape)}, not {list(volume.shape)}")
     values = volume.reshape(-1)

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -29,10 +28,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from . import pool
-from ._arrays import checked_dimensions, checked_tolerance, is_integer, is_number
-from ._engines import warm_up
+from ._arguments import checked_dimensions, checked_tolerance, is_integer, is_number
+from ._first_use import warm_up
 from .persistence import Backend, PersistenceDiagram, persistence_diagrams
-from .wasserstein import WassersteinResult, dropped_bound, lower_bound, squared_wasserstein
+from .wasserstein import dropped_bound, lower_bound, squared_wasserstein
 
 Diagrams = tuple[PersistenceDiagram, ...]
 Essential = Literal["match", "ignore"]
@@ -66,16 +65,14 @@ class TopologicalLoss(nn.Module):
         rel_tol: tolerance of the matchings: of each W2² at most this fraction is in excess of the exact one
             (`LossTerms.bounds` tells, should a matching ever give up before; see `squared_wasserstein`).
         max_side: volumes are averaged down until no side is longer, each axis by the smallest integer factor, if given.
-        window: volumes are cut, in full resolution, into boxes with sides of at most this many voxels, if given. Each
-            box is then a volume of its own, and the loss the mean over them too. All are independent tasks.
         min_persistence: classes with death − birth below this (in units of intensity) are left out of both diagrams;
             `LossTerms.bounds` says what that may cost.
         essential: each volume has one class that never dies, the component of its global minimum. It cannot go to the
             diagonal at finite cost, so "match" pairs the two and adds the squared difference of their births to
             dimension 0; without it nothing would hold the reconstruction's minimum to the target's. "ignore" leaves
             the two out.
-        normalisation: "none", as in the paper; "voxels" divides by the number of (averaged) voxels of a volume or box,
-            so that the weight of this loss compares with that of a mean squared error, whatever the size of the patch.
+        normalisation: "none", as in the paper; "voxels" divides by the number of (averaged) voxels of a volume, so
+            that the weight of this loss compares with that of a mean squared error, whatever the size of the patch.
         backend: see `persistence_diagrams`.
     """
 
@@ -88,15 +85,11 @@ class TopologicalLoss(nn.Module):
         essential: Essential = "match",
         normalisation: Normalisation = "none",
         backend: Backend = "numba",
-        window: int | None = None,
     ) -> None:
         super().__init__()
         self.dimensions = checked_dimensions(dimensions)
-        for name, side in (("max_side", max_side), ("window", window)):
-            if side is not None and (not is_integer(side) or side < 1):
-                raise ValueError(f"{name} must be at least 1 voxel, an integer, or None for no limit; got {side!r}")
-        if max_side is not None and window is not None:
-            raise ValueError("windows are of full resolution: give window or max_side, not both")
+        if max_side is not None and (not is_integer(max_side) or max_side < 1):
+            raise ValueError(f"max_side must be at least 1 voxel, an integer, or None for no limit; got {max_side!r}")
         if not is_number(min_persistence) or min_persistence < 0:
             raise ValueError(f"min_persistence must be 0 or more, got {min_persistence!r}")
         for name, value, choices in (
@@ -108,7 +101,6 @@ class TopologicalLoss(nn.Module):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}; got {value!r}")
         self.rel_tol = checked_tolerance(rel_tol)
         self.max_side = max_side
-        self.window = window
         self.min_persistence = min_persistence
         self.match_essential = essential == "match"
         self.normalisation = normalisation
@@ -147,79 +139,50 @@ class TopologicalLoss(nn.Module):
                 target_diagrams = self._submit_diagrams(_finite_target(target_values), target_values.shape)
             else:
                 raise ValueError("give a target or its diagrams")
-        shapes = self._box_shapes(pooled.shape)
-        if len(target_diagrams) != len(shapes):
-            each = "sample and channel" if self.window is None else "sample, channel and window"
-            raise ValueError(f"target_diagrams must hold one entry a {each}, {len(shapes)}; got {len(target_diagrams)}")
-        for shape, theirs in zip(shapes, target_diagrams, strict=True):
+        count, shape = math.prod(pooled.shape[:2]), tuple(pooled.shape[2:])
+        if len(target_diagrams) != count:
+            got = len(target_diagrams)
+            raise ValueError(f"target_diagrams must hold one entry a sample and channel, {count}; got {got}")
+        for theirs in target_diagrams:
             if not isinstance(theirs, Future):
                 self._check_diagrams(theirs, shape)
-        ours = self._submit_diagrams(values, pooled.shape)
         comparisons = [
             pool.submit(partial(self._compare, k, shape), mine, theirs, size=partial(_number_of_points, k))
-            for shape, mine, theirs in zip(shapes, ours, target_diagrams, strict=True)
+            for mine, theirs in zip(self._submit_diagrams(values, pooled.shape), target_diagrams, strict=True)
             for k in self.dimensions
         ]
         return PendingLoss(self, pooled, comparisons)
 
     def diagrams(self, volumes: Tensor) -> list[Diagrams]:
-        """The diagrams of [B, C, D, H, W] volumes, averaged down or cut as by this loss.
-
-        B·C entries, channels in a row, or with windows as many for each, in C order.
-        """
+        """B·C diagrams of [B, C, D, H, W] volumes, averaged down as by this loss; the channels of a sample in a row."""
         return pool.collect(self.submit_diagrams(volumes))
 
     def submit_diagrams(self, volumes: Tensor) -> list[Future[Diagrams]]:
         """`diagrams` in the background: futures, which `forward` and `submit` take as `target_diagrams`."""
-        values = self._target_values(volumes)
-        return self._submit_diagrams(values, values.shape)
-
-    def diagrams_in_worker(self, volumes: Tensor) -> list[Diagrams]:
-        """`diagrams`, computed by the calling thread alone: for the workers of a data loader, which are many already.
-
-        What it returns can be pickled. It needs no network, and the loss that takes it as `target_diagrams` may be
-        another one of the same settings.
-        """
-        boxes = self._boxes(self._target_values(volumes))
-        return [persistence_diagrams(box, self.backend, dimensions=self.dimensions) for box in boxes]
-
-    def _target_values(self, volumes: Tensor) -> np.ndarray:
         _check_volumes(volumes, "volumes")
         with torch.autocast(volumes.device.type, enabled=False):
             (values,) = _to_numpy(self._pooled(volumes))
-        return _finite_target(values)
+        return self._submit_diagrams(_finite_target(values), values.shape)
 
     def _submit_diagrams(self, values: np.ndarray | Future[np.ndarray], shape: Sequence[int]) -> list[Future[Diagrams]]:
         warm_up()  # here, not in the workers: they would do it all at once
-        return [
-            pool.submit(partial(self._diagrams_of_box, i), values, size=math.prod(box))
-            for i, box in enumerate(self._box_shapes(shape))
-        ]
+        size = math.prod(shape[2:])
+        return [pool.submit(partial(self._diagrams_of, i), values, size=size) for i in range(math.prod(shape[:2]))]
 
-    def _diagrams_of_box(self, index: int, values: np.ndarray) -> Diagrams:
-        box = self._boxes(values)[index]
-        if not np.isfinite(box).all():
+    def _diagrams_of(self, index: int, values: np.ndarray) -> Diagrams:
+        volume = values[np.unravel_index(index, values.shape[:2])]
+        if not np.isfinite(volume).all():
             raise _NotFiniteError
-        return persistence_diagrams(box, self.backend, dimensions=self.dimensions)
-
-    def _boxes(self, values: np.ndarray) -> list[np.ndarray]:
-        """Views of [B, C, d, h, w]: for each sample and channel the whole volume, or its windows in C order."""
-        cuts = window_slices(values.shape[2:], self.window)
-        return [volume[cut] for volume in values.reshape(-1, *values.shape[2:]) for cut in cuts]
-
-    def _box_shapes(self, shape: Sequence[int]) -> list[tuple[int, ...]]:
-        """Those of `_boxes` of values of this shape."""
-        cuts = window_slices(shape[2:], self.window)
-        return [tuple(side.stop - side.start for side in cut) for cut in cuts] * math.prod(shape[:2])
+        return persistence_diagrams(volume, self.backend, dimensions=self.dimensions)
 
     def _compare(self, k: int, shape: tuple[int, ...], ours: Diagrams, theirs: Diagrams) -> _Comparison:
         self._check_diagrams(theirs, shape)
-        a, b = _of_dimension(ours, k), _of_dimension(theirs, k)
-        finite = _compare_finite(a.finite(), b.finite(), self.rel_tol, self.min_persistence)
-        return finite.plus(_compare_essential(a, b)) if k == 0 and self.match_essential else finite
+        pair = _of_dimension(ours, k), _of_dimension(theirs, k)
+        a, b = pair if self.match_essential else (diagram.finite() for diagram in pair)
+        return _compare(a, b, self.rel_tol, self.min_persistence)
 
     def _check_diagrams(self, diagrams: Diagrams, shape: tuple[int, ...]) -> None:
-        """Raise ValueError where these are not the diagrams of a volume or window of this shape."""
+        """Raise ValueError where these are not the diagrams of a volume of this shape."""
         if not isinstance(diagrams, Sequence) or not all(isinstance(d, PersistenceDiagram) for d in diagrams):
             raise ValueError(
                 "target_diagrams must hold one tuple of diagrams for each sample and channel, as `diagrams` returns "
@@ -229,11 +192,12 @@ class TopologicalLoss(nn.Module):
             diagram = _of_dimension(diagrams, k)
             if diagram.superlevel:
                 raise ValueError("target_diagrams are of superlevel sets, and this loss compares sublevel sets")
+            if k == 0 and self.match_essential and np.count_nonzero(diagram.death_voxel < 0) != 1:
+                raise ValueError("target_diagrams must be whole in dimension 0, with the class that never dies")
             if diagram.shape not in (None, shape):
                 raise ValueError(
                     f"target_diagrams are of a volume of shape {list(diagram.shape)}, and the reconstruction's is "
-                    f"{list(shape)}: make them with this loss, whose max_side is {self.max_side} and window "
-                    f"{self.window}"
+                    f"{list(shape)}: make them with this loss, whose max_side is {self.max_side}"
                 )
 
     def _pooled(self, volumes: Tensor) -> Tensor:
@@ -247,16 +211,6 @@ class TopologicalLoss(nn.Module):
             if target.shape != reconstruction.shape:
                 shapes = list(reconstruction.shape), list(target.shape)
                 raise ValueError(f"reconstruction and target differ in shape: {shapes[0]} and {shapes[1]}")
-
-
-def window_slices(shape: Sequence[int], side: int | None) -> list[tuple[slice, ...]]:
-    """Cut a volume into boxes as equal as can be, with sides of at most `side` voxels; None leaves it whole."""
-    axes = []
-    for length in shape:
-        count = 1 if side is None else -(-length // side)
-        ends = [length * i // count for i in range(count + 1)]
-        axes.append([slice(*pair) for pair in zip(ends[:-1], ends[1:], strict=True)])
-    return list(product(*axes))
 
 
 def _of_dimension(diagrams: Diagrams, k: int) -> PersistenceDiagram:
@@ -289,19 +243,17 @@ class PendingLoss:
             comparisons = pool.collect(self.comparisons)
         except _NotFiniteError:
             return LossTerms((self.pooled * torch.nan).sum(), dict.fromkeys(dimensions, np.nan), (np.nan, np.nan))
-        gradient = np.zeros(self.pooled.shape)
-        boxes = self.settings._boxes(gradient)  # views: what is written there is written to the whole
-        scale = [0.5 / len(boxes) / (b.size if self.settings.normalisation == "voxels" else 1) for b in boxes]
-        weighted = list(zip(np.repeat(scale, len(dimensions)), comparisons, strict=True))
-        for i, (weight, comparison) in enumerate(weighted):
-            box = boxes[i // len(dimensions)]
-            slopes = np.bincount(comparison.voxels, weight * comparison.slopes, minlength=box.size)
-            box += slopes.reshape(box.shape)
+        volumes = np.zeros((math.prod(self.pooled.shape[:2]), math.prod(self.pooled.shape[2:])))
+        weight = 0.5 / len(volumes) / (volumes.shape[1] if self.settings.normalisation == "voxels" else 1)
+        for i, comparison in enumerate(comparisons):
+            slopes = np.bincount(comparison.voxels, weight * comparison.slopes, minlength=volumes.shape[1])
+            volumes[i // len(dimensions)] += slopes
         per_dimension = {
-            k: float(sum(w * c.cost for w, c in weighted[i :: len(dimensions)])) for i, k in enumerate(dimensions)
+            k: float(sum(weight * c.cost for c in comparisons[i :: len(dimensions)])) for i, k in enumerate(dimensions)
         }
-        bounds = float(sum(w * c.lower for w, c in weighted)), float(sum(w * c.upper for w, c in weighted))
-        return LossTerms(self._differentiable(sum(per_dimension.values()), gradient), per_dimension, bounds)
+        bounds = float(sum(weight * c.lower for c in comparisons)), float(sum(weight * c.upper for c in comparisons))
+        loss = self._differentiable(sum(per_dimension.values()), volumes.reshape(self.pooled.shape))
+        return LossTerms(loss, per_dimension, bounds)
 
     def _differentiable(self, value: float, gradient: np.ndarray) -> Tensor:
         if value > torch.finfo(torch.float32).max:
@@ -338,70 +290,36 @@ class _Comparison(NamedTuple):
     voxels: np.ndarray
     slopes: np.ndarray
 
-    def plus(self, other: _Comparison) -> _Comparison:
-        return _Comparison(
-            self.cost + other.cost,
-            self.lower + other.lower,
-            self.upper + other.upper,
-            np.concatenate([self.voxels, other.voxels]),
-            np.concatenate([self.slopes, other.slopes]),
-        )
 
+def _compare(ours: PersistenceDiagram, theirs: PersistenceDiagram, rel_tol: float, least: float) -> _Comparison:
+    """W2² of the classes that live at least so long, by a matching within `rel_tol`, and its slopes in `ours`.
 
-def _compare_finite(
-    ours: PersistenceDiagram, theirs: PersistenceDiagram, rel_tol: float, min_persistence: float
-) -> _Comparison:
-    """W2² of the classes that die, by a matching within `rel_tol`, and its gradient in the voxels of `ours`."""
-    kept, kept_theirs = (d.where(d.persistence >= min_persistence) for d in (ours, theirs))
-    result = squared_wasserstein(kept.points, kept_theirs.points, rel_tol)
-    i, j = result.matching.T
-    pairs = (i >= 0) & (j >= 0)
-    to_diagonal = i[j < 0]
-    i, j = i[pairs], j[pairs]
-    # A pair costs (birth − birth')² + (death − death')²; a point alone (death − birth)²/2.
-    persistence = kept.death[to_diagonal] - kept.birth[to_diagonal]
-    lower, upper = result.lower_bound, result.cost
-    if len(kept) < len(ours) or len(kept_theirs) < len(theirs):
-        lower, upper = _bounds_with_dropped(ours, theirs, result, min_persistence)
-    return _Comparison(
-        cost=result.cost,
-        lower=lower,
-        upper=upper,
-        voxels=np.concatenate(
-            [kept.birth_voxel[i], kept.death_voxel[i], kept.birth_voxel[to_diagonal], kept.death_voxel[to_diagonal]]
-        ),
-        slopes=np.concatenate(
-            [
-                2 * (kept.birth[i] - kept_theirs.birth[j]),
-                2 * (kept.death[i] - kept_theirs.death[j]),
-                -persistence,
-                persistence,
-            ]
-        ),
-    )
-
-
-def _bounds_with_dropped(
-    ours: PersistenceDiagram, theirs: PersistenceDiagram, result: WassersteinResult, min_persistence: float
-) -> tuple[float, float]:
-    """Bounds of W2(A, B)² for whole diagrams from a result for what is left of them, A' and B', after dropping.
-
-    Above: what was dropped can go to the diagonal. Below: the potentials of A', raised over all points; or, with
-    W2(A, A') ≤ δ_A and W2(B, B') ≤ δ_B (`dropped_bound`), the triangle inequality, W2(A, B) ≥ W2(A', B') − δ_A − δ_B.
+    The bounds hold for all classes. Above: what was left out can go to the diagonal. Below: the potentials of `ours`
+    hold for all points of `theirs` once these are raised as far as those allow.
     """
-    dropped = [dropped_bound(diagram, min_persistence) for diagram in (ours, theirs)]
-    potentials = np.full(len(ours), -np.inf)
-    potentials[ours.persistence >= min_persistence] = result.potentials[0]
-    by_triangle = max(0.0, np.sqrt(result.lower_bound) - sum(dropped)) ** 2
-    lower = max(lower_bound(ours.points, theirs.points, potentials), float(by_triangle))
-    return lower, result.cost + sum(d**2 for d in dropped)
-
-
-def _compare_essential(ours: PersistenceDiagram, theirs: PersistenceDiagram) -> _Comparison:
-    """(birth − birth')² of the two classes that never die, which are last in dimension 0."""
-    difference = ours.birth[-1] - theirs.birth[-1]
-    cost = float(difference**2)
-    return _Comparison(cost, cost, cost, ours.birth_voxel[-1:], np.array([2 * difference]))
+    kept = ours.persistence >= least
+    a, b = ours.where(kept), theirs.where(theirs.persistence >= least)
+    result = squared_wasserstein(a, b, rel_tol)
+    i, j = result.matching.T
+    alone, (i, j) = i[j < 0], result.matching[(i >= 0) & (j >= 0)].T
+    dying = a.death_voxel[i] >= 0
+    # A pair costs (birth − birth')² + (death − death')²; a point alone (death − birth)²/2; classes that never die are
+    # paired with each other, at (birth − birth')².
+    apart = a.birth[i] - b.birth[j]
+    slopes = [
+        (a.birth_voxel[i], 2 * apart),
+        (a.death_voxel[i[dying]], 2 * (a.death[i[dying]] - b.death[j[dying]])),
+        (a.birth_voxel[alone], a.birth[alone] - a.death[alone]),
+        (a.death_voxel[alone], a.death[alone] - a.birth[alone]),
+    ]
+    lower, upper = result.lower_bound, result.cost
+    if len(a) < len(ours) or len(b) < len(theirs):
+        potentials = np.full(len(ours), -np.inf)
+        potentials[kept] = result.potentials[0]
+        finite = lower_bound(ours.finite().points, theirs.finite().points, potentials[ours.death_voxel >= 0])
+        lower = finite + float(np.square(apart[~dying]).sum())
+        upper += sum(dropped_bound(diagram, least) ** 2 for diagram in (ours, theirs))
+    return _Comparison(result.cost, lower, upper, *map(np.concatenate, zip(*slopes, strict=True)))
 
 
 def average_pool(volumes: Tensor, max_side: int) -> Tensor:

@@ -9,25 +9,24 @@ follows from the first by Alexander duality.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
 
-from ._arrays import as_array, is_integer, is_number
-from ._first_use import hold_forks
-from .persistence import PersistenceDiagram, persistence_diagrams
+from ._arguments import as_array, is_integer, is_number
+from ._cubical_gudhi import gudhi
+from .persistence import PersistenceDiagram, check_comparable, persistence_diagrams
 
 Connectivity = Literal[6, 26]
 BettiNumbers = tuple[int, int, int]
 Label = int | tuple[int, ...]
 
 
-def betti_numbers(mask: np.ndarray, connectivity: Connectivity = 6) -> BettiNumbers:
+def betti_numbers(mask: Any, connectivity: Connectivity = 6) -> BettiNumbers:
     """Connected components, independent tunnels and enclosed cavities of a mask.
 
     Args:
-        mask: [D, H, W], boolean or 0 and 1. What lies outside the array is background.
+        mask: [D, H, W], array or tensor, boolean or 0 and 1. What lies outside is background.
         connectivity: 6 or 26, of the foreground; the background has the other one.
     """
     mask = as_array(mask, "mask")
@@ -56,15 +55,15 @@ def _betti_numbers_6(mask: np.ndarray) -> BettiNumbers:
 
 
 def betti_error(
-    prediction: np.ndarray,
-    reference: np.ndarray,
+    prediction: Any,
+    reference: Any,
     labels: Iterable[int | Sequence[int]],
     connectivity: Connectivity = 6,
 ) -> dict[Label, BettiNumbers]:
     """For each label |Betti numbers of the prediction − those of the reference|, in dimensions 0, 1, 2.
 
     Args:
-        prediction, reference: [D, H, W] label maps of one shape.
+        prediction, reference: [D, H, W] label maps of one shape, arrays or tensors.
         labels: integers, or sequences of integers for a region of several labels, as in nnU-Net's dataset.json; the
             answer has regions as tuples.
         connectivity: see `betti_numbers`.
@@ -73,20 +72,16 @@ def betti_error(
     if prediction.shape != reference.shape:
         raise ValueError(f"prediction {list(prediction.shape)} and reference {list(reference.shape)} differ in shape")
     errors = {}
-    for label in checked_labels(labels):
+    if isinstance(labels, str) or not isinstance(labels, Iterable):
+        raise TypeError(f"labels must be several, as in [1, 2]; got {labels!r}")
+    for label in map(_checked_label, labels):
         pairs = zip(*(betti_numbers(np.isin(m, label), connectivity) for m in (prediction, reference)), strict=True)
         errors[label] = tuple(abs(ours - theirs) for ours, theirs in pairs)
     return errors
 
 
-def checked_labels(labels: Any) -> list[Label]:
-    """Labels as integers, regions as tuples of them. Raises TypeError for what could stand for no voxel's value."""
-    if isinstance(labels, str) or not isinstance(labels, Iterable):
-        raise TypeError(f"labels must be several, as in [1, 2]; got {labels!r}")
-    return [_checked_label(label) for label in labels]
-
-
 def _checked_label(label: Any) -> Label:
+    """A label as an integer, a region as a tuple; TypeError for what could stand for no voxel's value."""
     if is_integer(label):
         return int(label)
     if isinstance(label, (list, tuple, np.ndarray)) and len(label) > 0 and all(map(is_integer, label)):
@@ -103,11 +98,13 @@ def _label_map(values: Any, name: str) -> np.ndarray:
     return values
 
 
-def betti_curve(diagram: PersistenceDiagram, levels: np.ndarray) -> np.ndarray:
+def betti_curve(diagram: PersistenceDiagram, levels: Any) -> np.ndarray:
     """[n] int64: how many classes live at each of n levels, the Betti number of the sublevel or superlevel set there.
 
     A class lives from its birth on, and no more at its death.
     """
+    if not isinstance(diagram, PersistenceDiagram):
+        raise TypeError(f"give one diagram, as from persistence_diagrams; got {type(diagram).__name__}")
     levels = as_array(levels, "levels")
     if levels.ndim != 1 or levels.dtype.kind not in "biuf" or np.isnan(levels).any():
         raise ValueError(f"levels must be a row of numbers; got {levels}")
@@ -124,16 +121,10 @@ def bottleneck_distance(a: PersistenceDiagram, b: PersistenceDiagram, tolerance:
     """
     if not is_number(tolerance) or tolerance < 0:
         raise ValueError(f"tolerance must be 0 or more, got {tolerance!r}")
+    check_comparable(a, b)
     if not isinstance(a, PersistenceDiagram) or not isinstance(b, PersistenceDiagram):
         raise TypeError(f"give two diagrams, as from persistence_diagrams; got {type(a).__name__}, {type(b).__name__}")
-    if a.superlevel != b.superlevel:
-        raise ValueError("a diagram of sublevel sets cannot be compared with one of superlevel sets")
+    if np.isnan(a.points).any() or np.isnan(b.points).any():
+        raise ValueError("a diagram holds NaN, which is at no distance")
     sign = -1 if a.superlevel else 1
-    return float(_import_gudhi().bottleneck_distance(sign * a.points, sign * b.points, tolerance))
-
-
-@hold_forks
-def _import_gudhi() -> ModuleType:
-    import gudhi  # takes long to import
-
-    return gudhi
+    return float(gudhi().bottleneck_distance(sign * a.points, sign * b.points, tolerance))

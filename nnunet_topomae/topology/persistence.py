@@ -11,26 +11,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from types import ModuleType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from . import _cubical_numba, pool
-from ._arrays import as_array, checked_dimensions
-from ._first_use import hold_forks, once
+from . import _cubical_gudhi, _cubical_numba, pool
+from ._arguments import as_array, checked_dimensions
+from ._first_use import once
 from ._jit import interruptible
 
 Backend = Literal["numba", "gudhi"]
 Engine = Callable[[np.ndarray, tuple[int, ...]], tuple[dict[int, np.ndarray], int]]
-_LARGEST_EXACT_INTEGER = 2**53  # float64 holds every integer up to here
+_REAL, _INDEX = np.dtype(np.float64), np.dtype(np.int64)
+_ROWS = {"birth": _REAL, "death": _REAL, "birth_voxel": _INDEX, "death_voxel": _INDEX}
 
 
 @dataclass(frozen=True, eq=False)
 class PersistenceDiagram:
     """The classes of one homology dimension: when each appears and disappears, and at which voxel.
 
-    Diagrams are equal where all their arrays are.
+    Diagrams are equal where all their arrays are. One made by hand takes lists and tensors, too; what are not rows of
+    numbers, of one length, is a ValueError.
 
     Attributes:
         birth: [n] float64.
@@ -49,6 +50,18 @@ class PersistenceDiagram:
     dimension: int | None = None
     shape: tuple[int, ...] | None = None
     superlevel: bool = False
+
+    def __post_init__(self) -> None:
+        for name, kind in _ROWS.items():
+            row = getattr(self, name)
+            if type(row) is not np.ndarray or row.dtype is not kind or row.ndim != 1 or len(row) != len(self.birth):
+                row = as_array(row, name)
+                if row.shape != (len(self.birth),) or row.dtype.kind not in "biuf":
+                    shape = list(row.shape)
+                    raise ValueError(
+                        f"{name} must be a row of {len(self.birth)} numbers; got {row.dtype} of shape {shape}"
+                    )
+                object.__setattr__(self, name, row.astype(kind))
 
     def __len__(self) -> int:
         return len(self.birth)
@@ -77,12 +90,28 @@ class PersistenceDiagram:
 
     def where(self, keep: np.ndarray) -> PersistenceDiagram:
         """The diagram of the classes for which `keep` [n] is true."""
-        names = ("birth", "death", "birth_voxel", "death_voxel")
-        return replace(self, **{name: getattr(self, name)[keep] for name in names})
+        return replace(self, **{name: getattr(self, name)[keep] for name in _ROWS})
+
+
+def check_comparable(a: Any, b: Any) -> None:
+    """Of two diagrams, or arrays in their place. Arrays have no dimension that could be wrong, and are sublevel sets'.
+
+    Raises:
+        TypeError: several diagrams in the place of one.
+        ValueError: diagrams of two homology dimensions, or of sublevel and of superlevel sets.
+    """
+    for diagrams in (a, b):
+        if isinstance(diagrams, (list, tuple)) and any(isinstance(d, PersistenceDiagram) for d in diagrams):
+            raise TypeError(f"two diagrams are compared; got {len(diagrams)} in the place of one: take one dimension's")
+    if getattr(a, "superlevel", False) != getattr(b, "superlevel", False):
+        raise ValueError("a diagram of superlevel sets is comparable only with another of superlevel sets")
+    k, m = getattr(a, "dimension", None), getattr(b, "dimension", None)
+    if k is not None and m is not None and k != m:
+        raise ValueError(f"diagrams of two homology dimensions, {k} and {m}, are not comparable: take the same of each")
 
 
 def persistence_diagrams(
-    volume: np.ndarray,
+    volume: Any,
     backend: Backend = "numba",
     *,
     dimensions: Sequence[int] | None = None,
@@ -95,8 +124,8 @@ def persistence_diagrams(
     float32 CT, 50 to 65 for white noise, more where loops are long (75 for walls of noise around corridors).
 
     Args:
-        volume: [D, H, W] or [H, W], array or tensor, any strides; floating-point up to float64, integer or boolean.
-            Values must be finite.
+        volume: [D, H, W] or [H, W], array or tensor (on any device, with gradient or without), any strides; floating
+            up to float64, integer or boolean. Values must be finite.
         backend: "numba", our own algorithm, or "gudhi", the slow reference. They give the same points; where several
             voxels have a point's birth or death value, they may name different ones.
         dimensions: those wanted, in the order of the answer. Dimension 0 alone takes a quarter (noise) to half (smooth
@@ -125,15 +154,16 @@ def persistence_diagrams(
 
 
 def batched_persistence_diagrams(
-    volumes: Iterable[np.ndarray],
+    volumes: Iterable[Any],
     backend: Backend = "numba",
     *,
     dimensions: Sequence[int] | None = None,
     superlevel: bool = False,
 ) -> list[tuple[PersistenceDiagram, ...]]:
-    """`persistence_diagrams` of each volume of an [N, D, H, W] array or other iterable, on all cores."""
+    """`persistence_diagrams` of each volume of an [N, D, H, W] array or tensor, or of any iterable, on all cores."""
     run = partial(persistence_diagrams, backend=backend, dimensions=dimensions, superlevel=superlevel)
-    return pool.collect([pool.submit(run, volume, size=np.size(volume)) for volume in volumes])
+    arrays = [_checked(volume, f"volumes[{i}]") for i, volume in enumerate(volumes)]
+    return pool.collect([pool.submit(run, array, size=array.size) for array in arrays])
 
 
 @once
@@ -149,39 +179,23 @@ def _engine(backend: Backend) -> Engine:
         warm_up()
         return interruptible(_cubical_numba.persistence_pairs)
     if backend == "gudhi":
-        return _import_gudhi().persistence_pairs
+        return _cubical_gudhi.persistence_pairs
     raise ValueError(f"unknown backend {backend!r}: choose {' or '.join(map(repr, get_args(Backend)))}")
 
 
-@hold_forks
-def _import_gudhi() -> ModuleType:
-    from . import _cubical_gudhi  # takes long to import
-
-    return _cubical_gudhi
-
-
-def _checked(volume: np.ndarray) -> np.ndarray:
+def _checked(volume: Any, name: str = "volume") -> np.ndarray:
     """The volume as float32 or float64, whichever holds its values, or an error that says why it cannot be used."""
-    volume = as_array(volume, "volume")
+    volume = as_array(volume, name)
     if volume.ndim not in (2, 3):
-        raise ValueError(f"a volume has three axes, [D, H, W], an image two; got shape {volume.shape}")
+        raise ValueError(f"{name} must have three axes, [D, H, W], or two, as an image; got shape {volume.shape}")
     if volume.size == 0:
-        raise ValueError(f"the volume is empty: shape {volume.shape}")
+        raise ValueError(f"{name} is empty: shape {volume.shape}")
     if volume.dtype.kind not in "fiub" or volume.dtype.itemsize > 8:
-        raise TypeError(f"a volume holds real numbers of at most 64 bits; got {volume.dtype}")
-    if volume.dtype.kind == "f":
-        _refuse_non_finite(volume)
-    elif volume.dtype.itemsize == 8 and max(int(volume.max()), -int(volume.min())) > _LARGEST_EXACT_INTEGER:
-        raise ValueError("the volume holds integers beyond 2**53, which float64 cannot tell apart: shift them first")
+        raise TypeError(f"{name} must hold real numbers of at most 64 bits; got {volume.dtype}")
+    if volume.dtype.kind == "f" and not (finite := np.isfinite(volume)).all():
+        first = tuple(int(i) for i in np.unravel_index(np.argmin(finite), volume.shape))
+        raise ValueError(
+            f"{name} holds {np.count_nonzero(np.isnan(volume))} NaN and {np.count_nonzero(np.isinf(volume))} infinite "
+            f"values, the first ({volume[first]}) at voxel {first}: persistence needs finite values"
+        )
     return volume.astype(np.result_type(volume.dtype, np.float32), copy=False)
-
-
-def _refuse_non_finite(volume: np.ndarray) -> None:
-    finite = np.isfinite(volume)
-    if finite.all():
-        return
-    first = tuple(int(i) for i in np.unravel_index(np.argmin(finite), volume.shape))
-    raise ValueError(
-        f"the volume holds {np.count_nonzero(np.isnan(volume))} NaN and {np.count_nonzero(np.isinf(volume))} infinite "
-        f"values, the first ({volume[first]}) at voxel {first}: persistence needs finite values"
-    )

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from .persistence import PersistenceDiagram
+from .persistence import PersistenceDiagram, check_comparable
 from .wasserstein import WassersteinResult
 
 COLOURS = ("tab:blue", "tab:orange", "tab:green")
@@ -33,13 +33,20 @@ def plot_diagrams(
         axis: where to draw; a new figure if None.
     """
     diagrams = [diagrams] if isinstance(diagrams, PersistenceDiagram) else list(diagrams)
+    drawn = diagrams if other is None else [*diagrams, other]
+    if not drawn or not all(isinstance(diagram, PersistenceDiagram) for diagram in drawn):
+        raise TypeError(f"give a diagram, or several; got {[type(diagram).__name__ for diagram in drawn]}")
     if other is None and result is not None or other is not None and len(diagrams) != 1:
         raise ValueError("a matching is between one diagram and one other: give one diagram, `other` and `result`")
+    if other is not None:
+        check_comparable(diagrams[0], other)
     axis = axis or plt.figure(figsize=(4.4, 4.4), layout="constrained").add_subplot()
-    drawn = [*diagrams, other] if other else diagrams
     least, largest = _range(drawn)
     if other is not None and result is not None:
-        _draw_matching(axis, diagrams[0], other, result)
+        lines = matched_segments(diagrams[0].points, other.points, result.matching)
+        colours = np.where((result.matching >= 0).all(axis=1), "tab:red", "0.7")
+        shown = np.isfinite(lines).all(axis=(1, 2))
+        axis.add_collection(LineCollection(lines[shown], colors=colours[shown], linewidths=0.8, zorder=0))
     label_essential: str | None = "never dies"
     for k, diagram in enumerate(drawn):
         label = f"D{diagram.dimension}: {NAMES[diagram.dimension]}" if diagram.dimension is not None else None
@@ -68,12 +75,18 @@ def _range(diagrams: Sequence[PersistenceDiagram]) -> tuple[float, float]:
     return least - margin, largest + margin
 
 
-def _draw_matching(axis: Axes, a: PersistenceDiagram, b: PersistenceDiagram, result: WassersteinResult) -> None:
-    i, j = result.matching.T
-    start, end = a.points[i], b.points[j]  # −1 takes the last point, replaced below
+def matched_segments(a: np.ndarray, b: np.ndarray, matching: np.ndarray) -> np.ndarray:
+    """[k, 2, 2]: for each row of a matching its point of `a` [n, 2] and that of `b` [m, 2].
+
+    In the place of the diagonal (−1) stands the other point's foot on it. Raises ValueError where the matching is of
+    other points.
+    """
+    for points, rows in zip((a, b), matching.T, strict=True):
+        if not np.array_equal(np.sort(rows[rows >= 0]), np.arange(len(points))):
+            raise ValueError("the matching is of other diagrams: give the result of `squared_wasserstein` of these two")
+    i, j = matching.T
+    foot = np.full((1, 2), np.nan)
+    start, end = np.concatenate([a, foot])[i], np.concatenate([b, foot])[j]  # −1 takes the last row
     start[i < 0] = end[i < 0].mean(axis=1, keepdims=True)
     end[j < 0] = start[j < 0].mean(axis=1, keepdims=True)
-    shown = np.isfinite(start).all(axis=1) & np.isfinite(end).all(axis=1)
-    colours = np.where((i >= 0) & (j >= 0), "tab:red", "0.7")
-    lines = np.stack([start, end], axis=1)[shown]
-    axis.add_collection(LineCollection(lines, colors=colours[shown], linewidths=0.8, zorder=0))
+    return np.stack([start, end], axis=1)

@@ -13,16 +13,16 @@ The matching is found by an auction (`_auction.py`), whose prices prove how far 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from . import _auction as auction
-from ._arrays import as_array, checked_tolerance, is_integer
+from ._arguments import as_array, checked_tolerance, is_integer, is_number
 from ._first_use import once
 from ._jit import interruptible
 from ._kdtree import Tree, build, set_weights, weights_of
-from .persistence import PersistenceDiagram
+from .persistence import PersistenceDiagram, check_comparable
 
 BIDS_PER_POINT = 200  # 1 % takes about 3, 1e-9 about 20 on diagrams of CT against a noisy copy
 LARGE = 20_000  # points of both diagrams, from which on a sample and lifts are worth their time
@@ -38,7 +38,7 @@ class WassersteinResult:
 
     Attributes:
         cost: Σ of the squared distances along `matching`.
-        lower_bound: Dual value of the potentials, less its rounding error.
+        lower_bound: dual value of the potentials, less its rounding error.
         matching: [k, 2] int64, rows (index into a, index into b), −1 for the diagonal. Every point appears once.
         potentials: f [n] and h [m] with f_i + h_j ≤ |a_i − b_j|², neither above a point's cost alone; NaN for classes
             that never die. Their sum is at most W2².
@@ -60,26 +60,26 @@ class WassersteinResult:
 
 
 def squared_wasserstein(
-    a: PersistenceDiagram | np.ndarray,
-    b: PersistenceDiagram | np.ndarray,
+    a: PersistenceDiagram | Any,
+    b: PersistenceDiagram | Any,
     rel_tol: float = 0.01,
     max_bids: int | None = None,
 ) -> WassersteinResult:
-    """W2² between two diagrams, or arrays [n, 2] and [m, 2] of finite (birth, death), death ≥ birth.
+    """W2² between two diagrams, or arrays or tensors [n, 2] and [m, 2] of finite (birth, death), death ≥ birth.
 
     `cost − lower_bound ≤ rel_tol · cost`, unless `max_bids` (default 200 a point) ran out or float64 cannot resolve it:
     then the best matching and bound so far are returned with the gap that they have. Diagrams that differ in the number
     of classes that never die are infinitely far apart; compare `a.finite()` with `b.finite()` to leave them out.
 
     Raises:
-        ValueError: wrong shape, a value that is not finite, a death before its birth, a bad rel_tol or max_bids, a
-            diagram of sublevel sets with one of superlevel sets; says where.
+        ValueError: wrong shape, a value that is not finite, a death before its birth, a bad rel_tol or max_bids,
+            diagrams of two homology dimensions, or of sublevel and of superlevel sets; says where.
+        TypeError: all diagrams of an image in the place of one.
     """
     rel_tol = checked_tolerance(rel_tol)
     if max_bids is not None and (not is_integer(max_bids) or max_bids < 0):
         raise ValueError(f"max_bids must be an integer and not negative, or None; got {max_bids!r}")
-    if getattr(a, "superlevel", False) != getattr(b, "superlevel", False):
-        raise ValueError("a diagram of superlevel sets is comparable only with another of superlevel sets")
+    check_comparable(a, b)
     a, b = _checked(a, "a"), _checked(b, "b")
     dies_a, dies_b = np.isfinite(a[:, 1]), np.isfinite(b[:, 1])
     if dies_a.all() and dies_b.all():
@@ -106,16 +106,17 @@ def dropped_bound(diagram: PersistenceDiagram, min_persistence: float) -> float:
 
     It is the cost of sending them to the diagonal: √(Σ (death − birth)²/2).
     """
+    if not is_number(min_persistence):
+        raise ValueError(f"min_persistence must be a number, got {min_persistence!r}")
     persistence = diagram.persistence
     return float(np.sqrt(0.5 * np.square(persistence[persistence < min_persistence]).sum()))
 
 
 @once
 def warm_up() -> None:
-    """Compile, or load from the cache, so that the first call in a training step is as fast as the others."""
+    """Compile the auction for small and for large diagrams, or load what an earlier process has compiled."""
     few = np.array([[0.0, 1.0], [0.0, 2.0]])
-    many = np.zeros((LARGE, 2))
-    for a in (few, many):
+    for a in (few, np.zeros((LARGE, 2))):
         _, _, potentials = _match(a, few[:1], 1e-6, 600)
         lower_bound(a, few[:1], potentials[0])
 
@@ -150,12 +151,9 @@ def _between_finite(a: np.ndarray, b: np.ndarray, rel_tol: float, max_bids: int 
         partner, lower, potentials = _match(scaled_a, scaled_b, rel_tol, max_bids)
         matching = _matching(partner, len(b))
     cost = _cost(scaled_a, scaled_b, matching)
-    return WassersteinResult(
-        float(np.ldexp(cost, 2 * exponent)),
-        float(np.ldexp(min(lower, cost), 2 * exponent)),
-        matching,
-        tuple(np.ldexp(p, 2 * exponent) for p in potentials),
-    )
+    cost, lower = (float(np.ldexp(value, 2 * exponent)) for value in (cost, min(lower, cost)))
+    f, h = (np.ldexp(values, 2 * exponent) for values in potentials)
+    return WassersteinResult(cost, lower, matching, (f, h))
 
 
 def _scaled(a: np.ndarray, b: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], int]:
@@ -269,7 +267,7 @@ def _diagonal_cost(diagram: np.ndarray) -> float:
     return float(0.5 * np.square(diagram[:, 1] - diagram[:, 0]).sum())
 
 
-def _checked(diagram: PersistenceDiagram | np.ndarray, name: str) -> np.ndarray:
+def _checked(diagram: PersistenceDiagram | Any, name: str) -> np.ndarray:
     """[n, 2] (birth, death), death ≥ birth; only in a diagram's may a death be infinite."""
     if isinstance(diagram, PersistenceDiagram):
         points = -diagram.points if diagram.superlevel else diagram.points

@@ -20,7 +20,7 @@ from nnunet_topomae.topology import (
     pool,
     squared_wasserstein,
 )
-from nnunet_topomae.topology.loss import _to_host, average_pool, window_slices
+from nnunet_topomae.topology.loss import _to_host, average_pool
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
@@ -236,7 +236,7 @@ def test_precomputed_diagrams_of_the_target_give_the_same(form: str, target: str
 
 
 @pytest.mark.parametrize("bad", [None, torch.nan])
-@pytest.mark.parametrize("cut", [{}, {"window": 4}, {"max_side": 4}])
+@pytest.mark.parametrize("cut", [{}, {"max_side": 4}])
 def test_submit_does_not_wait_for_a_reconstruction_that_is_on_its_way(
     monkeypatch: pytest.MonkeyPatch, cut: dict, bad: float | None
 ) -> None:
@@ -338,33 +338,6 @@ def test_bounds_are_close_where_little_is_dropped() -> None:
     exact = TopologicalLoss(rel_tol=EXACT)(x, y).item()
     lower, upper = TopologicalLoss(rel_tol=1e-3, min_persistence=0.1).submit(x, y).result().bounds
     assert 0.97 * exact <= lower <= exact <= upper <= 1.05 * exact
-
-
-@pytest.mark.parametrize("side", [3, 4, 7])
-def test_windows_are_volumes_of_their_own(side: int) -> None:
-    x, y = volumes(2, 1, 7, 6, 5), volumes(2, 1, 7, 6, 5, seed=1)
-    boxes = window_slices(x.shape[2:], side)
-    counted = torch.zeros(x.shape[2:])
-    for box in boxes:
-        counted[box] += 1
-        assert max(counted[box].shape) <= side
-    assert (counted == 1).all()
-    loss, whole = TopologicalLoss(rel_tol=EXACT, window=side), TopologicalLoss(rel_tol=EXACT)
-    parts = [(slice(b, b + 1), slice(None), *box) for b in range(2) for box in boxes]
-    assert loss(x, y).item() == pytest.approx(np.mean([whole(x[part], y[part]).item() for part in parts]), rel=1e-6)
-    gradient = gradient_of(loss, x, y)
-    for part in parts:
-        alone = gradient_of(whole, x[part], y[part]) / len(parts)
-        assert torch.allclose(gradient[part], alone, rtol=1e-5, atol=1e-7)
-    assert loss(x, None, loss.diagrams_in_worker(y)) == loss(x, y)
-
-
-@pytest.mark.parametrize("settings", [{}, {"max_side": 4}, {"window": 4}, {"dimensions": (0, 2)}])
-def test_diagrams_of_a_data_worker_serve_as_the_target(settings: dict) -> None:
-    x, y = volumes(2, 1, 6, 6, 6), volumes(2, 1, 6, 6, 6, seed=1)
-    loss = TopologicalLoss(**settings)
-    diagrams = pickle.loads(pickle.dumps(loss.diagrams_in_worker(y)))
-    assert diagrams == loss.diagrams(y) and loss(x, None, diagrams) == loss(x, y)
 
 
 def test_target_diagrams_of_another_kind_are_refused() -> None:
@@ -469,8 +442,6 @@ def test_settings_survive_a_copy_and_a_pickle() -> None:
         ({"rel_tol": float("inf")}, "rel_tol must be positive"),
         ({"max_side": 0}, "at least 1 voxel"),
         ({"max_side": 4.0}, "at least 1 voxel"),
-        ({"window": 2.5}, "at least 1 voxel"),
-        ({"window": 4, "max_side": 4}, "not both"),
         ({"min_persistence": "0"}, "0 or more"),
         ({"min_persistence": -1}, "0 or more"),
         ({"min_persistence": float("nan")}, "0 or more"),

@@ -1,4 +1,4 @@
-"""What the public functions take where an array is meant, and settings that several of them share."""
+"""Checks of what the public functions are given: arrays or tensors, and settings that several of them share."""
 
 from __future__ import annotations
 
@@ -11,19 +11,34 @@ from typing import Any
 import numpy as np
 from numpy import ma  # `np.ma` would be imported at its first use, on which a forked child can wait for ever
 
+LARGEST_EXACT_INTEGER = 2**53  # float64 holds every integer up to here
+
 
 def as_array(values: Any, name: str) -> np.ndarray:
     """The values as an array. A tensor may be on any device, require a gradient, or be of a type that NumPy lacks.
 
-    Raises ValueError for masked values: no function here can leave voxels or points out.
+    A list may hold tensors, too, of one shape. Raises ValueError for masked values, as no function here can leave
+    voxels or points out, and for integers that float64 cannot tell apart.
     """
     if ma.is_masked(values):
         raise ValueError(f"{name} is an array with masked values: fill them first, as in `{name}.filled(0)`")
+    if is_tensor(values):
+        values = values.detach().resolve_conj().resolve_neg().cpu()
+        unknown = values.is_floating_point() and values.dtype.itemsize < 4  # bfloat16, eight bits
+        array = (values.float() if unknown else values).numpy()
+    elif isinstance(values, (list, tuple)) and any(map(is_tensor, values)):
+        array = np.stack([as_array(value, name) for value in values])
+    else:
+        array = np.asarray(values)
+    if array.dtype.kind in "iu" and array.dtype.itemsize == 8 and array.size:
+        if max(int(array.max()), -int(array.min())) > LARGEST_EXACT_INTEGER:
+            raise ValueError(f"{name} holds integers beyond 2**53, which float64 cannot tell apart: shift them first")
+    return array
+
+
+def is_tensor(values: Any) -> bool:
     torch = sys.modules.get("torch")  # who has a tensor has imported it
-    if torch is not None and isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
-    return np.asarray(values)
+    return torch is not None and isinstance(values, torch.Tensor)
 
 
 def is_integer(value: Any) -> bool:
