@@ -4,15 +4,14 @@
     python benchmarks/few_labels_compare.py --of FILE ARM LABELS [SETTING] --against FILE ARM LABELS [SETTING] ...
     ... --metric HD95                # differences of that instead of Dice
 
-FILE is a folder of `few_labels.py` or one of `benchmarks/results/*.json`; SETTING tells runs of one arm apart where the
-file has several. Seeds of fine-tuning are paired: those that both have count. After a mean ± is the spread over seeds;
+FILE is a folder of `few_labels.py` or a file of benchmarks/results; SETTING tells runs of one arm apart where the file
+has several. Seeds of fine-tuning are paired: those that both have count. After a mean ± is the spread over seeds;
 after a difference the standard error over cases of its mean over seeds, then the one over seeds, then seed by seed.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -30,7 +29,7 @@ def runs_in(file: Path) -> list[dict]:
     """Of a folder of `few_labels.py`, or of a file of results."""
     if not file.exists():
         raise SelectionError(f"{file} does not exist")
-    return read_runs(file) if file.is_dir() else json.loads(file.read_text())["runs"]
+    return read_runs(file)
 
 
 def select(file: Path, arm: str, labels: int, setting: str = "") -> list[dict]:

@@ -1,4 +1,4 @@
-"""Table, plot and machine-readable results of `few_labels.py`.
+"""Table, plot and results of `few_labels.py`, and the results that are kept in benchmarks/results.
 
     python benchmarks/few_labels_report.py FOLDER [--cases choose|report|all]
 
@@ -8,6 +8,8 @@ Settings are chosen on one half of the validation cases (every second by name), 
 from __future__ import annotations
 
 import argparse
+import csv
+import gzip
 import json
 import math
 import warnings
@@ -23,7 +25,7 @@ from nnunet_topomae.visualization.tables import markdown_table
 
 HALVES = {"choose": slice(0, None, 2), "report": slice(1, None, 2), "all": slice(None)}
 METRICS = {"Dice": ("Dice", 3), "NSD_1mm": ("NSD 1 mm", 3), "HD95": ("HD95 (mm)", 2), "betti_error": ("Betti error", 2)}
-OLD_NAMES = {"Dice": "dice", "HD95": "hd95"}  # of results from before there was NSD
+COLUMNS = ("arm", "labels", "setting", "seed", "case", "class", *METRICS)
 BASELINES = {"scratch": "hybrid from scratch", "nnunet": "nnU-Net"}
 
 
@@ -45,6 +47,10 @@ class Results:
         """Mean over cases, one a seed."""
         return _nanmean(self.metrics[metric], axis=1)
 
+    def mean(self, metric: str) -> float:
+        """Over cases and seeds."""
+        return float(self.of_seeds(metric).mean())
+
     def only(self, seeds: Sequence[int]) -> Results:
         """Of these seeds."""
         rows = [self.seeds.index(seed) for seed in seeds]
@@ -53,8 +59,10 @@ class Results:
     def minus(self, other: Results, metric: str = "Dice") -> tuple[float, float]:
         """Paired difference (mean over seeds) per case: its mean, and the standard error over cases."""
         difference = _nanmean(self.metrics[metric], axis=0) - _nanmean(other.metrics[metric], axis=0)
-        cases = np.isfinite(difference).sum()
-        return float(np.nanmean(difference)), float(np.nanstd(difference, ddof=1) / np.sqrt(cases))
+        difference = difference[np.isfinite(difference)]
+        if not difference.size:
+            return math.nan, math.nan
+        return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(difference.size))
 
 
 def read_results(folder: Path, half: str) -> dict[tuple[str, int], Results]:
@@ -65,9 +73,32 @@ def read_results(folder: Path, half: str) -> dict[tuple[str, int], Results]:
     return {key: results_of(of_seeds, half) for key, of_seeds in runs.items()}
 
 
-def read_runs(folder: Path) -> list[dict]:
-    """What `few_labels.py` has written there, a dictionary an arm, number of labels and seed."""
-    return [json.loads(file.read_text()) for file in sorted(folder.glob("runs/*/labels_*/seed_*/metrics.json"))]
+def read_runs(path: Path) -> list[dict]:
+    """Of a folder of `few_labels.py`, or a file of `write_runs`: a dictionary an arm, setting, number and seed."""
+    if path.is_dir():
+        return [json.loads(file.read_text()) for file in sorted(path.glob("runs/*/labels_*/seed_*/metrics.json"))]
+    runs: dict[tuple, dict] = {}
+    with gzip.open(path, "rt", newline="") as lines:
+        for row in csv.DictReader(lines):
+            arm, labels, setting, seed = (row[name] for name in COLUMNS[:4])
+            run = {"arm": arm, "meaning": arm, "labels": int(labels), "setting": setting, "seed": int(seed)}
+            cases = runs.setdefault((arm, labels, setting, seed), run | {"cases": {}})["cases"]
+            values = {metric: float(row[metric] or math.nan) for metric in METRICS}
+            cases.setdefault(row["case"], {})[row["class"]] = values
+    return list(runs.values())
+
+
+def write_runs(runs: Sequence[dict], path: Path) -> None:
+    """A row a case and class, to five digits, as .csv.gz; empty where a measure is not defined."""
+    with gzip.open(path, "wt", newline="") as lines:
+        table = csv.writer(lines)
+        table.writerow(COLUMNS)
+        for run in runs:
+            key = run["arm"], run["labels"], run.get("setting", ""), run["seed"]
+            for case, classes in sorted(run["cases"].items()):
+                for name, values in classes.items():
+                    measures = (values.get(metric, math.nan) for metric in METRICS)
+                    table.writerow([*key, case, name, *("" if math.isnan(m) else f"{m:.5g}" for m in measures)])
 
 
 def results_of(runs: Sequence[dict], half: str) -> Results:
@@ -81,8 +112,7 @@ def results_of(runs: Sequence[dict], half: str) -> Results:
 
 
 def _mean_over_classes(case: dict[str, dict[str, float]], metric: str) -> float:
-    old = OLD_NAMES.get(metric)
-    return float(_nanmean([values.get(metric, values.get(old, math.nan)) for values in case.values()]))
+    return float(_nanmean([values.get(metric, math.nan) for values in case.values()]))
 
 
 def _nanmean(values: Sequence[float] | np.ndarray, axis: int | None = None) -> np.ndarray:
@@ -159,14 +189,13 @@ def draw_rows(figure: Figure, results: Sequence[Results]) -> None:
 
 
 def write_report(folder: Path, half: str) -> list[Path]:
-    """`table.md`, `plot.png` and `results.json` (all cases, settings) in the folder."""
+    """`table.md`, `plot.png` and `results.csv.gz` (all cases) in the folder."""
     results = read_results(folder, half)
     (folder / "table.md").write_text(table(results) + "\n")
     plot(results, folder / "plot.png")
-    settings = json.loads((folder / "settings.json").read_text())
-    (folder / "results.json").write_text(json.dumps({"settings": settings, "runs": read_runs(folder)}))
+    write_runs(read_runs(folder), folder / "results.csv.gz")
     print(table(results))
-    return [folder / name for name in ("table.md", "plot.png", "results.json")]
+    return [folder / name for name in ("table.md", "plot.png", "results.csv.gz")]
 
 
 def main() -> None:
