@@ -81,25 +81,19 @@ DIFFERENCES: list[Difference] = [
     ("with − without the ViT", 16, 2, "plan_full", "plan_full_no_vit"),
     ("with − without the ViT", 40, 2, "plan_full", "plan_full_no_vit"),
     ("with − without the ViT, other pre-trainings", 8, 2, NO_TERM, "plan_full_no_vit: weight_topology 0"),
-    ("the ViT's features − their mean in their place", 8, 3, "plan_full", "plan_full: mean of the ViT"),
-    ("the ViT's features − their mean in their place", 40, 3, "plan_full", "plan_full: mean of the ViT"),
-    ("a pre-training for each seed − nnU-Net", 8, 3, "plan_full: a pre-training a seed", "nnunet"),
     ("full method − reconstruction alone", 8, 3, "plan_full", "plan_reconstruction"),
     ("full method − reconstruction alone", 40, 3, "plan_full", "plan_reconstruction"),
     ("with − without the topological term", 8, 2, "plan_full: a pre-training a seed", NO_TERM),
-    ("exported: nnU-Net's AdamW − ours, no ViT", 8, 2, "plan_exported_adam", "plan_full_no_vit: weight_topology 0"),
     ("`finetune_weight_topology` 0.1 − 0", 8, 2, f"{NO_TERM}, finetune_weight_topology 0.1", NO_TERM),
     (
         "the same, UNETR++ from scratch (6 runs each)",
         *(8, 3, "scratch: finetune_weight_topology 0.1 | finetune_weight_topology 0.1, again", TWO_RUNS),
     ),
-    ("the same at 1 (3 runs and 6)", 8, 3, "scratch: finetune_weight_topology 1", TWO_RUNS),
     ("UNETR++: pre-trained with the ViT − from scratch", 8, 3, "full", "scratch"),
     ("UNETR++: with − without the ViT", 8, 5, "full", "unetrpp"),
     ("2,400 steps: ours without the term − AdamW", 4, 2, f"{NO_TERM}, 2,400 steps", "nnunet_adam: 2,400 steps"),
     ("2,400 steps: ours − nnU-Net", 8, 1, "plan_full: 2,400 steps", "nnunet: 2,400 steps"),
     ("2,400 steps: from scratch, no ViT − nnU-Net", 8, 1, "plan_scratch_no_vit: 2,400 steps", "nnunet: 2,400 steps"),
-    ("2,400 steps, UNETR++: ours − from scratch", 8, 3, "full: 2,400 steps", "scratch: 2,400 steps"),
 ]
 SECOND = "full: second pre-training"
 TRIED: list[Difference] = [
@@ -121,6 +115,8 @@ TRIED: list[Difference] = [
     ("8,000 steps of both, `vit_steps` 1 − 2,000", 8, 3, "full: 8,000 steps", "full"),
     ("the same, no ViT", 8, 3, "unetrpp: 8,000 steps", "unetrpp"),
     ("`small`: with − without the ViT", 8, 1, "full: small", "unetrpp: small"),
+    ("`finetune_weight_topology` 1 − 0 (3 and 6 runs)", 8, 3, "scratch: finetune_weight_topology 1", TWO_RUNS),
+    ("2,400 steps, UNETR++: ours − from scratch", 8, 3, "full: 2,400 steps", "scratch: 2,400 steps"),
     ("plan: `vit_steps` 1 − 8", 8, 3, "plan_full: vit_steps 1", "plan_full"),
     ("plan: `vit_steps` 4 − 8", 8, 3, "plan_full: vit_steps 4", "plan_full"),
     ("plan: `base`, 1,000 steps − `tiny`", 8, 1, "plan_full: base, 1,000 steps", "plan_full"),
@@ -130,6 +126,16 @@ TRIED: list[Difference] = [
     (
         "plan: SparK − zero, 1,000 steps, no ViT",
         *(8, 1, "plan_reconstruction_no_vit: 1,000 steps, SparK", "plan_reconstruction_no_vit: 1,000 steps"),
+    ),
+    ("plan: the ViT's features − their mean in their place", 8, 3, "plan_full", "plan_full: mean of the ViT"),
+    ("plan: the ViT's features − their mean in their place", 40, 3, "plan_full", "plan_full: mean of the ViT"),
+    ("plan: a pre-training for each seed − nnU-Net", 8, 3, "plan_full: a pre-training a seed", "nnunet"),
+    (
+        "plan: exported: nnU-Net's AdamW − ours, no ViT",
+        8,
+        2,
+        "plan_exported_adam",
+        "plan_full_no_vit: weight_topology 0",
     ),
     ("plan: exported, by SGD − by AdamW", 8, 1, "plan_exported", "plan_exported_adam"),
 ]

@@ -1,14 +1,11 @@
 """Our topology engine beside its peers: time and peak memory on crops of real images, into docs/benchmarks.md.
 
-    python benchmarks/topology.py [--data ../shared/data] [--sizes 24 32 48 64 96 128] [--limit 60] [--against CHECKOUT]
+    python benchmarks/topology.py [--data ../shared/data] [--sizes 32 64 128] [--limit 60]
 
 Three stages: diagrams of a volume, W2² between two diagrams (dimension 0), and the whole loss, forward and backward.
-Each peer runs in a process of its own, which is warmed up on a small volume and pinned to one core unless it is said to
-use all (left out where there is but one). Peers take turns, so that a drift of the machine hits all alike. A time is
-the median over rounds: CPU time of a process with one core, so that other work on the machine does not count, elapsed
-time of one with all. A peer is left out from the size on at which it should run longer than the limit, or did. Given an
-older checkout of this repository, a last table compares the engine with that one's, on volumes as they are early in
-training.
+Each peer runs in a process of its own, which is warmed up on a small volume and pinned to one core. Peers take turns,
+so that a drift of the machine hits all alike. A time is the median over rounds of CPU time, so that other work on the
+machine does not count. A peer is left out from the size on at which it should run longer than the limit, or did.
 """
 
 from __future__ import annotations
@@ -19,8 +16,6 @@ import os
 import resource
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -38,7 +33,6 @@ from scipy.ndimage import gaussian_filter
 
 TOLERANCE = 0.01
 PACKAGES = ("numba", "numpy", "torch", "gudhi", "POT", "cripser", "torch-topological")
-TOKEN = 8  # voxels a side
 ONE_ROUND_SECONDS = 10  # a run longer than this is not repeated
 
 
@@ -72,12 +66,6 @@ def distance_ours() -> Callable:
     from nnunet_topomae.topology import squared_wasserstein
 
     return lambda a, b: squared_wasserstein(a, b, TOLERANCE)
-
-
-def distances_ours() -> Callable:
-    from nnunet_topomae.topology import squared_wasserstein
-
-    return lambda *pairs: [squared_wasserstein(a, b, TOLERANCE) for a, b in pairs]
 
 
 def distance_hera() -> Callable:
@@ -146,15 +134,12 @@ class Peer:
     Attributes:
         growth: its time grows like (size of the input) to this power, for the forecast.
         needs: a package that has to be installed.
-        checkout: where `nnunet_topomae` is imported from.
     """
 
     name: str
     prepare: Callable[[], Callable]
     growth: float
     needs: str | None = None
-    all_cores: bool = False
-    checkout: Path = REPOSITORY
 
 
 @dataclass
@@ -200,8 +185,7 @@ class Runner:
 
 
 def _serve(connection: Connection, peer: Peer) -> None:
-    sys.path.insert(0, str(peer.checkout))
-    if not peer.all_cores and hasattr(os, "sched_setaffinity"):
+    if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     call = peer.prepare()
     while True:
@@ -209,19 +193,19 @@ def _serve(connection: Connection, peer: Peer) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_CPU)
         resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + limit, hard))
         try:
-            connection.send(_measure(call, inputs, time.perf_counter if peer.all_cores else time.process_time))
+            connection.send(_measure(call, inputs))
         except Exception as error:
             connection.send(error)
 
 
-def _measure(call: Callable, inputs: tuple, clock: Callable[[], float]) -> dict:
+def _measure(call: Callable, inputs: tuple) -> dict:
     """Seconds, what the call returned if that is a number, and by how much memory grew at most (Linux only)."""
     before = memory_kilobytes("VmRSS")
     if before:
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    start = _settled(clock)
+    start = _settled_time()
     result = call(*inputs)
-    seconds = _settled(clock) - start
+    seconds = _settled_time() - start
     return {
         "seconds": seconds,
         "result": result if isinstance(result, float) else None,
@@ -229,15 +213,15 @@ def _measure(call: Callable, inputs: tuple, clock: Callable[[], float]) -> dict:
     }
 
 
-def _settled(clock: Callable[[], float]) -> float:
-    """The clock after a pause: of a process with a CPU limit, Linux counts time at pauses and ticks (1 to 10 ms)."""
+def _settled_time() -> float:
+    """CPU time after a pause: of a process with a CPU limit, Linux counts it at pauses and ticks (1 to 10 ms)."""
     time.sleep(1e-4)
-    return clock()
+    return time.process_time()
 
 
 # --- Stages -----------------------------------------------------------------------------------------------------------
 
-OURS, OURS_ALL, BEFORE = "ours, 1 thread", "ours, all threads", "before"
+OURS = "ours, 1 thread"
 DIAGRAMS = [
     Peer(OURS, diagrams_ours, 1.1),
     Peer("cripser", diagrams_cripser, 1.1, needs="cripser"),
@@ -250,7 +234,6 @@ DISTANCES = [
 ]
 LOSSES = [
     Peer(OURS, loss_ours, 1.3),
-    Peer(OURS_ALL, loss_ours, 1.3, all_cores=True),
     Peer("torch-topological", loss_torch_topological, 2.0, needs="torch-topological"),
 ]
 
@@ -309,20 +292,6 @@ def load_cases(data: Path, sizes: list[int]) -> list[Case]:
     return [Case(name, v.astype(np.float32), copies[name].astype(np.float32)) for name, v in volumes.items()]
 
 
-def token_cases(cases: list[Case]) -> list[Case]:
-    """Each case, and two in which the reconstruction is the target with 75 % of its tokens replaced."""
-    rng = np.random.default_rng(0)
-    extended = []
-    for case in cases:
-        target = case.target
-        masked = rng.random([-(-side // TOKEN) for side in target.shape]) < 0.75
-        masked = np.kron(masked, np.ones([TOKEN] * 3, bool))[tuple(map(slice, target.shape))]
-        values = {"blur": gaussian_filter(target, 2), "noise": rng.normal(size=target.shape).astype(np.float32)}
-        extended.append(Case(f"{case.name}, left alone", target, case.reconstruction))
-        extended += [Case(f"{case.name}, {kind}", target, np.where(masked, v, target)) for kind, v in values.items()]
-    return extended
-
-
 def centre_cube(volume: np.ndarray, side: int) -> np.ndarray:
     """A cube of this side, with the edges repeated where the volume is smaller."""
     short = [max(0, side - s) for s in volume.shape]
@@ -352,7 +321,7 @@ def ratio(measurement: Measurement, ours: Measurement) -> str:
 
 
 def markdown_table(table: Table, first: str, extra: dict[str, str] | None = None) -> str:
-    """Time and memory of each peer, and how many times the median of ours (one thread) the others' is."""
+    """Time and memory of each peer, and how many times the median of ours the others' is."""
     peers = list(next(iter(table.values())))
     others = [p for p in peers if not p.startswith("ours")]
     lines = [
@@ -364,33 +333,6 @@ def markdown_table(table: Table, first: str, extra: dict[str, str] | None = None
         name = f"{case} ({extra[case]})" if extra else case
         lines.append(f"| {name} | " + " | ".join([*(cell(row[p]) for p in peers), *ratios]) + " |")
     return "\n".join(lines)
-
-
-def comparison(cases: list[Case], checkout: Path, rounds: int, limit: int, small: tuple) -> str:
-    """Diagrams of a volume, W2² in all dimensions: ours beside the checkout's and cripser's."""
-    from nnunet_topomae.topology import persistence_diagrams
-
-    def points(reconstruction: np.ndarray, target: np.ndarray) -> tuple:
-        both = (persistence_diagrams(volume) for volume in (reconstruction, target))
-        return tuple((a.finite().points, b.finite().points) for a, b in zip(*both, strict=True))
-
-    volumes = {c.name: (c.target if c.name.endswith("left alone") else c.reconstruction,) for c in cases}
-    peers = [p for p in DIAGRAMS if p.name != "GUDHI" and not (p.needs and not installed(p.needs))]
-    peers.append(Peer(BEFORE, diagrams_ours, 1.1, checkout=checkout))
-    diagrams = run_stage(peers, volumes, small[:1], rounds, limit, lambda i: i[0].size)
-    pairs = {c.name: points(c.reconstruction, c.target) for c in cases}
-    peers = [Peer(OURS, distances_ours, 1.3), Peer(BEFORE, distances_ours, 1.3, checkout=checkout)]
-    distances = run_stage(peers, pairs, points(*small), rounds, limit, lambda i: sum(len(a) + len(b) for a, b in i))
-    commit = subprocess.check_output(["git", "-C", checkout, "rev-parse", "--short=7", "HEAD"], text=True).strip()
-    return f"""
-**Against an older version** ("before": commit {commit}), one thread, median of {rounds} rounds. Left alone: diagrams
-of the volume, W2² between those of its noisy copy and its own. Blur, noise: 75 % of the tokens of 8³ voxels replaced by
-a blur of σ = 2 or by N(0, 1) noise, W2² between that and the volume. First the diagrams, then W2² of all dimensions.
-
-{markdown_table(diagrams, "volume")}
-
-{markdown_table(distances, "volume")}
-"""
 
 
 def plot(stages: list[tuple[str, str, Table, dict[str, float]]], path: Path) -> None:
@@ -410,11 +352,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
     option("--data", type=Path, default=REPOSITORY.parent / "shared" / "data", help="has ct and Dataset004_*")
-    option("--sizes", type=int, nargs="+", default=[24, 32, 48, 64, 96, 128], help="sides of the cubes from the CT")
+    option("--sizes", type=int, nargs="+", default=[32, 64, 128], help="sides of the cubes from the CT")
     option("--rounds", type=int, default=3, help="runs of each peer, of which the median counts")
     option("--limit", type=int, default=60, help="CPU seconds after which a run is given up")
     add_docs(parser)
-    option("--against", type=Path, metavar="CHECKOUT", help="an older checkout of this repository to compare with")
     args = parser.parse_args()
 
     from nnunet_topomae.topology import persistence_diagrams, squared_wasserstein
@@ -422,11 +363,7 @@ def main() -> None:
     start = time.perf_counter()
     cases = load_cases(args.data, args.sizes)
     missing = [p.needs for p in DIAGRAMS + DISTANCES + LOSSES if p.needs and not installed(p.needs)]
-    one_core = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) == 1
-    stages = [
-        [p for p in peers if p.needs not in missing and not (p.all_cores and one_core)]
-        for peers in (DIAGRAMS, DISTANCES, LOSSES)
-    ]
+    stages = [[p for p in peers if p.needs not in missing] for peers in (DIAGRAMS, DISTANCES, LOSSES)]
     small = tuple(np.random.default_rng(i).normal(size=(6, 6, 6)).astype(np.float32) for i in range(2))
 
     def points(volume: np.ndarray) -> np.ndarray:
@@ -442,12 +379,6 @@ def main() -> None:
     distances = run(stages[1], pairs, tuple(map(points, small)), lambda i: len(i[0]) + len(i[1]))
     print("losses", flush=True)
     losses = run(stages[2], {c.name: (c.reconstruction, c.target) for c in cases}, small, lambda i: i[0].size)
-
-    against = ""
-    if args.against:
-        print("against an older version", flush=True)
-        chosen = token_cases([c for c in cases if c.name.startswith(("CT 64", "CT 96", "Hippocampus"))])
-        against = comparison(chosen, args.against.resolve(), max(args.rounds, 5), args.limit, small)
 
     voxels = {c.name: c.target.size for c in cases}
     counts = {name: len(a) + len(b) for name, (a, b) in pairs.items()}
@@ -465,12 +396,11 @@ def main() -> None:
         ],
         args.docs / "images" / "topology_benchmark.png",
     )
-    clocks = "CPU time on one core" if one_core else "CPU time on one core, elapsed time on all"
     text = f"""
 ## Topology
 
 Written by `benchmarks/topology.py` on {machine(PACKAGES)}. Median of up to {args.rounds} rounds in which the peers took
-turns, each in a process of its own, warmed up: {clocks}. After the comma: the peak
+turns, each in a process of its own, warmed up: CPU time on one core. After the comma: the peak
 of the memory that the call took. "–": not run, as it was expected to pass the limit of {args.limit} s. CT: centre cubes
 of a body CT, clipped and z-scored; Hippocampus: a whole MRI. The place of the reconstruction is taken by a copy blurred
 with σ = 1 and with noise of 0.1.
@@ -492,7 +422,7 @@ POT stop at the 100,000th iteration, before the optimum.
 {markdown_table(losses, "volume")}
 
 ![Time against size, log-log](images/topology_benchmark.png)
-{against}"""
+"""
     replace_section(args.docs / "benchmarks.md", "topology", text)
     for package in missing:
         print(f"not installed, left out: {package}")

@@ -6,7 +6,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import few_labels_compare  # noqa: E402
-from few_labels_compare import SelectionError, ablated, comparison, select  # noqa: E402
+from few_labels_compare import ablated, comparison, select  # noqa: E402
 
 
 def run(arm: str, seed: int, dice: list[float], **more) -> dict:
@@ -25,9 +25,11 @@ def results(tmp_path) -> Path:
         run("scratch", 1, [0.8, 0.8, 0.6, 0.6]),
         run("scratch", 2, [0.1] * 4),
     ]
-    file = tmp_path / "results.json"
-    file.write_text(json.dumps({"runs": runs}))
-    return file
+    for each in runs:
+        folder = tmp_path / "runs" / each["arm"] / "labels_8" / f"seed_{each['seed']}"
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps(each))
+    return tmp_path
 
 
 def test_seeds_that_both_have_are_paired(results):
@@ -54,28 +56,18 @@ def test_differences_may_be_of_another_metric(results, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("selection", "complaint"),
+    ("options", "complaint"),
     [
-        (["full"], "is not FILE ARM LABELS"),
-        (["full", "8", "short"], "no runs of 'full' with 8 labels, 'short'"),
-        (["full", "four", "long"], "is not FILE ARM LABELS"),
+        ("--of RESULTS full", "is not FILE ARM LABELS"),
+        ("--of RESULTS full four long", "is not FILE ARM LABELS"),
+        ("--of RESULTS full 8 short", "no runs of 'full' with 8 labels, 'short'"),
+        ("--of RESULTS/nothing.csv.gz full 8", "nothing.csv.gz does not exist"),
+        ("", "--list or --of is needed"),
+        ("--against RESULTS full 8", "--list or --of is needed"),
     ],
 )
-def test_a_selection_of_nothing_is_named(selection, complaint, results, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["few_labels_compare.py", "--of", str(results), *selection])
+def test_what_cannot_be_compared_is_named(options, complaint, results, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["few_labels_compare.py", *options.replace("RESULTS", str(results)).split()])
     with pytest.raises(SystemExit):
         few_labels_compare.main()
     assert complaint in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("options", [[], ["--against", "results.json", "full", "8"]])
-def test_a_comparison_of_nothing_is_refused(options, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["few_labels_compare.py", *options])
-    with pytest.raises(SystemExit):
-        few_labels_compare.main()
-    assert "--list or --of is needed" in capsys.readouterr().err
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(SelectionError, match="nothing.json does not exist"):
-        select(tmp_path / "nothing.json", "full", 8)

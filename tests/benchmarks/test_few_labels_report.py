@@ -9,7 +9,7 @@ import SimpleITK as sitk
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import few_labels  # noqa: E402
 import few_labels_report  # noqa: E402
-from few_labels_report import read_results, table, write_report  # noqa: E402
+from few_labels_report import read_results, read_runs, table, write_report, write_runs  # noqa: E402
 
 CASES = [f"case_{index}" for index in range(6)]
 
@@ -18,17 +18,13 @@ MEASURES = {
     "left": {"HD95": 1.0, "betti_error": 0, "NSD_1mm": 0.8},
     "right": {"HD95": 3.0, "betti_error": 2, "NSD_1mm": 1.0},
 }
-OLD_MEASURES = {"left": {"hd95": 1.0, "betti_error": 0}, "right": {"hd95": 3.0, "betti_error": 2}}
 
 
-def write_run(folder: Path, arm: str, seed: int, dice: list[float], old: bool = False, labels: int = 8) -> None:
+def write_run(folder: Path, arm: str, seed: int, dice: list[float], labels: int = 8) -> None:
     run = folder / "runs" / arm / f"labels_{labels}" / f"seed_{seed}"
     run.mkdir(parents=True)
     cases = {
-        case: {
-            name: measures | {"dice" if old else "Dice": d}
-            for name, measures in (OLD_MEASURES if old else MEASURES).items()
-        }
+        case: {name: measures | {"Dice": d} for name, measures in MEASURES.items()}
         for case, d in zip(CASES, dice, strict=True)
     }
     content = {"arm": arm, "meaning": f"the arm {arm}", "labels": labels, "seed": seed, "seconds": 1, "cases": cases}
@@ -82,15 +78,21 @@ def test_several_numbers_of_labels_are_drawn_as_lines_and_one_as_rows(runs, monk
 def test_the_report_keeps_all_cases(runs):
     _, plot, results = write_report(runs, "report")
     assert plot.stat().st_size > 0
-    assert sorted(json.loads(results.read_text())["runs"][0]["cases"]) == CASES
+    kept = read_runs(results)
+    assert [(run["arm"], run["labels"], run["seed"]) for run in kept] == [
+        (run["arm"], run["labels"], run["seed"]) for run in read_runs(runs)
+    ]
+    assert sorted(kept[0]["cases"]) == CASES
+    assert kept[0]["cases"]["case_5"]["right"] == {"Dice": 1.0, "NSD_1mm": 1.0, "HD95": 3.0, "betti_error": 2.0}
 
 
-def test_results_from_before_there_was_nsd_can_be_read(tmp_path):
-    write_run(tmp_path, "scratch", 0, [0.5] * 6, old=True)
-    write_run(tmp_path, "full", 0, [0.7] * 6)
-    best, second = table(read_results(tmp_path, "report")).splitlines()[2:]
-    assert "| 0.700 | 0.900    | 2.00 " in best and "+0.200 ± 0.000" in best
-    assert "| 0.500 | –        | 2.00 " in second
+def test_a_measure_that_is_not_defined_stays_so(tmp_path):
+    measures = {"left": {"Dice": 0.123456, "HD95": float("nan")}}
+    run = {"arm": "full", "labels": 8, "setting": "a, b", "seed": 1, "cases": {"a": measures}}
+    write_runs([run], tmp_path / "results.csv.gz")
+    (read,) = read_runs(tmp_path / "results.csv.gz")
+    assert read["setting"] == "a, b" and read["cases"]["a"]["left"]["Dice"] == 0.12346
+    assert np.isnan([read["cases"]["a"]["left"][name] for name in ("HD95", "NSD_1mm", "betti_error")]).all()
 
 
 def test_a_run_is_measured_as_the_package_measures(tmp_path):
@@ -130,6 +132,6 @@ def test_a_knob_that_would_not_count_is_refused_before_anything_runs(knob, compl
 
 
 def test_knobs_may_be_set_by_several_options(monkeypatch):
-    command = "few_labels.py -d D --splits s.json --out o --set vit_steps=2 --set vit_views=4 mirror=1"
+    command = "few_labels.py -d D --splits s.json --out o --set vit_steps=2 --set vit_views=4 mask_ratio=0.5"
     monkeypatch.setattr(sys, "argv", command.split())
-    assert few_labels._options().set == {"vit_steps": "2", "vit_views": "4", "mirror": "1"}
+    assert few_labels._options().set == {"vit_steps": "2", "vit_views": "4", "mask_ratio": "0.5"}
