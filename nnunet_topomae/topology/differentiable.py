@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .persistence import PersistenceDiagram
+from .persistence import PersistenceDiagram, check_diagram
 
 
 def differentiable_points(diagram: PersistenceDiagram, volume: Tensor) -> Tensor:
@@ -21,9 +21,10 @@ def differentiable_points(diagram: PersistenceDiagram, volume: Tensor) -> Tensor
         ValueError: the volume has another shape than the diagram's.
         TypeError: not one diagram, or not a tensor that can have a gradient.
     """
-    if not isinstance(diagram, PersistenceDiagram) or not isinstance(volume, Tensor) or not volume.is_floating_point():
-        kinds = type(diagram).__name__, getattr(volume, "dtype", type(volume).__name__)
-        raise TypeError(f"give one diagram and the floating-point tensor that it is of; got {kinds[0]} and {kinds[1]}")
+    check_diagram(diagram)
+    if not isinstance(volume, Tensor) or not volume.is_floating_point():
+        kind = getattr(volume, "dtype", type(volume).__name__)
+        raise TypeError(f"the volume must be a floating-point tensor, which can have a gradient; got {kind}")
     if diagram.shape is not None and tuple(volume.shape) != tuple(diagram.shape):
         raise ValueError(f"the diagram is of a volume of shape {list(diagram.shape)}, not {list(volume.shape)}")
     values = volume.reshape(-1)

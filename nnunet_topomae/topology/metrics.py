@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ._arguments import as_array, is_integer, is_number
+from ._arguments import as_array, is_integer, is_number, is_tensor
 from ._cubical_gudhi import gudhi
-from .persistence import PersistenceDiagram, check_comparable, persistence_diagrams
+from .persistence import PersistenceDiagram, check_comparable, check_diagram, persistence_diagrams
 
 Connectivity = Literal[6, 26]
 BettiNumbers = tuple[int, int, int]
@@ -82,6 +82,7 @@ def betti_error(
 
 def _checked_label(label: Any) -> Label:
     """A label as an integer, a region as a tuple; TypeError for what could stand for no voxel's value."""
+    label = label.tolist() if is_tensor(label) else label
     if is_integer(label):
         return int(label)
     if isinstance(label, (list, tuple, np.ndarray)) and len(label) > 0 and all(map(is_integer, label)):
@@ -103,8 +104,7 @@ def betti_curve(diagram: PersistenceDiagram, levels: Any) -> np.ndarray:
 
     A class lives from its birth on, and no more at its death.
     """
-    if not isinstance(diagram, PersistenceDiagram):
-        raise TypeError(f"give one diagram, as from persistence_diagrams; got {type(diagram).__name__}")
+    check_diagram(diagram)
     levels = as_array(levels, "levels")
     if levels.ndim != 1 or levels.dtype.kind not in "biuf" or np.isnan(levels).any():
         raise ValueError(f"levels must be a row of numbers; got {levels}")
@@ -122,9 +122,7 @@ def bottleneck_distance(a: PersistenceDiagram, b: PersistenceDiagram, tolerance:
     if not is_number(tolerance) or tolerance < 0:
         raise ValueError(f"tolerance must be 0 or more, got {tolerance!r}")
     check_comparable(a, b)
-    if not isinstance(a, PersistenceDiagram) or not isinstance(b, PersistenceDiagram):
-        raise TypeError(f"give two diagrams, as from persistence_diagrams; got {type(a).__name__}, {type(b).__name__}")
-    if np.isnan(a.points).any() or np.isnan(b.points).any():
-        raise ValueError("a diagram holds NaN, which is at no distance")
+    check_diagram(a)
+    check_diagram(b)
     sign = -1 if a.superlevel else 1
     return float(gudhi().bottleneck_distance(sign * a.points, sign * b.points, tolerance))

@@ -52,6 +52,8 @@ class PersistenceDiagram:
     superlevel: bool = False
 
     def __post_init__(self) -> None:
+        if self.dimension not in (None, 0, 1, 2):
+            raise ValueError(f"dimension must be 0, 1, 2 or None, got {self.dimension!r}")
         for name, kind in _ROWS.items():
             row = getattr(self, name)
             if type(row) is not np.ndarray or row.dtype is not kind or row.ndim != 1 or len(row) != len(self.birth):
@@ -91,6 +93,14 @@ class PersistenceDiagram:
     def where(self, keep: np.ndarray) -> PersistenceDiagram:
         """The diagram of the classes for which `keep` [n] is true."""
         return replace(self, **{name: getattr(self, name)[keep] for name in _ROWS})
+
+
+def check_diagram(diagram: Any) -> None:
+    """Raises TypeError for what is not one diagram, ValueError for one with NaN."""
+    if not isinstance(diagram, PersistenceDiagram):
+        raise TypeError(f"give one diagram, as from persistence_diagrams; got {type(diagram).__name__}")
+    if np.isnan(diagram.birth).any() or np.isnan(diagram.death).any():
+        raise ValueError("the diagram holds NaN")
 
 
 def check_comparable(a: Any, b: Any) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from .persistence import PersistenceDiagram, check_comparable
+from .persistence import PersistenceDiagram, check_comparable, check_diagram
 from .wasserstein import WassersteinResult
 
 COLOURS = ("tab:blue", "tab:orange", "tab:green")
@@ -34,8 +34,10 @@ def plot_diagrams(
     """
     diagrams = [diagrams] if isinstance(diagrams, PersistenceDiagram) else list(diagrams)
     drawn = diagrams if other is None else [*diagrams, other]
-    if not drawn or not all(isinstance(diagram, PersistenceDiagram) for diagram in drawn):
-        raise TypeError(f"give a diagram, or several; got {[type(diagram).__name__ for diagram in drawn]}")
+    if not drawn:
+        raise ValueError("there is no diagram to draw")
+    for diagram in drawn:
+        check_diagram(diagram)
     if other is None and result is not None or other is not None and len(diagrams) != 1:
         raise ValueError("a matching is between one diagram and one other: give one diagram, `other` and `result`")
     if other is not None:
@@ -49,7 +51,7 @@ def plot_diagrams(
         axis.add_collection(LineCollection(lines[shown], colors=colours[shown], linewidths=0.8, zorder=0))
     label_essential: str | None = "never dies"
     for k, diagram in enumerate(drawn):
-        label = f"D{diagram.dimension}: {NAMES[diagram.dimension]}" if diagram.dimension is not None else None
+        label = None if diagram.dimension is None else f"D{diagram.dimension}: {NAMES[diagram.dimension]}"
         colour = COLOURS[k % 3 if diagram.dimension is None else diagram.dimension]
         if other is not None:
             label, colour = ("first", "tab:orange") if k == 0 else ("second", "black")

@@ -22,7 +22,7 @@ from ._arguments import as_array, checked_tolerance, is_integer, is_number
 from ._first_use import once
 from ._jit import interruptible
 from ._kdtree import Tree, build, set_weights, weights_of
-from .persistence import PersistenceDiagram, check_comparable
+from .persistence import PersistenceDiagram, check_comparable, check_diagram
 
 BIDS_PER_POINT = 200  # 1 % takes about 3, 1e-9 about 20 on diagrams of CT against a noisy copy
 LARGE = 20_000  # points of both diagrams, from which on a sample and lifts are worth their time
@@ -106,6 +106,7 @@ def dropped_bound(diagram: PersistenceDiagram, min_persistence: float) -> float:
 
     It is the cost of sending them to the diagonal: √(Σ (death − birth)²/2).
     """
+    check_diagram(diagram)
     if not is_number(min_persistence):
         raise ValueError(f"min_persistence must be a number, got {min_persistence!r}")
     persistence = diagram.persistence
