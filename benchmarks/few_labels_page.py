@@ -130,13 +130,7 @@ TRIED: list[Difference] = [
     ("plan: the ViT's features − their mean in their place", 8, 3, "plan_full", "plan_full: mean of the ViT"),
     ("plan: the ViT's features − their mean in their place", 40, 3, "plan_full", "plan_full: mean of the ViT"),
     ("plan: a pre-training for each seed − nnU-Net", 8, 3, "plan_full: a pre-training a seed", "nnunet"),
-    (
-        "plan: exported: nnU-Net's AdamW − ours, no ViT",
-        8,
-        2,
-        "plan_exported_adam",
-        "plan_full_no_vit: weight_topology 0",
-    ),
+    ("plan: exported, by AdamW − by ours, no ViT", 8, 2, "plan_exported_adam", "plan_full_no_vit: weight_topology 0"),
     ("plan: exported, by SGD − by AdamW", 8, 1, "plan_exported", "plan_exported_adam"),
 ]
 
