@@ -179,7 +179,7 @@ class TopologicalLoss(nn.Module):
         self._check_diagrams(theirs, shape)
         pair = _of_dimension(ours, k), _of_dimension(theirs, k)
         a, b = pair if self.match_essential else (diagram.finite() for diagram in pair)
-        return _compare(a, b, self.rel_tol, self.min_persistence)
+        return _comparison(a, b, self.rel_tol, self.min_persistence)
 
     def _check_diagrams(self, diagrams: Diagrams, shape: tuple[int, ...]) -> None:
         """Raise ValueError where these are not the diagrams of a volume of this shape."""
@@ -291,7 +291,7 @@ class _Comparison(NamedTuple):
     slopes: np.ndarray
 
 
-def _compare(ours: PersistenceDiagram, theirs: PersistenceDiagram, rel_tol: float, least: float) -> _Comparison:
+def _comparison(ours: PersistenceDiagram, theirs: PersistenceDiagram, rel_tol: float, least: float) -> _Comparison:
     """W2² of the classes that live at least so long, by a matching within `rel_tol`, and its slopes in `ours`.
 
     The bounds hold for all classes. Above: what was left out can go to the diagonal. Below: the potentials of `ours`
