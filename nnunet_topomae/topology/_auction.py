@@ -35,6 +35,7 @@ from ._kdtree import (
     refresh_all,
     row_of,
     set_weight,
+    squared_place_distance,
     u_of,
     v_of,
     waiting_room,
@@ -47,7 +48,7 @@ ULP = 2.0**-52
 @inline
 def squared_distance(a, i, b, j):
     du, dv = u_of(a, i) - u_of(b, j), v_of(a, i) - v_of(b, j)
-    return du * du + dv * dv
+    return du * du + dv * dv + squared_place_distance(a, i, b, j)
 
 
 @inline
@@ -62,8 +63,9 @@ def conjugate(a, b, partner, lifted):
     The search for j starts at i's partner, where there is one.
 
     Returns Σ f in two parts, the sum and what its rounding left behind (Kahan, Neumaier), and a bound of the rounding
-    error of the terms. With unit roundoff ε, |a_i − b_j|² − h_j is computed to within 5 ε (|f_i| + |h_j|): four errors
-    of the squared distance, itself at most |f_i| + |h_j|, and one of each difference. Where h_j is negative, |h_j| ≤
+    error of the terms. With unit roundoff ε, |a_i − b_j|² − h_j is computed to within (5 + d) ε (|f_i| + |h_j|): four
+    errors of the squared distance, itself at most |f_i| + |h_j|, one for each of d coordinates of a place, and one of
+    each difference. Where h_j is negative, |h_j| ≤
     |f_i|. Boxes prune by the same operations, which round monotonically, or with a margin, so that they lose nothing.
     """
     waiting = waiting_room()
@@ -74,7 +76,7 @@ def conjugate(a, b, partner, lifted):
             continue
         if partner[i] >= 0:
             guess = partner[i]
-        best, _, j = best_two(b, guess, u_of(a, i), v_of(a, i), -to_diagonal(a, i), lifted, waiting)
+        best, _, j = best_two(b, guess, a, i, -to_diagonal(a, i), lifted, waiting)
         if j >= 0:
             guess = j
         set_weight(a, i, -best)
@@ -84,7 +86,7 @@ def conjugate(a, b, partner, lifted):
         magnitude += abs(best)
         count += 1
     refresh_all(a)
-    rounding = 5 * ULP * (magnitude + count * max(largest_weight(b), 0.0))
+    rounding = (5 + a.places.shape[2]) * ULP * (magnitude + count * max(largest_weight(b), 0.0))
     return total, rest, rounding + (count * ULP) ** 2 * magnitude
 
 
@@ -126,7 +128,7 @@ def forward(a, b, partner, owner, rate, budget):
         else:
             guess = last[i]
         epsilon = rate * v_of(a, i)
-        best, second, j = best_two(b, guess, u_of(a, i), v_of(a, i), epsilon - to_diagonal(a, i), None, waiting)
+        best, second, j = best_two(b, guess, a, i, epsilon - to_diagonal(a, i), None, waiting)
         if j < 0:
             continue
         last[i] = guess = j
@@ -166,7 +168,7 @@ def reverse(a, b, partner, owner, rate, budget, lifted):
         height -= 1
         j = stack[height]
         epsilon = rate * v_of(b, j)
-        best, second, i = best_two(a, guess, u_of(b, j), v_of(b, j), epsilon - to_diagonal(b, j), lifted, waiting)
+        best, second, i = best_two(a, guess, b, j, epsilon - to_diagonal(b, j), lifted, waiting)
         bids += 1
         if i < 0:
             set_weight(b, j, to_diagonal(b, j))

@@ -1,5 +1,8 @@
 """A kd-tree over weighted points of the plane: which points q have the largest `weight(q) − |q − p|²`?
 
+A point may have a place besides, coordinates that count in |q − p|² and not in the boxes: those only bound it from
+below.
+
 Weights may change between questions. A node keeps the largest weight below it, so that `top − distance(box, p)²`
 bounds what it can offer. Where weights go with v², a large weight stands for far away points only, and this bound says
 little. A node therefore keeps its largest `weight − v²` too, its lift: `weight − (v − v_p)²` = `(weight − v²) + 2·v·v_p
@@ -29,6 +32,7 @@ class Tree(NamedTuple):
     """Points in slots, eight a leaf: slot s is [s >> 3, ..., s & 7]. An empty slot has row −1 and weight −∞."""
 
     points: np.ndarray  # [leaves, 3, 8]: u, v, weight
+    places: np.ndarray  # [leaves, 8, d]: further coordinates; d may be 0
     row: np.ndarray  # [leaves, 8] int64: where the point stands in the caller's arrays
     blocks: np.ndarray  # [blocks, 6, 8]: the children's boxes, largest weights and lifts
 
@@ -48,6 +52,15 @@ def u_of(tree, slot):
 @inline
 def v_of(tree, slot):
     return tree.points[slot >> 3, 1, slot & 7]
+
+
+@inline
+def squared_place_distance(a, i, b, j):
+    total = 0.0
+    for k in range(a.places.shape[2]):
+        difference = a.places[i >> 3, i & 7, k] - b.places[j >> 3, j & 7, k]
+        total += difference * difference
+    return total
 
 
 @inline
@@ -134,8 +147,8 @@ def _spatial_order(u, v, depth):
 
 
 @jit
-def build(u, v):
-    """The tree of the points (u, v) [n], all of weight 0."""
+def build(u, v, places):
+    """The tree of the points (u, v) [n] at `places` [n, d], all of weight 0."""
     n = len(u)
     depth = 0
     while n > 8 << depth:
@@ -146,13 +159,14 @@ def build(u, v):
     blocks = np.full((max(1, leaves >> 2), 6, 8), -np.inf)
     blocks[:, LEAST_U] = np.inf
     blocks[:, LEAST_V] = np.inf
-    tree = Tree(points, np.full((leaves, 8), -1), blocks)
+    tree = Tree(points, np.zeros((leaves, 8, places.shape[1])), np.full((leaves, 8), -1), blocks)
     order = _spatial_order(u, v, depth)
     for leaf in range(leaves):
         start = (leaf * n) >> depth
         for k in range(((leaf + 1) * n >> depth) - start):
             q = order[start + k]
             points[leaf, 0, k], points[leaf, 1, k], points[leaf, 2, k] = u[q], v[q], 0.0
+            tree.places[leaf, k] = places[q]
             tree.row[leaf, k] = q
             _enlarge(tree, leaves + leaf, u[q], u[q], v[q], v[q])
     while leaves >= 8:
@@ -284,14 +298,15 @@ def _children_above(blocks, x, u, v, threshold, lifted):
 
 
 @jit
-def best_two(tree, guess, u, v, floor, lifted, waiting):
-    """(best value, second best, slot of the best) of `weight(q) − |q − (u, v)|²` over the points q.
+def best_two(tree, guess, other, slot_p, floor, lifted, waiting):
+    """(best value, second best, slot of the best) of `weight(q) − |q − p|²` over the points q, p in a slot of `other`.
 
     Only values above `floor` count: where there is none, the answer is (floor, floor, −1). The search starts in the
     leaf of the slot `guess`. `lifted`: True to use the lifts too, which must be fresh; None
     (not False) to leave them out, of the compiled code too, which is faster where they do not help.
     """
     points, blocks = tree.points, tree.blocks
+    u, v = u_of(other, slot_p), v_of(other, slot_p)
     node, bound = waiting.node, waiting.bound
     first = len(points)
     best, second, slot = floor, floor, -1
@@ -313,7 +328,7 @@ def best_two(tree, guess, u, v, floor, lifted, waiting):
             while mask:
                 k = trailing_zeros(mask)
                 mask &= mask - 1
-                value = _value(points, leaf, k, u, v)
+                value = _value(points, leaf, k, u, v) - squared_place_distance(tree, 8 * leaf + k, other, slot_p)
                 if value > best:
                     best, second, slot = value, best, 8 * leaf + k
                 elif value > second:

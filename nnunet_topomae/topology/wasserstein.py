@@ -64,8 +64,12 @@ def squared_wasserstein(
     b: PersistenceDiagram | Any,
     rel_tol: float = 0.01,
     max_bids: int | None = None,
+    places: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> WassersteinResult:
     """W2² between two diagrams, or arrays or tensors [n, 2] and [m, 2] of finite (birth, death), death ≥ birth.
+
+    With `places` [n, d] and [m, d] a pair also costs the squared distance between its two places: the ground metric is
+    that of (birth, death, place), and to go to the diagonal costs what it did.
 
     `cost − lower_bound ≤ rel_tol · cost`, unless `max_bids` (default 200 a point) ran out or float64 cannot resolve it:
     then the best matching and bound so far are returned with the gap that they have. Diagrams that differ in the number
@@ -81,6 +85,8 @@ def squared_wasserstein(
         raise ValueError(f"max_bids must be an integer and not negative, or None; got {max_bids!r}")
     check_comparable(a, b)
     a, b = _checked(a, "a"), _checked(b, "b")
+    if places is not None:
+        a, b = _placed(a, b, *places)
     dies_a, dies_b = np.isfinite(a[:, 1]), np.isfinite(b[:, 1])
     if dies_a.all() and dies_b.all():
         return _between_finite(a, b, rel_tol, max_bids)
@@ -89,7 +95,9 @@ def squared_wasserstein(
 
 @interruptible
 def lower_bound(a: np.ndarray, b: np.ndarray, potentials_a: np.ndarray) -> float:
-    """What potentials of a's points prove about W2² of `a` [n, 2] and `b` [m, 2]; any do, −∞ for a point without one.
+    """What potentials of a's points prove about W2² of `a` and `b`; any do, −∞ for a point without one.
+
+    Both are [n, 2] of (birth, death), or [n, 2 + d] with places behind.
 
     b's are raised as far as those allow, then a's as far as b's allow.
     """
@@ -236,8 +244,9 @@ def _lifted(a: np.ndarray, b: np.ndarray) -> Literal[True] | None:
 
 
 def _tree(diagram: np.ndarray) -> Tree:
+    """Of [n, 2 + d]: birth, death, place."""
     birth, death = diagram[:, 0], diagram[:, 1]
-    return build((birth + death) * np.sqrt(0.5), (death - birth) * np.sqrt(0.5))
+    return build((birth + death) * np.sqrt(0.5), (death - birth) * np.sqrt(0.5), np.ascontiguousarray(diagram[:, 2:]))
 
 
 def _rows(tree_a: Tree, tree_b: Tree, partner: np.ndarray) -> np.ndarray:
@@ -266,6 +275,24 @@ def _cost(a: np.ndarray, b: np.ndarray, matching: np.ndarray) -> float:
 
 def _diagonal_cost(diagram: np.ndarray) -> float:
     return float(0.5 * np.square(diagram[:, 1] - diagram[:, 0]).sum())
+
+
+def _placed(
+    a: np.ndarray, b: np.ndarray, places_a: np.ndarray, places_b: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Diagrams [n, 2] with places [n, d] behind: [n, 2 + d]."""
+    places_a, places_b = (np.asarray(places, dtype=np.float64) for places in (places_a, places_b))
+    for name, diagram, places in (("a", a, places_a), ("b", b, places_b)):
+        if places.ndim != 2 or len(places) != len(diagram) or not np.isfinite(places).all():
+            raise ValueError(
+                f"the places of diagram {name} must be finite numbers of the shape [{len(diagram)}, d], one row a "
+                f"class, got the shape {list(places.shape)}"
+            )
+        if not np.isfinite(diagram[:, 1]).all():
+            raise ValueError(f"diagram {name} has classes that never die: with places, compare `finite()` ones")
+    if places_a.shape[1] != places_b.shape[1]:
+        raise ValueError(f"places have {places_a.shape[1]} coordinates in a and {places_b.shape[1]} in b")
+    return np.hstack([a, places_a]), np.hstack([b, places_b])
 
 
 def _checked(diagram: PersistenceDiagram | Any, name: str) -> np.ndarray:
