@@ -26,7 +26,7 @@ def low_pass(volumes: Tensor, scale: Sequence[int]) -> Tensor:
 
 @lru_cache
 def _gaussian_means(size: int, step: int) -> Tensor:
-    """[size, ⌈size / step⌉]: the weight of each voxel in each mean. The last one may lie beyond the middle of its box."""
+    """[size, ⌈size / step⌉]: the weight of each voxel in each mean."""
     centres = step * torch.arange(-(-size // step)) + (step - 1) / 2
     distance = (torch.arange(size)[:, None] - centres) / step
     weights = torch.where(distance.abs() <= REACH, torch.exp(-0.5 * distance**2), 0.0)
