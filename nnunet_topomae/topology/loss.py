@@ -30,6 +30,7 @@ from torch.nn.functional import pad
 from . import pool
 from ._arguments import checked_dimensions, checked_tolerance, is_integer, is_number
 from ._first_use import warm_up
+from .low_pass import low_pass
 from .persistence import Backend, PersistenceDiagram, persistence_diagrams
 from .wasserstein import dropped_bound, lower_bound, squared_wasserstein
 
@@ -64,6 +65,11 @@ class TopologicalLoss(nn.Module):
         dimensions: the homology dimensions k that count.
         rel_tol: tolerance of the matchings: of each W2² at most this fraction is in excess of the exact one
             (`LossTerms.bounds` tells, should a matching ever give up before; see `squared_wasserstein`).
+        scale: voxels, one number or one an axis. Of both volumes a Gaussian low-pass of that σ is compared, at points
+            as far apart (`low_pass`); the gradient goes through the filter. 1: the volumes as they are, the paper's.
+        place: intensity a point of that grid, λ. A pair costs λ² times the squared distance between its critical voxels
+            besides, the mean of that of births and that of deaths, so that a class is not paired with one from
+            elsewhere. 0: the plain distance, the paper's, which is blind to place.
         max_side: volumes are averaged down until no side is longer, each axis by the smallest integer factor, if given.
         min_persistence: classes with death − birth below this (in units of intensity) are left out of both diagrams;
             `LossTerms.bounds` says what that may cost.
@@ -80,6 +86,8 @@ class TopologicalLoss(nn.Module):
         self,
         dimensions: Sequence[int] = (0, 1, 2),
         rel_tol: float = 0.01,
+        scale: int | Sequence[int] = 1,
+        place: float = 0.0,
         max_side: int | None = None,
         min_persistence: float = 0.0,
         essential: Essential = "match",
@@ -90,8 +98,12 @@ class TopologicalLoss(nn.Module):
         self.dimensions = checked_dimensions(dimensions)
         if max_side is not None and (not is_integer(max_side) or max_side < 1):
             raise ValueError(f"max_side must be at least 1 voxel, an integer, or None for no limit; got {max_side!r}")
-        if not is_number(min_persistence) or min_persistence < 0:
-            raise ValueError(f"min_persistence must be 0 or more, got {min_persistence!r}")
+        self.scale = (scale, scale, scale) if is_integer(scale) else tuple(scale)
+        if len(self.scale) != 3 or not all(is_integer(step) and step >= 1 for step in self.scale):
+            raise ValueError(f"scale must be one integer of at least 1 voxel, or one an axis; got {scale!r}")
+        for name, value in (("place", place), ("min_persistence", min_persistence)):
+            if not is_number(value) or value < 0:
+                raise ValueError(f"{name} must be 0 or more, got {value!r}")
         for name, value, choices in (
             ("essential", essential, Essential),
             ("normalisation", normalisation, Normalisation),
@@ -101,6 +113,7 @@ class TopologicalLoss(nn.Module):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}; got {value!r}")
         self.rel_tol = checked_tolerance(rel_tol)
         self.max_side = max_side
+        self.place = place
         self.min_persistence = min_persistence
         self.match_essential = essential == "match"
         self.normalisation = normalisation
@@ -179,7 +192,14 @@ class TopologicalLoss(nn.Module):
         self._check_diagrams(theirs, shape)
         pair = _of_dimension(ours, k), _of_dimension(theirs, k)
         a, b = pair if self.match_essential else (diagram.finite() for diagram in pair)
-        return _comparison(a, b, self.rel_tol, self.min_persistence)
+        return _comparison(a, b, self.rel_tol, self.min_persistence, [self._places(diagram, shape) for diagram in (a, b)])
+
+    def _places(self, diagram: PersistenceDiagram, shape: Sequence[int]) -> np.ndarray:
+        """[n, 2 · len(shape)] birth and death voxels times λ, over √2, as the mean of both counts; [n, 0] for λ = 0."""
+        if not self.place:
+            return np.zeros((len(diagram), 0))
+        voxels = np.stack([diagram.birth_voxel, np.maximum(diagram.death_voxel, 0)], axis=1)  # −1: never dies
+        return self.place * np.sqrt(0.5) * np.hstack(np.unravel_index(voxels, shape))
 
     def _check_diagrams(self, diagrams: Diagrams, shape: tuple[int, ...]) -> None:
         """Raise ValueError where these are not the diagrams of a volume of this shape."""
@@ -197,11 +217,12 @@ class TopologicalLoss(nn.Module):
             if diagram.shape not in (None, shape):
                 raise ValueError(
                     f"target_diagrams are of a volume of shape {list(diagram.shape)}, and the reconstruction's is "
-                    f"{list(shape)}: make them with this loss, whose max_side is {self.max_side}"
+                    f"{list(shape)}: make them with this loss, whose scale is {self.scale} and max_side "
+                    f"{self.max_side}"
                 )
 
     def _pooled(self, volumes: Tensor) -> Tensor:
-        volumes = volumes.float()
+        volumes = low_pass(volumes.float(), self.scale)
         return volumes if self.max_side is None else average_pool(volumes, self.max_side)
 
     def _check(self, reconstruction: Tensor, target: Tensor | None) -> None:
@@ -291,20 +312,26 @@ class _Comparison(NamedTuple):
     slopes: np.ndarray
 
 
-def _comparison(ours: PersistenceDiagram, theirs: PersistenceDiagram, rel_tol: float, least: float) -> _Comparison:
+def _comparison(
+    ours: PersistenceDiagram,
+    theirs: PersistenceDiagram,
+    rel_tol: float,
+    least: float,
+    places: Sequence[np.ndarray],
+) -> _Comparison:
     """W2² of the classes that live at least so long, by a matching within `rel_tol`, and its slopes in `ours`.
 
     The bounds hold for all classes. Above: what was left out can go to the diagonal. Below: the potentials of `ours`
     hold for all points of `theirs` once these are raised as far as those allow.
     """
-    kept = ours.persistence >= least
-    a, b = ours.where(kept), theirs.where(theirs.persistence >= least)
-    result = squared_wasserstein(a, b, rel_tol)
+    kept, kept_theirs = (diagram.persistence >= least for diagram in (ours, theirs))
+    a, b = ours.where(kept), theirs.where(kept_theirs)
+    result = squared_wasserstein(a, b, rel_tol, places=(places[0][kept], places[1][kept_theirs]))
     i, j = result.matching.T
     alone, (i, j) = i[j < 0], result.matching[(i >= 0) & (j >= 0)].T
     dying = a.death_voxel[i] >= 0
     # A pair costs (birth − birth')² + (death − death')²; a point alone (death − birth)²/2; classes that never die are
-    # paired with each other, at (birth − birth')².
+    # paired with each other, at (birth − birth')². What places add depends on no intensity.
     apart = a.birth[i] - b.birth[j]
     slopes = [
         (a.birth_voxel[i], 2 * apart),
@@ -316,7 +343,9 @@ def _comparison(ours: PersistenceDiagram, theirs: PersistenceDiagram, rel_tol: f
     if len(a) < len(ours) or len(b) < len(theirs):
         potentials = np.full(len(ours), -np.inf)
         potentials[kept] = result.potentials[0]
-        finite = lower_bound(ours.finite().points, theirs.finite().points, potentials[ours.death_voxel >= 0])
+        dies = [diagram.death_voxel >= 0 for diagram in (ours, theirs)]
+        whole = [np.hstack([diagram.points, at]) for diagram, at in zip((ours, theirs), places, strict=True)]
+        finite = lower_bound(whole[0][dies[0]], whole[1][dies[1]], potentials[dies[0]])
         lower = finite + float(np.square(apart[~dying]).sum())
         upper += sum(dropped_bound(diagram, least) ** 2 for diagram in (ours, theirs))
     return _Comparison(result.cost, lower, upper, *map(np.concatenate, zip(*slopes, strict=True)))

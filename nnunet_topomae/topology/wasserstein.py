@@ -69,7 +69,8 @@ def squared_wasserstein(
     """W2² between two diagrams, or arrays or tensors [n, 2] and [m, 2] of finite (birth, death), death ≥ birth.
 
     With `places` [n, d] and [m, d] a pair also costs the squared distance between its two places: the ground metric is
-    that of (birth, death, place), and to go to the diagonal costs what it did.
+    that of (birth, death, place), and to go to the diagonal costs what it did. Places of classes that never die do not
+    count.
 
     `cost − lower_bound ≤ rel_tol · cost`, unless `max_bids` (default 200 a point) ran out or float64 cannot resolve it:
     then the best matching and bound so far are returned with the gap that they have. Diagrams that differ in the number
@@ -86,7 +87,9 @@ def squared_wasserstein(
     check_comparable(a, b)
     a, b = _checked(a, "a"), _checked(b, "b")
     if places is not None:
-        a, b = _placed(a, b, *places)
+        a, b = _placed(a, places[0], "a"), _placed(b, places[1], "b")
+        if a.shape[1] != b.shape[1]:
+            raise ValueError(f"places have {a.shape[1] - 2} coordinates in a and {b.shape[1] - 2} in b")
     dies_a, dies_b = np.isfinite(a[:, 1]), np.isfinite(b[:, 1])
     if dies_a.all() and dies_b.all():
         return _between_finite(a, b, rel_tol, max_bids)
@@ -277,22 +280,15 @@ def _diagonal_cost(diagram: np.ndarray) -> float:
     return float(0.5 * np.square(diagram[:, 1] - diagram[:, 0]).sum())
 
 
-def _placed(
-    a: np.ndarray, b: np.ndarray, places_a: np.ndarray, places_b: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Diagrams [n, 2] with places [n, d] behind: [n, 2 + d]."""
-    places_a, places_b = (np.asarray(places, dtype=np.float64) for places in (places_a, places_b))
-    for name, diagram, places in (("a", a, places_a), ("b", b, places_b)):
-        if places.ndim != 2 or len(places) != len(diagram) or not np.isfinite(places).all():
-            raise ValueError(
-                f"the places of diagram {name} must be finite numbers of the shape [{len(diagram)}, d], one row a "
-                f"class, got the shape {list(places.shape)}"
-            )
-        if not np.isfinite(diagram[:, 1]).all():
-            raise ValueError(f"diagram {name} has classes that never die: with places, compare `finite()` ones")
-    if places_a.shape[1] != places_b.shape[1]:
-        raise ValueError(f"places have {places_a.shape[1]} coordinates in a and {places_b.shape[1]} in b")
-    return np.hstack([a, places_a]), np.hstack([b, places_b])
+def _placed(diagram: np.ndarray, places: np.ndarray, name: str) -> np.ndarray:
+    """A diagram [n, 2] with places [n, d] behind: [n, 2 + d]."""
+    places = np.asarray(places, dtype=np.float64)
+    if places.ndim != 2 or len(places) != len(diagram) or not np.isfinite(places).all():
+        raise ValueError(
+            f"the places of diagram {name} must be finite numbers of the shape [{len(diagram)}, d], one row a class; "
+            f"got the shape {list(places.shape)}"
+        )
+    return np.hstack([diagram, places])
 
 
 def _checked(diagram: PersistenceDiagram | Any, name: str) -> np.ndarray:

@@ -286,7 +286,7 @@ def test_an_error_in_a_worker_is_raised_and_the_next_step_goes_on(monkeypatch: p
     x, y = volumes(1, 1, 4, 4, 4), volumes(1, 1, 4, 4, 4, seed=1)
     expected = TopologicalLoss()(x, y)
     with monkeypatch.context() as patch:
-        patch.setattr("nnunet_topomae.topology.loss.squared_wasserstein", lambda *_: 1 / 0)
+        patch.setattr("nnunet_topomae.topology.loss.squared_wasserstein", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             TopologicalLoss()(x, y)
     assert TopologicalLoss()(x, y) == expected
@@ -316,7 +316,7 @@ def test_target_diagrams_of_another_kind_are_refused() -> None:
     x, y = volumes(1, 1, 8, 8, 8), volumes(1, 1, 8, 8, 8, seed=1)
     loss = TopologicalLoss(max_side=4)
     for wrong in (TopologicalLoss().diagrams(y), TopologicalLoss(max_side=4).diagrams(y[..., :3])):
-        with pytest.raises(ValueError, match=r"of a volume of shape .*max_side is 4"):
+        with pytest.raises(ValueError, match=r"of a volume of shape .*max_side 4"):
             loss(x, None, wrong)
     with pytest.raises(ValueError, match=r"of a volume of shape \[8, 8, 8\]"):
         loss(x, None, TopologicalLoss().submit_diagrams(y))
@@ -435,3 +435,22 @@ def test_bad_inputs_are_refused() -> None:
     for wrong in (x.numpy(), x.cfloat(), None):
         with pytest.raises(TypeError, match="reconstruction must be a tensor of real numbers"):
             loss(wrong, x)
+
+
+@pytest.mark.parametrize("scale", [1, (2, 1, 2)])
+def test_with_scale_and_place_its_gradient_is_that_of_finite_differences(scale) -> None:
+    generator = torch.Generator().manual_seed(0)
+    target, start, direction = torch.randn(3, 1, 1, 8, 6, 8, generator=generator)
+    loss = TopologicalLoss(scale=scale, place=0.05, rel_tol=1e-9)
+    volume = start.clone().requires_grad_()
+    loss(volume, target).backward()
+    step = 1e-3
+    above, below = (loss(start + sign * step * direction, target).item() for sign in (1, -1))
+    assert (volume.grad * direction).sum().item() == pytest.approx((above - below) / (2 * step), rel=0.02)
+
+
+def test_with_place_a_volume_that_is_mirrored_is_another() -> None:
+    target = torch.randn(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert TopologicalLoss()(target.flip(2), target) < 1e-6
+    assert TopologicalLoss(place=0.1)(target.flip(2), target) > 1
+    assert TopologicalLoss(place=0.1)(target, target) < 1e-6

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 
 from nnunet_topomae.topology import _auction, _kdtree, persistence_diagrams
 from nnunet_topomae.topology import wasserstein as implementation
@@ -130,10 +131,11 @@ def test_searches_with_and_without_lifts_find_the_same(points: np.ndarray, queri
     scale = np.abs(points).max() or 1.0
     u, v = points.sum(axis=1) / scale, (points[:, 1] - points[:, 0]) / scale
     rng = np.random.default_rng(seed)
-    tree = _kdtree.build(u, v)
+    tree = _kdtree.build(u, v, rng.choice([0.0, 0.1], (len(v), 2)))
     _kdtree.set_weights(tree, np.square(v) - rng.choice([0.0, 1e-16, 1e-3, 1.0], len(v)) * rng.random(len(v)))
     for birth, death in np.array(queries) / max(np.abs(queries).max(), 1e-300):
-        question = (tree, 0, birth + death, death - birth, -np.square(death - birth))
+        asking = _kdtree.build(np.array([birth + death]), np.array([death - birth]), np.zeros((1, 2)))
+        question = (tree, 0, asking, 0, -np.square(death - birth))
         plain = _kdtree.best_two(*question, None, _kdtree.waiting_room())
         lifted = _kdtree.best_two(*question, True, _kdtree.waiting_room())
         assert lifted[:2] == plain[:2]
@@ -348,3 +350,33 @@ def test_ct(ct_diagrams: list[tuple[np.ndarray, np.ndarray]], dimension: int, ex
         assert result.lower_bound <= expected + 1e-6
         assert expected - 1e-6 <= result.cost
         assert result.cost - result.lower_bound <= rel_tol * result.cost
+
+
+def with_places(seed: int, sizes: tuple[int, int], weight: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Two diagrams, and where their classes lie: six coordinates of a grid of 32, times `weight`."""
+    rng = np.random.default_rng(seed)
+    births = [rng.normal(size=n) for n in sizes]
+    diagrams = [np.stack([birth, birth + rng.exponential(0.5, len(birth))], axis=1) for birth in births]
+    return diagrams, [weight * rng.integers(0, 32, (n, 6)) for n in sizes]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.02, 0.1, 1.0])
+@pytest.mark.parametrize("sizes", [(0, 3), (1, 1), (30, 40), (400, 250)])
+def test_with_places_it_is_the_best_assignment_in_all_coordinates(sizes: tuple[int, int], weight: float) -> None:
+    (a, b), (places_a, places_b) = with_places(0, sizes, weight)
+    alone_a, alone_b = (np.square(d[:, 1] - d[:, 0]) / 2 for d in (a, b))
+    gain = alone_a[:, None] + alone_b - cdist(np.hstack([a, places_a]), np.hstack([b, places_b]), "sqeuclidean")
+    gain = np.maximum(gain, 0)  # or both go to the diagonal
+    best = alone_a.sum() + alone_b.sum() - gain[linear_sum_assignment(gain, maximize=True)].sum()
+    for rel_tol in (0.01, 1e-9):
+        result = squared_wasserstein(a, b, rel_tol, places=(places_a, places_b))
+        assert result.lower_bound <= best * (1 + 1e-12) and best * (1 - 1e-12) <= result.cost
+        assert result.cost - result.lower_bound <= rel_tol * result.cost
+
+
+def test_places_that_do_not_fit_are_refused() -> None:
+    (a, b), places = with_places(0, (3, 4), 1.0)
+    with pytest.raises(ValueError, match="diagram a"):
+        squared_wasserstein(a, b, places=(places[1], places[1]))
+    with pytest.raises(ValueError, match="6 coordinates in a and 3 in b"):
+        squared_wasserstein(a, b, places=(places[0], places[1][:, :3]))
