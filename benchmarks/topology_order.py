@@ -53,7 +53,7 @@ def draw_crops(images: list[np.ndarray], side: int, count: int) -> torch.Tensor:
     for index in range(count):
         image = images[index % len(images)]
         corner = [rng.integers(length - side + 1) for length in image.shape[1:]]
-        crops.append(image[:, *(slice(start, start + side) for start in corner)])
+        crops.append(image[(slice(None), *(slice(start, start + side) for start in corner))])
     return torch.from_numpy(np.stack(crops))
 
 
