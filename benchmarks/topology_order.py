@@ -3,8 +3,8 @@
     python benchmarks/topology_order.py --images FOLDER [--side 32 --crops 24] [--json FILE]
 
 Hidden tokens of random crops are filled with the truth blurred, each token's mean, another image's tokens, zeros. The
-term, with the knobs of the environment as pre-training would read them, should grow in that order: a reconstruction that
-is right but soft beats one that has another image's texture. FOLDER holds images in any format that nnU-Net reads.
+term, with the knobs of the environment as pre-training would read them, should like the blurred truth best and another
+image's texture least by far. FOLDER holds images in any format that nnU-Net reads.
 """
 
 from __future__ import annotations

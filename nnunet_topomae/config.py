@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 ENVIRONMENT_PREFIX = "NNUNET_TOPOMAE_"
 PLANS_SECTION = "topomae"
@@ -41,7 +41,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "finetune_weight_topology": 0.0,
                 "topology_dimensions": (0, 1, 2),
                 "topology_every": 1,
-                "topology_min_persistence": 0.0,
+                "topology_scale": 0,
+                "topology_place": 0.0,
             }
         ),
     }
@@ -63,6 +64,8 @@ REMOVED: Mapping[str, Any] = MappingProxyType(
         "rotation_probability": 0.2,
         "scaling_probability": 0.2,
         "validation_crops": 4,
+        "topology_backend": "numba",
+        "topology_min_persistence": 0.0,
     }
 )
 # And values that knobs took.
@@ -236,9 +239,14 @@ class TopoMAEConfig:
     topology_tolerance: float = _knob(
         0.01, "certified relative error of each squared W2 distance", valid=_FRACTION, phase=BOTH
     )
-    topology_min_persistence: float = _knob(0.0, "leave out pairs that live shorter", "intensity", _at_least(0))
-    topology_backend: Literal["numba", "gudhi"] = _knob(
-        "numba", "persistent homology by our engine or by gudhi", valid=_one_of("numba", "gudhi"), phase=BOTH
+    topology_scale: int = _knob(
+        0,
+        "compare low-passed volumes, with so many points a side of a token; 0: full resolution",
+        "points",
+        _at_least(0),
+    )
+    topology_place: float = _knob(
+        0.0, "what a pair pays for each grid point between its critical voxels; 0: nothing", "intensity", _at_least(0)
     )
 
     panel_every: int = _knob(
@@ -265,7 +273,8 @@ class TopoMAEConfig:
         Raises ConfigError for a model of version 0.1: its ViT counted positions otherwise, which no weight shows.
         """
         section = plans.get(PLANS_SECTION, {})
-        if isinstance(section, Mapping) and "topology_backend" in section and "vit_views" not in section:
+        first_version = {"topology_backend", "weight_decay"}  # which wrote all of its knobs, and had no views
+        if isinstance(section, Mapping) and first_version <= section.keys() and "vit_views" not in section:
             raise ConfigError(
                 "this model was trained with version 0.1 of nnunet-topomae, whose ViT had another position embedding: "
                 "use it with that version, or train again"

@@ -207,8 +207,8 @@ READINGS = {
     "topology_dimensions": ((0,), NO, (1,), NO),
     "topology_max_side": (0, NO, NO, NO),
     "topology_tolerance": (NO, NO, NO, NO),
-    "topology_min_persistence": (0, NO, 1, NO),
-    "topology_backend": (NO, NO, NO, NO),
+    "topology_scale": (0, NO, 1, NO),
+    "topology_place": (0, NO, 1, NO),
     "panel_every": (0, NO, 1, NO),
 }
 
@@ -234,7 +234,7 @@ def test_a_loss_without_any_term_is_refused():
 
 def test_a_model_of_the_first_version_is_refused():
     """Its position embedding is not among the weights, so that it would load, and compute something else."""
-    section = TopoMAEConfig().to_section()
+    section = TopoMAEConfig().to_section() | {"topology_backend": "numba"}
     assert TopoMAEConfig.from_plans({"topomae": section}) == TopoMAEConfig()
     del section["vit_views"]
     with pytest.raises(ConfigError, match="trained with version 0.1"):

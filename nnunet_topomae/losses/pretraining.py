@@ -32,7 +32,7 @@ class PretrainingLoss(nn.Module):
     def __init__(self, config: TopoMAEConfig, geometry: Geometry) -> None:
         super().__init__()
         self.geometry = geometry
-        self.terms = [term(config) for term in TERMS]
+        self.terms = [term(config, geometry) for term in TERMS]
         (self.topology,) = (term for term in self.terms if isinstance(term, Topology))
 
     def submit_target(self, image: torch.Tensor) -> list[Future[Diagrams]] | None:

@@ -12,6 +12,7 @@ import torch
 
 from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.networks.copretrain import BranchOutput, CoPretrainingOutput
+from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.topology import Diagrams, PendingLoss
 
 BRANCHES = CoPretrainingOutput._fields
@@ -48,7 +49,7 @@ class Term(ABC):
     name: ClassVar[str]
     curves: ClassVar[tuple[str, ...]]
 
-    def __init__(self, config: TopoMAEConfig) -> None:
+    def __init__(self, config: TopoMAEConfig, geometry: Geometry) -> None:
         self.weight: float = getattr(config, f"weight_{self.name}")
 
     @abstractmethod

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.losses.term import BranchTerm, Outputs, Target
 from nnunet_topomae.networks.copretrain import BranchOutput
+from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.topology import TopologicalLoss
 from nnunet_topomae.topology.loss import Normalisation
 
 
-def topological_loss(config: TopoMAEConfig, normalisation: Normalisation) -> TopologicalLoss:
-    """The topological loss with the knobs of `config`."""
+def topological_loss(
+    config: TopoMAEConfig, normalisation: Normalisation, scale: int | Sequence[int] = 1, place: float = 0.0
+) -> TopologicalLoss:
+    """The topological loss with the knobs that both phases have; the paper's, if nothing else is asked for."""
     return TopologicalLoss(
         dimensions=config.topology_dimensions,
         rel_tol=config.topology_tolerance,
         max_side=config.topology_max_side or None,
-        min_persistence=config.topology_min_persistence,
         normalisation=normalisation,
-        backend=config.topology_backend,
+        scale=scale,
+        place=place,
     )
+
+
+def pretraining_topology(config: TopoMAEConfig, geometry: Geometry) -> TopologicalLoss:
+    """Of pre-training, with its scale and place: a token, which is what is hidden, is as wide as so many points."""
+    points = config.topology_scale
+    scale = [max(1, side // points) if points else 1 for side in geometry.token_size]
+    return topological_loss(config, "voxels", scale, config.topology_place)
 
 
 class Topology(BranchTerm):
@@ -31,9 +43,9 @@ class Topology(BranchTerm):
 
     name = "topology"
 
-    def __init__(self, config: TopoMAEConfig) -> None:
-        super().__init__(config)
-        self.loss = topological_loss(config, "voxels")
+    def __init__(self, config: TopoMAEConfig, geometry: Geometry) -> None:
+        super().__init__(config, geometry)
+        self.loss = pretraining_topology(config, geometry)
 
     def __call__(self, outputs: Outputs, target: Target) -> dict[str, torch.Tensor]:
         if target.diagrams is None:

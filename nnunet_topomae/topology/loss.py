@@ -192,7 +192,8 @@ class TopologicalLoss(nn.Module):
         self._check_diagrams(theirs, shape)
         pair = _of_dimension(ours, k), _of_dimension(theirs, k)
         a, b = pair if self.match_essential else (diagram.finite() for diagram in pair)
-        return _comparison(a, b, self.rel_tol, self.min_persistence, [self._places(diagram, shape) for diagram in (a, b)])
+        places = [self._places(diagram, shape) for diagram in (a, b)]
+        return _comparison(a, b, self.rel_tol, self.min_persistence, places)
 
     def _places(self, diagram: PersistenceDiagram, shape: Sequence[int]) -> np.ndarray:
         """[n, 2 · len(shape)] birth and death voxels times λ, over √2, as the mean of both counts; [n, 0] for λ = 0."""

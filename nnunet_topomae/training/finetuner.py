@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -93,7 +92,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
             set_deep_supervision_weights(loss, weights)
         if not self.config.finetune_weight_topology:
             return loss
-        topology = topological_loss(replace(self.config, topology_min_persistence=0.0), "none")
+        topology = topological_loss(self.config, "none")
         return SegmentationLoss(loss, topology, self.label_manager)
 
     def _topology_weight(self) -> float:
