@@ -98,12 +98,12 @@ class TopologicalLoss(nn.Module):
         self.dimensions = checked_dimensions(dimensions)
         if max_side is not None and (not is_integer(max_side) or max_side < 1):
             raise ValueError(f"max_side must be at least 1 voxel, an integer, or None for no limit; got {max_side!r}")
-        self.scale = (scale, scale, scale) if is_integer(scale) else tuple(scale)
+        self.scale = tuple(scale) if isinstance(scale, Sequence) else (scale,) * 3
         if len(self.scale) != 3 or not all(is_integer(step) and step >= 1 for step in self.scale):
             raise ValueError(f"scale must be one integer of at least 1 voxel, or one an axis; got {scale!r}")
-        for name, value in (("place", place), ("min_persistence", min_persistence)):
-            if not is_number(value) or value < 0:
-                raise ValueError(f"{name} must be 0 or more, got {value!r}")
+        for name, number in (("place", place), ("min_persistence", min_persistence)):
+            if not is_number(number) or number < 0:
+                raise ValueError(f"{name} must be 0 or more, got {number!r}")
         for name, value, choices in (
             ("essential", essential, Essential),
             ("normalisation", normalisation, Normalisation),
