@@ -51,6 +51,11 @@ class Classes:
         names = {label: name_of.get(label, name_of.get((label,), str(label))) for label in scored}
         return cls(names, manager.ignore_label, frozenset(values))
 
+    @property
+    def measured(self) -> set[int]:
+        """Values that count for some class, or are the one to ignore."""
+        return {value for label in self.names for value in _values(label)} | {self.ignore_label or 0}
+
     def choose(self, wanted: Sequence[str]) -> Classes:
         """Those named by the user: names of dataset.json, numbers, or numbers with commas for a region.
 

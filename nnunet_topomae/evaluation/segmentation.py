@@ -10,7 +10,7 @@ import numpy as np
 from scipy.ndimage import find_objects
 
 from nnunet_topomae.evaluation.surface import SurfaceDistances, surface_voxels, surfels
-from nnunet_topomae.topology.metrics import betti_numbers
+from nnunet_topomae.topology.metrics import betti_error
 
 Label = int | tuple[int, ...]
 
@@ -154,7 +154,7 @@ def _shape_measures(
     return {
         **_surface_measures(a, b, spacing, known, diagonal if not num_a or not num_b else math.nan),
         "volume_error": abs(num_a - num_b) * math.prod(spacing),
-        "betti_error": sum(abs(x - y) for x, y in zip(_betti_numbers(a), _betti_numbers(b), strict=True)),
+        "betti_error": sum(betti_error(np.atleast_3d(a), np.atleast_3d(b), [1])[1]),
     }
 
 
@@ -177,10 +177,3 @@ def _surface_measures(
         between = SurfaceDistances.between(*blocks)
         shares = {name: between.share_within(tolerance) for name, tolerance in NSD_TOLERANCES_MM.items()}
     return distances | shares
-
-
-def _betti_numbers(mask: np.ndarray) -> tuple[int, ...]:
-    boxes = find_objects(mask.view(np.uint8))
-    if not boxes:
-        return 0, 0, 0
-    return betti_numbers(mask[boxes[0]] if mask.ndim == 3 else mask[boxes[0]][None])
