@@ -55,9 +55,9 @@ def run(options: argparse.Namespace) -> None:
     outputs = _outputs(options)
     description, classes = _classes(options)
     folders = pair_folders(options.references, options.predictions, description, options.chill)
-    for folder in folders:
-        for fault in folder.bad.values():
-            print(f"Cannot be measured: {fault}", flush=True)
+    remarks = [f"Cannot be measured: {fault}" for folder in folders for fault in folder.bad.values()]
+    remarks += [f"Note: {note}" for folder in folders for note in folder.notes]
+    print(*dict.fromkeys(remarks), sep="\n", end="\n" if remarks else "", flush=True)
     names = folder_names(options.predictions)
     summaries = evaluate_folders(dict(zip(names, folders, strict=True)), classes, options.np)
     for name, summary in summaries.items():

@@ -60,7 +60,6 @@ def heading(name: str, summary: Summary) -> str:
     if bad := summary.get("partial"):
         lines[0] = f"{name}, PARTIAL: mean over {num_cases} of {num_cases + len(bad)} cases, {units}"
         lines.append(f"Not measured: {', '.join(bad)}")
-    lines += [note[0].upper() + note[1:] for note in summary.get("notes", ())]
     if strangers := summary.get("values_not_measured"):
         found = ", ".join(f"{value} in {count} cases" for value, count in strangers.items())
         lines.append(f"Found, but measured as no class: {found}")
@@ -96,11 +95,11 @@ def definitions_text(summary: Summary) -> str:
 
 
 def comparison_table(compared: Sequence[PairedDifference], measures: Sequence[str]) -> str:
-    """A row a folder, measure and class that has a case."""
+    """A row a folder, measure and class that one of both has."""
     head = ["measure", "class", "difference", "mean", "95 % interval", "p (Wilcoxon)", "p (Holm)", "cases", "left out"]
     rows = []
     for row in compared:
-        if row.measure in measures and row.cases:
+        if row.measure in measures and (row.cases or row.left_out):
             digits = DIGITS.get(row.measure, 2)
             interval = "–"
             if not math.isnan(row.low):

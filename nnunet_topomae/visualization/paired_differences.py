@@ -25,9 +25,10 @@ def save_paired_differences(
     """A row of panels a folder, a column a measure: a dot a case, the mean with its interval, the corrected p.
 
     Blue: better, by the corrected p and by the interval where there is one; orange: worse; grey: neither is decided.
-    Classes without a case are left out.
+    Classes that nobody has are left out.
     """
-    compared = [row for row in compared if row.measure in SHOWN and (row.cases or row.left_out)]
+    somewhere = {(row.other, row.label) for row in compared if row.measure in SHOWN and (row.cases or row.left_out)}
+    compared = [row for row in compared if row.measure in SHOWN and (row.other, row.label) in somewhere]
     others = list(dict.fromkeys(row.other for row in compared))
     num_classes = len({row.label for row in compared})
     height = 1.3 + 0.42 * num_classes
@@ -78,9 +79,9 @@ def colour_of(row: PairedDifference) -> str:
 
 
 def _note(row: PairedDifference) -> str:
-    if math.isnan(row.p_holm):
-        return f"left out {len(row.left_out)}"
-    least = f" (least possible {row.p_least:.2g})" if row.p_least > SIGNIFICANT else ""
     left_out = f", left out {len(row.left_out)}" if row.left_out else ""
+    if math.isnan(row.p_holm):
+        return f"n 0{left_out}"
+    least = f" (least possible {row.p_least:.2g})" if row.p_least > SIGNIFICANT else ""
     p = "< 0.001" if row.p_holm < 0.001 else f"= {row.p_holm:.3f}"
     return f"p {p}{least}, n {len(row.cases)}{left_out}"
