@@ -70,16 +70,13 @@ def read_geometry(file: Path, ending: str, reader: type[BaseReaderWriter]) -> Ge
 
     Raises:
         ValueError: the file is damaged, or its header says that the reader's spacing gives no distances: axes that are
-            not perpendicular, a unit other than mm that the reader does not look at, a voxel without extent.
+            not perpendicular, a unit other than mm that the reader does not look at.
     """
     ending = ending.lower()
     try:
-        geometry = _read(file, ending, reader)
+        return _read(file, ending, reader)
     except Exception as error:  # a damaged file fails in as many ways as there are readers
         raise ValueError(f"{file}: {(str(error).strip() or repr(error)).splitlines()[-1]}") from error
-    if geometry.spacing and not 0 < min(geometry.spacing) <= max(geometry.spacing) < np.inf:
-        raise ValueError(f"{file}: its header has voxels of {_rounded(geometry.spacing)} mm")
-    return geometry
 
 
 def _read(file: Path, ending: str, reader: type[BaseReaderWriter]) -> Geometry:
@@ -123,7 +120,7 @@ def _by_simpleitk(file: Path) -> Geometry:
     affine = np.eye(axes + 1)
     affine[:axes, :axes] = directions * header.GetSpacing()
     affine[:axes, axes] = header.GetOrigin()
-    return Geometry(tuple(header.GetSize()[::-1]), tuple(header.GetSpacing()[::-1]), affine)
+    return Geometry(tuple(header.GetSize()[::-1]), tuple(np.abs(header.GetSpacing()[::-1]).tolist()), affine)
 
 
 def _by_nibabel(file: Path) -> Geometry:
