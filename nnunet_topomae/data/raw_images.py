@@ -20,7 +20,8 @@ import SimpleITK as sitk
 import tifffile
 from PIL import Image
 
-from nnunet_topomae.data.raw_files import file_fault
+from nnunet_topomae.data.dataset_json import read_dataset_json
+from nnunet_topomae.data.raw_files import apples_note, file_fault, labels_by_case
 
 CHUNK = 1 << 20  # bytes read at once
 ADVICE = "Restore these from where they came"
@@ -36,6 +37,15 @@ def require_whole(files: Iterable[str | Path]) -> None:
     if faults:
         named = "; ".join(f"{file} {fault}" for file, fault in faults.items())
         raise DamagedImageError(f"{named}. {ADVICE}" if len(faults) > 1 else named)
+
+
+def require_whole_dataset(raw: Path) -> None:
+    """`require_whole` of all images and labels of a raw dataset in nnU-Net's format."""
+    ending = read_dataset_json(raw)["file_ending"]
+    folders = [raw / name for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs")]
+    if notes := [note for folder in folders if (note := apples_note(folder, ending))]:
+        raise DamagedImageError("; ".join(notes))
+    require_whole(file for folder in folders for file in labels_by_case(folder, ending).values())
 
 
 def image_fault(file: Path) -> str:

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 import tifffile
 from PIL import Image
 
-from nnunet_topomae.data.raw_images import DamagedImageError, image_fault, require_whole
+from nnunet_topomae.data.raw_images import DamagedImageError, image_fault, require_whole, require_whole_dataset
 
 VOXELS = np.zeros((20, 32, 24), np.int16)
 VOXELS[5:15, 8:24, 8:16] = np.random.default_rng(0).integers(1, 4, (10, 16, 8))
@@ -141,6 +141,21 @@ def test_voxels_in_a_file_of_their_own_are_looked_at(tmp_path, header, voxels):
     assert "is cut off" in image_fault(tmp_path / header)
     (tmp_path / voxels).unlink()
     assert f"{voxels}" in image_fault(tmp_path / header)
+
+
+def test_a_raw_dataset_is_whole_or_its_damaged_files_are_named(tmp_path):
+    (tmp_path / "dataset.json").write_text('{"channel_names": {"0": "CT"}, "labels": {}, "file_ending": ".nii.gz"}')
+    for name in ("imagesTr/a_0000", "labelsTr/a", "imagesTs/b_0000"):
+        (tmp_path / name).parent.mkdir()
+        nifti(tmp_path / f"{name}.nii.gz")
+    require_whole_dataset(tmp_path)
+    for name in ("labelsTr/a", "imagesTs/b_0000"):
+        (tmp_path / f"{name}.nii.gz").write_bytes(b"no image")
+    with pytest.raises(DamagedImageError, match="labelsTr/a.nii.gz .*imagesTs/b_0000.nii.gz "):
+        require_whole_dataset(tmp_path)
+    (tmp_path / "imagesTr" / "._a_0000.nii.gz").touch()
+    with pytest.raises(DamagedImageError, match="macOS"):
+        require_whole_dataset(tmp_path)
 
 
 def test_all_damaged_files_are_named(tmp_path):
