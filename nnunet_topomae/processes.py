@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 def in_processes(
     work: Callable[..., Result], tasks: Mapping[Key, tuple[Any, ...]], num_processes: int, title: str
-) -> Iterator[tuple[Key, Result]]:
+) -> Generator[tuple[Key, Result], None, None]:
     """Each key of `tasks` with what `work` returns for its arguments, as soon as it is done.
 
     One process is this one. Where more are interrupted, or what uses their results fails, they end at once and in

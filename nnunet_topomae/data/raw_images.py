@@ -131,7 +131,7 @@ def _nifti(file: Path) -> str:
         opened: Any = gzip.GzipFile(fileobj=content) if compression == "gzip" else content
         block = opened.read(nibabel.Nifti2Header.sizeof_hdr)
     is_second = nibabel.Nifti2Header.sizeof_hdr in (int.from_bytes(block[:4], order) for order in ("little", "big"))
-    header_class = nibabel.Nifti2Header if is_second else nibabel.Nifti1Header
+    header_class: Any = nibabel.Nifti2Header if is_second else nibabel.Nifti1Header
     if len(block) < header_class.sizeof_hdr:
         return "is cut off within its header"
     header = header_class(block[: header_class.sizeof_hdr], check=False)

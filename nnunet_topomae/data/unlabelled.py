@@ -132,5 +132,5 @@ class JoinedDataset:
         self.identifiers = list(cases)
         self._part_of = {case: part for part in parts for case in part.identifiers}
 
-    def load_case(self, identifier: str) -> tuple:
+    def load_case(self, identifier: str) -> tuple[Any, ...]:
         return self._part_of[identifier].load_case(identifier)

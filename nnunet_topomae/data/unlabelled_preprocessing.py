@@ -130,7 +130,8 @@ def _bad_names(
 
 
 def _refuse_other_files(target: UnlabelledImages, files: Mapping[str, Mapping[int, Path]]) -> None:
-    others = [case for case, channels in files.items() if target.record(case).files != _stamps(channels)]
+    records = {case: target.record(case) for case in files}
+    others = [case for case, record in records.items() if record is None or record.files != _stamps(files[case])]
     if others:
         raise FileExistsError(f"{target.folder} holds these cases already, made from other files: {', '.join(others)}")
 
@@ -208,11 +209,12 @@ def _preprocess_all(
     try:
         with closing(in_processes(worker.outcome, tasks, num_processes, "Preprocessing")) as outcomes:
             for case, outcome in outcomes:
-                if isinstance(outcome, str) and outcome not in validation:
+                if isinstance(outcome, BadImageError):
+                    bad[case] = str(outcome)
+                elif outcome in validation:
+                    bad[case] = f"the same image as validation case {validation[outcome]}"
+                else:
                     target.put(case, partial / case, Record(settings, outcome, stamps[case]))
-                    continue
-                same = isinstance(outcome, str)
-                bad[case] = f"the same image as validation case {validation[outcome]}" if same else str(outcome)
                 _remove(partial / case)
     except RuntimeError as error:
         raise RuntimeError(f"{error}. What was done is kept: given again, the command goes on") from error

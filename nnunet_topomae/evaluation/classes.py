@@ -66,8 +66,7 @@ class Classes:
         chosen = {}
         for text in wanted:
             label = by_name[text] if text in by_name else _parse_label(text, by_name)
-            unknown = set() if self.values is None else set(_values(label)) - self.values
-            if unknown:
+            if self.values is not None and not self.values.issuperset(_values(label)):
                 listed = ", ".join(map(str, sorted(self.values)))
                 raise ValueError(f"label {text}: dataset.json lists the values {listed} alone")
             if self.ignore_label in _values(label):

@@ -116,11 +116,11 @@ def compare(summaries: Mapping[str, Summary], seed: int = 0) -> list[PairedDiffe
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Corrected by Holm (1979), "A simple sequentially rejective multiple test procedure"; NaN stays NaN."""
-    p_values = np.asarray(p_values, float)
-    defined = np.flatnonzero(~np.isnan(p_values))
-    order = defined[np.argsort(p_values[defined])]
-    steps = p_values[order] * np.arange(len(order), 0, -1)
-    corrected = np.full(len(p_values), math.nan)
+    p = np.asarray(p_values, float)
+    defined = np.flatnonzero(~np.isnan(p))
+    order = defined[np.argsort(p[defined])]
+    steps = p[order] * np.arange(len(order), 0, -1)
+    corrected = np.full(len(p), math.nan)
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
     return corrected.tolist()
 
@@ -180,8 +180,8 @@ def _mean_over_classes(classes: Sequence[_Pairs]) -> _Pairs:
     """Over the classes defined in both."""
     theirs, ours = (np.ma.masked_invalid([pairs[side] for pairs in classes]) for side in (0, 1))
     either = theirs.mask | ours.mask
-    means = (np.ma.array(values.data, mask=either).mean(axis=0).filled(np.nan) for values in (theirs, ours))
-    return _Pairs(*means, np.any([pairs.left_out for pairs in classes], axis=0))
+    means = [np.ma.array(values.data, mask=either).mean(axis=0).filled(np.nan) for values in (theirs, ours)]
+    return _Pairs(means[0], means[1], np.any([pairs.left_out for pairs in classes], axis=0))
 
 
 def _difference(

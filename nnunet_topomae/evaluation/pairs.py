@@ -117,7 +117,7 @@ def pair_folders(
     """`pair_files` of several folders of predictions. Raises ValueError where they do not hold the same cases."""
     folders = [pair_files(references, folder, description, only_predicted) for folder in predictions]
     cases = [{pair.name for pair in folder.pairs} | folder.bad.keys() for folder in folders]
-    differing = sorted(set.union(*cases) - set.intersection(*cases))
+    differing = sorted(cases[0].union(*cases) - cases[0].intersection(*cases))
     if differing:
         raise ValueError(f"not in all folders of predictions: {', '.join(differing)}. Only the same cases are compared")
     return folders

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.ndimage import find_objects
@@ -15,7 +15,7 @@ from nnunet_topomae.topology.metrics import betti_error
 Label = int | tuple[int, ...]
 
 
-def as_label(value: int | Sequence[int]) -> Label:
+def as_label(value: Any) -> Label:
     """An integer, or a tuple for a region, which dataset.json writes as a list."""
     return tuple(map(int, value)) if isinstance(value, (list, tuple)) else int(value)
 
@@ -79,13 +79,13 @@ def segmentation_metrics(
         raise ValueError(f"prediction {list(prediction.shape)} and reference {list(reference.shape)} differ in shape")
     prediction, reference, spacing = _in_plane(prediction, reference, spacing)
     known = None if ignore_label is None else reference != ignore_label
-    labels = [as_label(label) for label in labels]
-    highest = max(map(np.max, labels), default=0)
+    keys = [as_label(label) for label in labels]
+    highest = max(map(np.max, keys), default=0)
     boxes = [find_objects(label_map, highest) for label_map in (prediction, reference)]
     num_known = reference.size if known is None else int(np.count_nonzero(known))
     diagonal = math.hypot(*np.multiply(reference.shape, spacing))
     metrics = {}
-    for label in labels:
+    for label in keys:
         box = _joint_box(boxes, label, reference.shape)
         known_here = None if known is None else known[box]
         a, b = (np.isin(label_map[box], label) for label_map in (prediction, reference))
@@ -114,7 +114,7 @@ def _joint_box(
     values = (label,) if isinstance(label, int) else label
     if 0 in values:
         return tuple(slice(0, side) for side in shape)
-    found = [box[value - 1] for box in boxes for value in values if value <= len(box) and box[value - 1]]
+    found = [box for of_map in boxes for value in values if value <= len(of_map) and (box := of_map[value - 1])]
     if not found:
         return tuple(slice(0, 1) for _ in shape)
     return tuple(
