@@ -1,19 +1,20 @@
 """Whether image files are whole. ITK fills in what a cut file lacks, without a word.
 
-Of a compressed file all is decompressed, to its checksum; of others the length is compared with the header's. What is
-not compressed has no checksum: a changed voxel cannot be told from a voxel.
+What is compressed is decompressed, to its checksum, and lengths are compared with the header's, by the format's reader
+if it does so. What is not compressed has no checksum: a changed voxel cannot be told from a voxel.
 """
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import logging
 import math
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import nibabel
 import SimpleITK as sitk
@@ -24,6 +25,11 @@ from nnunet_topomae.data.dataset_json import read_dataset_json
 from nnunet_topomae.data.raw_files import apples_note, file_fault, labels_by_case
 
 CHUNK = 1 << 20  # bytes read at once
+GIPL_HEADER = 256  # bytes
+# Of NRRD and MetaImage.
+HEADER_END = re.compile(rb"\r?\n\r?\n|ElementDataFile *= *LOCAL *\r?\n")
+COMPRESSED = re.compile(rb"(?im)^(encoding: *gz(ip)?|CompressedData *= *True)\s*$")
+DATA_FILE = re.compile(rb"(?im)^(?:data ?file:|ElementDataFile *=)(?! *(?:LOCAL|LIST)) *([^%\r\n]+?)\s*$")
 ADVICE = "Restore these from where they came"
 
 
@@ -51,7 +57,7 @@ def require_whole_dataset(raw: Path) -> None:
 def image_fault(file: Path) -> str:
     """What is wrong with a file, so that "FILE " before it makes a sentence; empty if nothing is.
 
-    It costs one decompression. Of formats that are not nnU-Net's, nothing is known.
+    It costs one decompression, or one reading. Of formats that are not nnU-Net's, nothing is known.
     """
     if fault := file_fault(file):
         return fault
@@ -66,135 +72,67 @@ def image_fault(file: Path) -> str:
         return f"cannot be read ({(str(error).strip() or repr(error)).splitlines()[-1]})"
 
 
-class _Voxels(NamedTuple):
-    """Where the voxels of an image are.
-
-    Attributes:
-        file: that holds them.
-        needed: bytes from `start` on, uncompressed.
-        slice_size: bytes.
-        start: bytes of `file` before them; of a negative number, all that is more than needed.
-        encoding: of what follows.
-    """
-
-    file: Path
-    needed: int
-    slice_size: int
-    start: int = 0
-    encoding: str = "raw"
-
-
-def _length_fault(voxels: _Voxels) -> str:
-    if fault := file_fault(voxels.file):
-        return f"has its voxels in {voxels.file.name}, which {fault}"
-    if voxels.encoding not in ("raw", "gzip", "gz", "bzip2", "bz2", "zlib"):
-        return ""  # text: its reader counts
-    with voxels.file.open("rb") as file:
-        file.seek(max(voxels.start, 0))
-        length = sum(map(len, _decompressed(file, voxels.encoding)))
-    if length < voxels.needed:
-        return f"is cut off: its header tells of {voxels.needed} bytes, and it has {length}"
-    if voxels.start >= 0 and length >= voxels.needed + voxels.slice_size:
-        return f"does not fit its header, which tells of {voxels.needed} bytes, while it has {length}"
-    return ""
-
-
-def _decompressed(file: BinaryIO, encoding: str) -> Iterator[bytes]:
-    """Chunks. Raises EOFError, OSError or zlib.error where the stream is damaged."""
-    if encoding == "zlib":
-        stream = zlib.decompressobj()
-        while chunk := stream.unconsumed_tail or file.read(CHUNK):
-            yield stream.decompress(chunk, CHUNK)
-        if not stream.eof:
-            raise EOFError("its compressed stream has no end")
-        return
-    opened: Any = file
-    if encoding.startswith("gz"):
-        opened = gzip.GzipFile(fileobj=file)
-    elif encoding.startswith("bz"):
-        opened = bz2.BZ2File(file)
-    while chunk := opened.read(CHUNK):
-        yield chunk
-
-
-def _compression(file: Path) -> str:
-    with file.open("rb") as content:
-        return "gzip" if content.read(2) == b"\x1f\x8b" else "raw"
-
-
 def _nifti(file: Path) -> str:
     voxels = file
     if file.name.lower().endswith((".hdr", ".img")):
         file, voxels = file.with_suffix(".hdr"), file.with_suffix(".img")
-    compression = _compression(file)
-    with file.open("rb") as content:
-        opened: Any = gzip.GzipFile(fileobj=content) if compression == "gzip" else content
-        block = opened.read(nibabel.Nifti2Header.sizeof_hdr)
+    if fault := file_fault(voxels):
+        return f"has its voxels in {voxels.name}, which {fault}"
+    with _opened(file) as content:
+        block = content.read(nibabel.Nifti2Header.sizeof_hdr)
     is_second = nibabel.Nifti2Header.sizeof_hdr in (int.from_bytes(block[:4], order) for order in ("little", "big"))
     header_class: Any = nibabel.Nifti2Header if is_second else nibabel.Nifti1Header
     if len(block) < header_class.sizeof_hdr:
         return "is cut off within its header"
     header = header_class(block[: header_class.sizeof_hdr], check=False)
-    offset, shape, item = int(header["vox_offset"]), header.get_data_shape(), header.get_data_dtype().itemsize
-    needed, slice_size = math.prod(shape) * item, math.prod(shape[:-1]) * item
-    return _length_fault(_Voxels(voxels, offset + needed, slice_size, 0, compression))
+    shape, item = header.get_data_shape(), header.get_data_dtype().itemsize
+    return _length_fault(voxels, int(header["vox_offset"]), math.prod(shape) * item, math.prod(shape[:-1]) * item)
 
 
-def _size(file: Path) -> tuple[int, int]:
-    """Bytes of all voxels and of a slice, as ITK understands the header."""
+def _gipl(file: Path) -> str:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(file))
     reader.ReadImageInformation()
     size = reader.GetSize()
     item = sitk.GetArrayViewFromImage(sitk.Image([1] * len(size), reader.GetPixelID())).itemsize
-    item *= reader.GetNumberOfComponents()
-    return math.prod(size) * item, math.prod(size[:-1]) * item
+    return _length_fault(file, GIPL_HEADER, math.prod(size) * item, math.prod(size[:-1]) * item)
 
 
-def _header(file: Path, separator: str, last: str) -> tuple[dict[str, str], int]:
-    """Of the text that a file begins with, up to the line of the key `last`: values by key, and how long it is."""
-    keys: dict[str, str] = {}
-    with file.open("rb") as content:
-        while line := content.readline():
-            key, _, value = line.decode("latin-1").partition(separator)
-            key = key.strip().lower().replace(" ", "")
-            keys[key] = value.strip()
-            if key == last:
-                break
-        return keys, content.tell()
-
-
-def _metaimage(file: Path) -> str:
-    keys, start = _header(file, "=", "elementdatafile")
-    where = keys.get("elementdatafile", "")
-    if where.upper() == "LIST" or "%" in where:
-        return ""  # a file a slice: its reader finds what lacks
-    if where.upper() != "LOCAL":
-        start = int(keys.get("headersize", 0))
-    encoding = "zlib" if keys.get("compresseddata", "").lower() == "true" else "raw"
-    voxels = file if where.upper() == "LOCAL" else file.with_name(where)
-    return _length_fault(_Voxels(voxels, *_size(file), start, encoding))
-
-
-def _nrrd(file: Path) -> str:
-    keys, start = _header(file, ":", "")
-    where, encoding = keys.get("datafile", ""), keys.get("encoding", "raw").lower()
-    if where.upper().startswith("LIST") or "%" in where:
+def _length_fault(file: Path, start: int, num_bytes: int, bytes_of_slice: int) -> str:
+    needed, length = start + num_bytes, 0
+    with _opened(file) as content:
+        while chunk := content.read(CHUNK):
+            length += len(chunk)
+    if needed <= length < needed + bytes_of_slice:
         return ""
-    if where:
-        start = 0
-    if encoding == "raw":
-        skip = int(keys.get("byteskip", 0))
-        start = skip if skip < 0 else start + skip
-    return _length_fault(_Voxels(file.with_name(where) if where else file, *_size(file), start, encoding))
+    return f"{'is cut off' if length < needed else 'does not fit'}: its header tells of {needed} bytes, it has {length}"
 
 
-def _gipl(file: Path) -> str:
-    needed, slice_size = _size(file)
-    return _length_fault(_Voxels(file, 256 + needed, slice_size, 0, _compression(file)))
+@contextmanager
+def _opened(file: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
+    """Decompressed, whatever it is called."""
+    with file.open("rb") as content:
+        is_compressed = content.read(2) == b"\x1f\x8b"
+        content.seek(0)
+        yield gzip.GzipFile(fileobj=content) if is_compressed else content
 
 
-def _picture(file: Path) -> str:
+def _by_itk(file: Path) -> str:
+    """ITK counts the voxels of NRRD and MetaImage, and passes over their checksums."""
+    try:
+        sitk.ReadImage(str(file))
+    except RuntimeError:
+        return "is cut off or damaged: ITK cannot read its voxels"
+    content = file.read_bytes()
+    end = HEADER_END.search(content)
+    header, voxels = (content[: end.end()], content[end.end() :]) if end else (content, b"")
+    if COMPRESSED.search(header):
+        named = DATA_FILE.search(header)
+        zlib.decompress(file.with_name(named[1].decode()).read_bytes() if named else voxels, zlib.MAX_WBITS | 32)
+    return ""
+
+
+def _by_pillow(file: Path) -> str:
     with Image.open(file) as picture:
         picture.verify()  # the checksums of PNG
     with Image.open(file) as picture:
@@ -202,15 +140,14 @@ def _picture(file: Path) -> str:
     return ""
 
 
-def _tiff(file: Path) -> str:
+def _by_tifffile(file: Path) -> str:
     complaints: list[str] = []
     listener = logging.Handler(logging.WARNING)
     listener.emit = lambda record: complaints.append(record.getMessage())  # type: ignore[method-assign]
     log = logging.getLogger("tifffile")
     log.addHandler(listener)
     try:
-        with tifffile.TiffFile(file) as pages:
-            pages.asarray()
+        tifffile.imread(file)
     finally:
         log.removeHandler(listener)
     return f"is cut off or damaged ({complaints[0]})" if complaints else ""
@@ -218,9 +155,8 @@ def _tiff(file: Path) -> str:
 
 _LOOKS: dict[tuple[str, ...], Callable[[Path], str]] = {
     (".nii", ".nii.gz", ".hdr", ".img"): _nifti,
-    (".mha", ".mhd"): _metaimage,
-    (".nrrd", ".nhdr"): _nrrd,
     (".gipl", ".gipl.gz"): _gipl,
-    (".png", ".bmp"): _picture,
-    (".tif", ".tiff"): _tiff,
+    (".mha", ".mhd", ".nrrd", ".nhdr"): _by_itk,
+    (".png", ".bmp"): _by_pillow,
+    (".tif", ".tiff"): _by_tifffile,
 }
