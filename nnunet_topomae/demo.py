@@ -19,6 +19,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_t
 
 from nnunet_topomae.data.few_label import write_few_label_split
 from nnunet_topomae.data.phantom import write_phantom_dataset
+from nnunet_topomae.data.raw_images import require_whole_dataset
 from nnunet_topomae.evaluation.held_out import Case, HeldOut
 from nnunet_topomae.evaluation.thresholds import Baselines, trivial_baselines
 from nnunet_topomae.folders import EXT_TRAINER, external_trainers
@@ -267,6 +268,10 @@ def _check_dataset(dataset: Path, num_labelled: int | None) -> None:
         raise DemoError(f"{dataset} must be named DatasetXXX_Name, XXX a number of three digits, as nnU-Net wants it")
     if num_labelled is not None and not (dataset / "few_label_splits.json").is_file():
         raise DemoError(f"--labels needs {dataset / 'few_label_splits.json'}, which does not exist")
+    try:
+        require_whole_dataset(dataset)
+    except (OSError, ValueError) as error:
+        raise DemoError(str(error)) from error
 
 
 def _fresh_folder(out: Path) -> Path:

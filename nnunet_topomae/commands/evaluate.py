@@ -48,21 +48,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from nnunet_topomae.evaluation.comparison import folder_names
-    from nnunet_topomae.evaluation.folder import evaluate_folder
+    from nnunet_topomae.evaluation.folder import evaluate_folders
     from nnunet_topomae.evaluation.pairs import pair_folders
-    from nnunet_topomae.evaluation.results import definitions_text, summary_table, write_csv, write_json
+    from nnunet_topomae.evaluation.results import definitions_text, heading, summary_table, write_csv, write_json
 
     outputs = _outputs(options)
     description, classes = _classes(options)
     folders = pair_folders(options.references, options.predictions, description, options.chill)
+    remarks = [f"Cannot be measured: {fault}" for folder in folders for fault in folder.bad.values()]
+    remarks += [f"Note: {note}" for folder in folders for note in folder.notes]
+    print(*dict.fromkeys(remarks), sep="\n", end="\n" if remarks else "", flush=True)
     names = folder_names(options.predictions)
-    summaries = {
-        name: evaluate_folder(folder, classes, options.np) for name, folder in zip(names, folders, strict=True)
-    }
+    summaries = evaluate_folders(dict(zip(names, folders, strict=True)), classes, options.np)
     for name, summary in summaries.items():
-        num_cases, meanings = len(summary["metric_per_case"]), summary["definitions"]
-        units = f"distances in {meanings['HD95']['unit']}, volumes in {meanings['volume_error']['unit']}"
-        print(f"\n{name}, mean over {num_cases} cases, {units}\n\n{summary_table(summary)}")
+        print(f"\n{heading(name, summary)}\n\n{summary_table(summary)}")
     print(f"\n{definitions_text(summary)}\n")
     if len(summaries) == 1:
         write_json(outputs[0], summary)
@@ -71,6 +70,8 @@ def run(options: argparse.Namespace) -> None:
     if options.csv:
         write_csv(options.csv, summaries)
     print("\n".join(map(str, outputs)))
+    if bad := summary.get("partial"):
+        raise ValueError(f"partial, {len(bad)} cases could not be measured: {'; '.join(bad.values())}")
 
 
 def _outputs(options: argparse.Namespace) -> list[Path]:
@@ -117,12 +118,9 @@ def _classes(options: argparse.Namespace) -> tuple[dict[str, Any], Classes]:
 
 
 def _read_object(file: Path) -> dict[str, Any]:
-    import json
+    from nnunet_topomae.files import read_json
 
-    try:
-        content = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is no valid JSON: {error}") from error
+    content = read_json(file)
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds no JSON object")
     return content
@@ -130,11 +128,13 @@ def _read_object(file: Path) -> dict[str, Any]:
 
 def _compare(summaries: dict[str, dict[str, Any]], file: Path, picture: Path) -> None:
     from nnunet_topomae.evaluation.comparison import compare
-    from nnunet_topomae.evaluation.results import comparison_table, write_json
+    from nnunet_topomae.evaluation.results import comparison_notes, comparison_table, write_json
     from nnunet_topomae.visualization.paired_differences import SHOWN, save_paired_differences
 
     compared = compare(summaries)
-    print(f"{comparison_table(compared, SHOWN)}\n")
-    write_json(file, {"folders": summaries, "comparison": [row.as_row() for row in compared]})
-    meanings = next(iter(summaries.values()))["definitions"]
-    save_paired_differences(picture, compared, {name: meaning["unit"] for name, meaning in meanings.items()})
+    print(f"{comparison_table(compared, SHOWN)}\n\n{comparison_notes(compared)}\n")
+    of_all = next(iter(summaries.values()))
+    partial = {"partial": of_all["partial"]} if "partial" in of_all else {}
+    write_json(file, partial | {"folders": summaries, "comparison": [row.as_row() for row in compared]})
+    units = {name: meaning["unit"] for name, meaning in of_all["definitions"].items()}
+    save_paired_differences(picture, compared, units, num_not_measured=len(of_all.get("partial", ())))

@@ -1,1 +1,1 @@
-"""Crops that know where they lie in their volume."""
+"""Cases on their way from raw files to crops: converted, checked, described, split, added without labels, drawn."""

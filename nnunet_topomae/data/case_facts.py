@@ -89,9 +89,8 @@ def read_cases(dataset: nnUNetBaseDataset, cases: Sequence[str], with_labels: bo
     facts = {case: found for case, found in memory.facts(stamps).items() if found.label or not with_labels}
     faults = {}
     if dataset.folder_with_segs_from_previous_stage is not None:  # a cascade's: the memory knows nothing of them
-        faults = {
-            case: fault for case, fault in _in_threads(lambda case: _opening_fault(dataset, case), facts) if fault
-        }
+        opened = _in_threads(lambda case: _opening_fault(dataset, case), facts)
+        faults = {case: fault for case, fault in opened if fault}
     new: dict[str, CaseFacts] = {}
     try:
         to_read = [case for case in cases if case not in facts]
@@ -127,7 +126,7 @@ def read_fingerprints(dataset: nnUNetBaseDataset, cases: Sequence[str]) -> dict[
     if reading.faults:
         named = "; ".join(f"{case}: {fault}" for case, fault in reading.faults.items())
         raise ValueError(f"cases in {dataset.source_folder} cannot be read: {named}")
-    return {case: facts.image.fingerprint for case, facts in reading.facts.items()}
+    return {case: str(facts.image.fingerprint) for case, facts in reading.facts.items()}
 
 
 def _read(dataset: nnUNetBaseDataset, case: str, with_label: bool) -> CaseFacts | str:
@@ -150,7 +149,7 @@ def _unreadable(error: Exception) -> str:
     return f"cannot be read ({type(error).__name__}: {error})"
 
 
-def volume_facts(volume, with_fingerprint: bool = True) -> VolumeFacts:
+def volume_facts(volume: Any, with_fingerprint: bool = True) -> VolumeFacts:
     """Of an array [C, D, H, W], or of a compressed one that gives arrays for slices."""
     fingerprint, extremes, non_finite = VoxelFingerprint(volume.shape), [], 0
     for slices in volume_slices(volume):
@@ -176,7 +175,7 @@ class _Memory:
         """Of the files of each case, as they are now. A format that nnU-Net itself does not have has none."""
         present = {entry.name: entry for entry in os.scandir(self.folder)}
 
-        def stamp(entry: os.DirEntry) -> list[int]:
+        def stamp(entry: os.DirEntry[str]) -> list[int]:
             status = entry.stat()
             return [status.st_size, status.st_mtime_ns]
 
@@ -210,7 +209,7 @@ class _Memory:
             return f"{self.file} cannot be written ({error.strerror}): each training will read all cases again"
         return None
 
-    def _stored(self) -> dict[str, dict]:
+    def _stored(self) -> dict[str, Any]:
         try:
             content = read_json(self.file)
             return content["cases"] if content["version"] == VERSION else {}

@@ -83,7 +83,7 @@ def _fault(facts: CaseFacts, labels: LabelRange | None) -> str | None:
     image, label = facts
     if image.non_finite:
         return f"{image.non_finite} voxels are NaN or infinite"
-    if labels is None:
+    if labels is None or label is None:
         return None
     if image.shape[1:] != label.shape[1:]:
         return f"the image has {tuple(image.shape[1:])} voxels, its label {tuple(label.shape[1:])}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from nnunet_topomae.data.dataset_json import read_dataset_json
 from nnunet_topomae.data.raw_files import labels_by_case
 from nnunet_topomae.files import read_json, write_json
-from nnunet_topomae.planning.plans_file import read_dataset_json
 
 LISTS = ("labelled", "unlabelled", "val")
 

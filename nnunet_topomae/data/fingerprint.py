@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,15 +31,7 @@ class VoxelFingerprint:
         return self._digest.hexdigest()
 
 
-def voxel_fingerprint(volume) -> str:
-    """Of a volume [C, D, H, W]: an array, or a compressed one that gives arrays for slices."""
-    fingerprint = VoxelFingerprint(volume.shape)
-    for slices in volume_slices(volume):
-        fingerprint.update(slices)
-    return str(fingerprint)
-
-
-def volume_slices(volume) -> Iterator[np.ndarray]:
+def volume_slices(volume: Any) -> Iterator[np.ndarray]:
     """[C, D, H, W] in arrays of a few slices, in order, along the borders of its compressed chunks."""
     step = getattr(volume, "chunks", (1, SLICES))[1]
     for channel in range(volume.shape[0]):

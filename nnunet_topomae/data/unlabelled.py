@@ -7,15 +7,16 @@ made by an earlier version, or its making was cut off.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset, nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
-from nnunet_topomae.data.recipe import Recipe, differences, preprocessing_recipe
+from nnunet_topomae.data.preprocessing_settings import Settings, differences, preprocessing_settings
 from nnunet_topomae.files import read_json, write_json
 from nnunet_topomae.planning.plans_file import Plans, configuration_of
 
@@ -28,12 +29,12 @@ class Record:
     """What an unlabelled image was made from, and how.
 
     Attributes:
-        recipe: what its preprocessing depended on.
+        settings: what its preprocessing depended on; "recipe" in the file.
         fingerprint: of its preprocessed voxels.
         files: of each file it was made from, size in bytes and time of change in ns.
     """
 
-    recipe: Recipe
+    settings: Settings
     fingerprint: str
     files: dict[str, list[int]]
 
@@ -58,8 +59,9 @@ class UnlabelledImages:
     def record(self, name: str) -> Record | None:
         """None where there is none, or none that can be read."""
         try:
-            return Record(**read_json(self.folder / f"{name}{RECORD}"))
-        except (OSError, ValueError, TypeError):
+            content = read_json(self.folder / f"{name}{RECORD}")
+            return Record(content["recipe"], content["fingerprint"], content["files"])
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def put(self, name: str, made: Path, record: Record) -> None:
@@ -68,21 +70,22 @@ class UnlabelledImages:
         (self.folder / f"{name}{RECORD}").unlink(missing_ok=True)
         for suffix in SUFFIXES:
             made.with_name(f"{made.name}{suffix}").replace(self.folder / f"{name}{suffix}")
-        write_json(self.folder / f"{name}{RECORD}", asdict(record))
+        content = {"recipe": record.settings, "fingerprint": record.fingerprint, "files": record.files}
+        write_json(self.folder / f"{name}{RECORD}", content)
 
     def remove(self, name: str) -> None:
         for suffix in (RECORD, *SUFFIXES):
             (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
 
-    def faults(self, recipe: Recipe) -> dict[str, str]:
-        """Why an image does not fit those that are preprocessed by `recipe` today, by name."""
+    def faults(self, settings: Settings) -> dict[str, str]:
+        """Why an image does not fit those that are preprocessed with `settings` today, by name."""
         records = {name: self.record(name) for name in self.names}
         return {
             name: "nothing tells what it was made with"
             if record is None
             else f"made by other plans ({'; '.join(changed)})"
             for name, record in records.items()
-            if record is None or (changed := differences(record.recipe, recipe))
+            if record is None or (changed := differences(record.settings, settings))
         }
 
 
@@ -92,7 +95,7 @@ def unlabelled_images(
     """Those of a configuration, and why some of them are not used, by name."""
     configuration = configuration_of(plans, configuration_name)
     images = UnlabelledImages.of(preprocessed_dataset, configuration)
-    unused = images.faults(preprocessing_recipe(plans, configuration_name, dataset_json))
+    unused = images.faults(preprocessing_settings(plans, configuration_name, dataset_json))
     folder = Path(preprocessed_dataset, configuration.data_identifier)
     labelled = set(infer_dataset_class(str(folder)).get_identifiers(str(folder))) if folder.is_dir() else set()
     return images, unused | {name: "not used: it has a label now" for name in images.names if name in labelled}
@@ -117,7 +120,7 @@ def advice(plans: Plans, configuration_name: str) -> str:
 
 def options_of(plans: Plans, configuration_name: str) -> str:
     """What the commands on unlabelled images are told."""
-    return f"-d {plans['dataset_name']} -p {plans['plans_name']} -c {configuration_name}"
+    return shlex.join(["-d", plans["dataset_name"], "-p", plans["plans_name"], "-c", configuration_name])
 
 
 class JoinedDataset:
@@ -129,5 +132,5 @@ class JoinedDataset:
         self.identifiers = list(cases)
         self._part_of = {case: part for part in parts for case in part.identifiers}
 
-    def load_case(self, identifier: str) -> tuple:
+    def load_case(self, identifier: str) -> tuple[Any, ...]:
         return self._part_of[identifier].load_case(identifier)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
-from multiprocessing import get_context
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset, nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from tqdm import tqdm
 
-from nnunet_topomae.data.case_facts import VolumeFacts, read_fingerprints, volume_facts
-from nnunet_topomae.data.raw_files import images_by_case, labels_by_case
-from nnunet_topomae.data.recipe import Recipe, preprocessing_recipe
+from nnunet_topomae.data.case_facts import read_fingerprints, volume_facts
+from nnunet_topomae.data.dataset_json import channel_names
+from nnunet_topomae.data.preprocessing_settings import Settings, preprocessing_settings
+from nnunet_topomae.data.raw_files import apples_note, file_fault, images_by_case, labels_by_case
+from nnunet_topomae.data.raw_images import DamagedImageError, require_whole
 from nnunet_topomae.data.unlabelled import SUFFIXES, Record, UnlabelledImages, advice, grouped
 from nnunet_topomae.files import read_json
-from nnunet_topomae.planning.plans_file import Plans, channel_names, configuration_of
+from nnunet_topomae.planning.plans_file import Plans, configuration_of
+from nnunet_topomae.processes import in_processes
 
 
 class BadImageError(ValueError):
@@ -55,12 +54,15 @@ def add_unlabelled(
         FileNotFoundError: no image there; the dataset is not preprocessed.
         FileExistsError: cases that were made from other files, and `overwrite` is not set.
         BadImageError: without `skip_bad`: images whose names nnU-Net treats apart or that labelled cases have, that
-            lack a channel, cannot be preprocessed, are not finite or show a validation case. All others are done.
+            lack a channel, are damaged, cannot be preprocessed, are not finite, constant or show a validation case.
+            What names and links tell is said before any work; else all others are done.
         RuntimeError: a process was killed.
     """
+    if num_processes < 1:
+        raise ValueError(f"-np {num_processes}: at least one process")
     preprocessed_dataset = Path(preprocessed_dataset)
     configuration = configuration_of(plans, configuration_name)
-    recipe = preprocessing_recipe(plans, configuration_name, dataset_json)
+    settings = preprocessing_settings(plans, configuration_name, dataset_json)
     target = UnlabelledImages.of(preprocessed_dataset, configuration)
     labelled_folder = preprocessed_dataset / configuration.data_identifier
     if not labelled_folder.is_dir():
@@ -68,13 +70,15 @@ def add_unlabelled(
     labelled = infer_dataset_class(str(labelled_folder))(str(labelled_folder))
     images, ending = Path(images), dataset_json["file_ending"]
     files = images_by_case(images, ending)
+    if note := apples_note(images, ending):
+        report(note)
     if not files:
         raise FileNotFoundError(f"{images} holds no image named as nnU-Net wants it, CASE_0000{ending}")
     bad = _bad_names(images, ending, files, len(channel_names(dataset_json)), set(labelled.identifiers))
     if bad and not skip_bad:
         raise BadImageError(f"nothing is added yet: {_these(bad)}")
 
-    present, stale = set(target.names), target.faults(recipe)
+    present, stale = set(target.names), target.faults(settings)
     strangers = {name: fault for name, fault in stale.items() if name not in files}
     if strangers:
         report(f"Added before, and not usable now: {grouped(strangers)}. {advice(plans, configuration_name)}")
@@ -85,7 +89,7 @@ def add_unlabelled(
     if to_do:
         worker = _Worker(f"{target.folder}_partial", plans, configuration_name, dataset_json)
         validation = _validation_cases(preprocessed_dataset, labelled)
-        bad |= _preprocess_all(worker, to_do, target, recipe, validation, num_processes)
+        bad |= _preprocess_all(worker, to_do, target, settings, validation, num_processes)
     if done:
         report(f"{len(done)} of {len(files)} images had been added before")
     if bad and not skip_bad:
@@ -104,7 +108,7 @@ def _these(bad: Mapping[str, str]) -> str:
 def _bad_names(
     folder: Path, ending: str, files: Mapping[str, Mapping[int, Path]], num_channels: int, labelled: Collection[str]
 ) -> dict[str, str]:
-    """What can be said of names before anything is read."""
+    """What can be said of names and links before anything is read."""
     named = {file for channels in files.values() for file in channels.values()}
     bad = {
         file.name: f"not named CASE_0000{ending}"
@@ -120,11 +124,14 @@ def _bad_names(
             bad[case] = "the dataset has labelled cases of these names, give other images other names"
         elif list(channels) != list(range(num_channels)):
             bad[case] = f"not {num_channels} files (one a channel) in {folder} for"
+        elif faults := [f"{file.name} {fault}" for file in channels.values() if (fault := file_fault(file))]:
+            bad[case] = ", ".join(faults)
     return bad
 
 
 def _refuse_other_files(target: UnlabelledImages, files: Mapping[str, Mapping[int, Path]]) -> None:
-    others = [case for case, channels in files.items() if target.record(case).files != _stamps(channels)]
+    records = {case: target.record(case) for case in files}
+    others = [case for case, record in records.items() if record is None or record.files != _stamps(files[case])]
     if others:
         raise FileExistsError(f"{target.folder} holds these cases already, made from other files: {', '.join(others)}")
 
@@ -151,56 +158,67 @@ class _Worker(NamedTuple):
     configuration_name: str
     dataset_json: dict[str, Any]
 
-    def preprocess(self, case: str, channels: list[str]) -> VolumeFacts:
-        """Writes what nnU-Net's preprocessor makes of an image into the folder. Raises BadImageError."""
+    def preprocess(self, case: str, channels: list[str]) -> str:
+        """Writes what nnU-Net's preprocessor makes of an image into the folder; returns its fingerprint.
+
+        Raises:
+            BadImageError: the image is damaged, nnU-Net cannot preprocess it, or nothing can be learnt from it.
+        """
         configuration = configuration_of(self.plans, self.configuration_name)
         made = Path(self.folder, case)
         _remove(made)  # what an interrupted run left
         try:
+            require_whole(channels)
             configuration.preprocessor_class(verbose=False).run_case_save(
                 str(made), channels, None, PlansManager(self.plans), configuration, self.dataset_json
             )
             image = nnUNetDatasetBlosc2(self.folder, [case]).load_case(case)[0]
-        except Exception as error:  # a broken file fails in as many ways as there are readers
+        except DamagedImageError as error:
+            raise BadImageError(str(error)) from error
+        except Exception as error:  # images are odd in as many ways as there are readers
             raise BadImageError(f"cannot be preprocessed ({type(error).__name__}: {error})") from error
         facts = volume_facts(image)
         if facts.non_finite:
             raise BadImageError(f"{facts.non_finite} voxels are NaN or infinite")
-        return facts
+        if facts.lowest == facts.highest:
+            raise BadImageError("all voxels have one value, so that nothing can be learnt from them")
+        assert facts.fingerprint is not None
+        return facts.fingerprint
+
+    def outcome(self, case: str, channels: list[str]) -> str | BadImageError:
+        """The fingerprint, or what is wrong."""
+        try:
+            return self.preprocess(case, channels)
+        except BadImageError as error:
+            return error
 
 
 def _preprocess_all(
     worker: _Worker,
     to_do: Mapping[str, Mapping[int, Path]],
     target: UnlabelledImages,
-    recipe: Recipe,
+    settings: Settings,
     validation: Mapping[str, str],
     num_processes: int,
 ) -> dict[str, str]:
     """Adds each image as soon as it is done; returns what is wrong with those that are not, by name."""
     bad, partial = {}, Path(worker.folder)
     stamps = {case: _stamps(channels) for case, channels in to_do.items()}
-    pool = ProcessPoolExecutor(min(num_processes, len(to_do)), get_context("spawn"))
     partial.mkdir(exist_ok=True)
+    tasks = {case: (case, list(map(str, channels.values()))) for case, channels in to_do.items()}
     try:
-        cases = {pool.submit(worker.preprocess, case, list(map(str, of.values()))): case for case, of in to_do.items()}
-        for future in tqdm(as_completed(cases), total=len(cases), desc="Preprocessing", disable=None):
-            case = cases[future]
-            try:
-                fingerprint = future.result().fingerprint
-                if fingerprint in validation:
-                    raise BadImageError(f"the same image as validation case {validation[fingerprint]}")
-                target.put(case, partial / case, Record(recipe, fingerprint, stamps[case]))
-            except BadImageError as error:
-                bad[case] = str(error)
+        with closing(in_processes(worker.outcome, tasks, num_processes, "Preprocessing")) as outcomes:
+            for case, outcome in outcomes:
+                if isinstance(outcome, BadImageError):
+                    bad[case] = str(outcome)
+                elif outcome in validation:
+                    bad[case] = f"the same image as validation case {validation[outcome]}"
+                else:
+                    target.put(case, partial / case, Record(settings, outcome, stamps[case]))
                 _remove(partial / case)
-    except BrokenProcessPool as error:
-        raise RuntimeError(
-            "a process was killed, perhaps for want of memory. What was done is kept: run the command again, and it "
-            "goes on, perhaps with fewer processes (-np)"
-        ) from error
+    except RuntimeError as error:
+        raise RuntimeError(f"{error}. What was done is kept: given again, the command goes on") from error
     finally:
-        pool.shutdown(cancel_futures=True)
         with suppress(OSError):  # something is left of an interrupted run
             partial.rmdir()
     return bad

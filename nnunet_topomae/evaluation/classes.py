@@ -51,6 +51,11 @@ class Classes:
         names = {label: name_of.get(label, name_of.get((label,), str(label))) for label in scored}
         return cls(names, manager.ignore_label, frozenset(values))
 
+    @property
+    def measured(self) -> set[int]:
+        """Values that count for some class, or are the one to ignore."""
+        return {value for label in self.names for value in _values(label)} | {self.ignore_label or 0}
+
     def choose(self, wanted: Sequence[str]) -> Classes:
         """Those named by the user: names of dataset.json, numbers, or numbers with commas for a region.
 
@@ -61,8 +66,7 @@ class Classes:
         chosen = {}
         for text in wanted:
             label = by_name[text] if text in by_name else _parse_label(text, by_name)
-            unknown = set() if self.values is None else set(_values(label)) - self.values
-            if unknown:
+            if self.values is not None and not self.values.issuperset(_values(label)):
                 listed = ", ".join(map(str, sorted(self.values)))
                 raise ValueError(f"label {text}: dataset.json lists the values {listed} alone")
             if self.ignore_label in _values(label):

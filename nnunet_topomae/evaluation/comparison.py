@@ -5,17 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap, wilcoxon
+import numpy.typing as npt
+from scipy.stats import bootstrap, rankdata, wilcoxon
 
-from nnunet_topomae.evaluation.folder import Summary
+from nnunet_topomae.evaluation.folder import Summary, case_status
 from nnunet_topomae.evaluation.segmentation import MEASURES
 
+Values = npt.NDArray[np.float64]
 MEAN = "mean"
-CONFIDENCE = 0.95
+PENALISED = "mean_with_inventions"
+NAMES = {MEAN: "mean", PENALISED: "mean with inventions"}
+CONFIDENCE, SIGNIFICANT = 0.95, 0.05
+MIN_CASES = 8  # for an interval: below, one that is called 95 % covers the mean in fewer than 9 of 10 cases
+MAX_EXACT = 1000  # cases; the exact distribution of ranks takes time with the cube of their number
+ROUNDING = 1e-9  # of the largest value: smaller differences are none, as equal values that were added in another order
 
 
 @dataclass(frozen=True)
@@ -23,12 +31,16 @@ class PairedDifference:
     """Of one measure and class between two folders of predictions.
 
     Attributes:
-        label: key of summary.json; "mean" for the mean over the classes that are defined in both.
+        label: key of summary.json; `MEAN` for the mean over the classes that are defined in both folders, `PENALISED`
+            for that over the classes that are defined in one of them: whoever rightly left out what the other has
+            invented has the best value there is.
         cases: that are defined in both.
         differences: [cases], other − baseline.
-        left_out: cases defined in one alone: the reference is empty, and one of both has invented the class.
-        low, high: 95 % interval of the mean difference, by bootstrap over cases.
-        p: of the Wilcoxon signed-rank test, two-sided.
+        left_out: cases with a class that is defined in one alone: the reference is empty, and one of both has invented
+            it. The means are over their other classes.
+        low, high: 95 % interval of the mean difference, by bootstrap over cases; NaN for fewer than `MIN_CASES`.
+        p: see `signed_rank_p`.
+        p_least: the least p that so many cases which differ allow.
         p_holm: corrected by Holm's method for all classes and folders of the measure.
     """
 
@@ -38,19 +50,25 @@ class PairedDifference:
     baseline: str
     other: str
     cases: list[str]
-    differences: np.ndarray
+    differences: Values
     left_out: list[str]
     low: float
     high: float
     p: float
+    p_least: float
     p_holm: float = math.nan
 
     @property
     def mean(self) -> float:
         return float(self.differences.mean()) if len(self.differences) else math.nan
 
+    @property
+    def is_decided(self) -> bool:
+        """Holm's p and the interval, where there is one, agree that the folders differ."""
+        return self.p_holm < SIGNIFICANT and not self.low <= 0 <= self.high
+
     def as_row(self) -> dict[str, Any]:
-        """For JSON."""
+        """What JSON holds of it."""
         return {
             "measure": self.measure,
             "label": self.label,
@@ -60,6 +78,7 @@ class PairedDifference:
             "mean_difference": self.mean,
             "interval_95": [self.low, self.high],
             "p_wilcoxon": self.p,
+            "p_least": self.p_least,
             "p_holm": self.p_holm,
             "cases": len(self.cases),
             "left_out": self.left_out,
@@ -88,25 +107,20 @@ def compare(summaries: Mapping[str, Summary], seed: int = 0) -> list[PairedDiffe
     for measure in MEASURES:
         rows = []
         for other, summary in others:
-            values = {
-                label: (_values(first, label, measure), _values(summary, label, measure)) for label in first["mean"]
-            }
-            if len(values) > 1:
-                values[MEAN] = _means_over_classes([pair for label, pair in values.items() if label != "0"])
-            for label, (theirs, ours) in values.items():
-                name = first["label_names"].get(label, label)
-                rows.append(_difference(measure, label, name, baseline, other, cases, theirs, ours, rng))
+            for label, pairs in _paired_values(first, summary, measure).items():
+                name = (first["label_names"] | NAMES)[label]
+                rows.append(_difference(measure, label, name, baseline, other, cases, pairs, rng))
         compared += [replace(row, p_holm=p) for row, p in zip(rows, holm([row.p for row in rows]), strict=True)]
     return compared
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Corrected by Holm (1979), "A simple sequentially rejective multiple test procedure"; NaN stays NaN."""
-    p_values = np.asarray(p_values, float)
-    defined = np.flatnonzero(~np.isnan(p_values))
-    order = defined[np.argsort(p_values[defined])]
-    steps = p_values[order] * np.arange(len(order), 0, -1)
-    corrected = np.full(len(p_values), math.nan)
+    p = np.asarray(p_values, float)
+    defined = np.flatnonzero(~np.isnan(p))
+    order = defined[np.argsort(p[defined])]
+    steps = p[order] * np.arange(len(order), 0, -1)
+    corrected = np.full(len(p), math.nan)
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
     return corrected.tolist()
 
@@ -124,15 +138,50 @@ def _cases(summary: Summary) -> list[str]:
     return [Path(case["reference_file"]).name for case in summary["metric_per_case"]]
 
 
-def _values(summary: Summary, label: str, measure: str) -> np.ndarray:
-    return np.array([case["metrics"][label][measure] for case in summary["metric_per_case"]], float)
+class _Pairs(NamedTuple):
+    """Values of both folders, [cases], NaN where one is not defined, and where there is an invention."""
+
+    theirs: Values
+    ours: Values
+    left_out: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, theirs: Values, ours: Values) -> _Pairs:
+        return cls(theirs, ours, np.isnan(theirs) ^ np.isnan(ours))
 
 
-def _means_over_classes(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """[cases] of both folders, over the classes defined in both."""
-    theirs, ours = (np.ma.masked_invalid([pair[side] for pair in pairs]) for side in (0, 1))
+def _paired_values(first: Summary, second: Summary, measure: str) -> dict[str, _Pairs]:
+    """By class; the mean over classes; and that with inventions, where there are some."""
+    best = 1.0 if MEASURES[measure].more_is_better else 0.0
+    rows, penalised, inventions = {}, [], False
+    for label in first["mean"]:
+        values, absent = zip(*(_values(summary, label, measure) for summary in (first, second)), strict=True)
+        rows[label] = _Pairs.of(*values)
+        if label != "0":
+            invented = absent[0] ^ absent[1]
+            inventions |= bool(invented.any())
+            penalised.append(_Pairs.of(*(np.where(a & invented, best, v) for v, a in zip(values, absent, strict=True))))
+    means = {}
+    if len(rows) > 1:
+        means[MEAN] = _mean_over_classes([pairs for label, pairs in rows.items() if label != "0"])
+    if inventions:
+        means[PENALISED] = _mean_over_classes(penalised)
+    return rows | means
+
+
+def _values(summary: Summary, label: str, measure: str) -> tuple[Values, npt.NDArray[np.bool_]]:
+    """[cases], and in which of them both masks are empty."""
+    of_label = [case["metrics"][label] for case in summary["metric_per_case"]]
+    absent = [case_status(metrics) == "both_empty" for metrics in of_label]
+    return np.array([metrics[measure] for metrics in of_label], float), np.array(absent)
+
+
+def _mean_over_classes(classes: Sequence[_Pairs]) -> _Pairs:
+    """Over the classes defined in both."""
+    theirs, ours = (np.ma.masked_invalid([pairs[side] for pairs in classes]) for side in (0, 1))
     either = theirs.mask | ours.mask
-    return tuple(np.ma.array(values.data, mask=either).mean(axis=0).filled(np.nan) for values in (theirs, ours))
+    means = [np.ma.array(values.data, mask=either).mean(axis=0).filled(np.nan) for values in (theirs, ours)]
+    return _Pairs(means[0], means[1], np.any([pairs.left_out for pairs in classes], axis=0))
 
 
 def _difference(
@@ -142,26 +191,29 @@ def _difference(
     baseline: str,
     other: str,
     cases: Sequence[str],
-    theirs: np.ndarray,
-    ours: np.ndarray,
+    pairs: _Pairs,
     rng: np.random.Generator,
 ) -> PairedDifference:
-    both = ~(np.isnan(theirs) | np.isnan(ours))
-    one = np.isnan(theirs) ^ np.isnan(ours)
-    differences = ours[both] - theirs[both]
+    both = ~(np.isnan(pairs.theirs) | np.isnan(pairs.ours))
+    theirs, ours = pairs.theirs[both], pairs.ours[both]
+    differences = ours - theirs
+    differences[np.abs(differences) <= ROUNDING * np.abs([theirs, ours]).max(initial=0)] = 0
+    low, high = _interval(differences, rng)
     return PairedDifference(
         *(measure, label, name, baseline, other),
-        cases=[case for case, use in zip(cases, both, strict=True) if use],
+        cases=list(compress(cases, both)),
         differences=differences,
-        left_out=[case for case, use in zip(cases, one, strict=True) if use],
-        **dict(zip(("low", "high"), _interval(differences, rng), strict=True)),
-        p=_p_value(differences),
+        left_out=list(compress(cases, pairs.left_out)),
+        low=low,
+        high=high,
+        p=signed_rank_p(differences),
+        p_least=2.0 ** min(0, 1 - np.count_nonzero(differences)),
     )
 
 
-def _interval(differences: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
-    """Bias-corrected and accelerated (BCa) interval of the mean; NaN for fewer than two cases."""
-    if len(differences) < 2:
+def _interval(differences: Values, rng: np.random.Generator) -> tuple[float, float]:
+    """Bias-corrected and accelerated (BCa) interval of the mean."""
+    if len(differences) < MIN_CASES:
         return math.nan, math.nan
     if np.ptp(differences) == 0:
         return float(differences[0]), float(differences[0])
@@ -169,8 +221,26 @@ def _interval(differences: np.ndarray, rng: np.random.Generator) -> tuple[float,
     return float(interval.low), float(interval.high)
 
 
-def _p_value(differences: np.ndarray) -> float:
-    """1 where nothing differs; NaN without a case."""
+def signed_rank_p(differences: Values) -> float:
+    """Two-sided p of the Wilcoxon signed-rank test: exact, over all flips of signs.
+
+    Zeros are dropped first (Wilcoxon, 1945), ties have the mean of their ranks. 1 where nothing differs; NaN without
+    a case. Of more than `MAX_EXACT` differences by the normal approximation.
+
+    Args:
+        differences: [cases].
+    """
     if not len(differences):
         return math.nan
-    return float(wilcoxon(differences).pvalue) if differences.any() else 1.0
+    differing = differences[differences != 0]
+    if len(differing) > MAX_EXACT:
+        return float(wilcoxon(differing, method="asymptotic").pvalue)
+    sizes = np.abs(differing)
+    ranks = np.rint(2 * rankdata(np.round(sizes / sizes.max(initial=1e-300), 9))).astype(int)  # twice, to be whole
+    smaller = min(ranks[differing > 0].sum(), ranks[differing < 0].sum())
+    chances = np.zeros(smaller + 1)  # of each sum of the ranks of one sign, up to the smaller one
+    chances[0] = 1
+    for rank in ranks:
+        chances[rank:] += chances[: max(len(chances) - rank, 0)]
+        chances /= 2
+    return min(1.0, 2 * float(chances.sum()))

@@ -4,42 +4,75 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from nnunetv2.evaluation.evaluate_predictions import label_or_region_to_key
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-from tqdm import tqdm
 
 from nnunet_topomae.evaluation.classes import Classes
 from nnunet_topomae.evaluation.label_map import read_label_map
 from nnunet_topomae.evaluation.pairs import Folder, Pair
 from nnunet_topomae.evaluation.segmentation import MEASURES, Label, segmentation_metrics
+from nnunet_topomae.processes import in_processes
 
 Summary = dict[str, Any]
 COUNTS = ("both_empty", "missed", "invented", "hidden")
 
 
 def evaluate_folder(folder: Folder, classes: Classes, num_processes: int = 1) -> Summary:
+    """`evaluate_folders` of a single one."""
+    return evaluate_folders({folder.predictions.name: folder}, classes, num_processes)[folder.predictions.name]
+
+
+def evaluate_folders(folders: Mapping[str, Folder], classes: Classes, num_processes: int = 1) -> dict[str, Summary]:
     """Measure all cases; what nnU-Net's summary.json holds, with labels as its keys are written.
 
     Beside nnU-Net's own keys stand `MEASURES`, in `mean` and `foreground_mean` the numbers `COUNTS` of cases, too.
+    Further keys stand there only where there is something to tell: `partial`, why each of the other cases could not be
+    measured (in one of the folders: all summaries are of the same cases); `notes` on the files; `values_not_measured`,
+    in how many files other values were found, where nobody said which there may be.
 
     Raises:
-        ValueError: a file cannot be read, or holds what is no label.
+        ValueError: no case can be measured.
         RuntimeError: a process was ended from outside, as systems do when memory is short.
     """
-    tasks = [(pair, classes, folder.reader) for pair in folder.pairs]
-    measured = _in_processes(tasks, min(num_processes, len(tasks)), folder.predictions.name)
-    cases = [
-        {"reference_file": str(pair.reference), "prediction_file": str(pair.prediction), "metrics": metrics}
-        for pair, metrics in zip(folder.pairs, measured, strict=True)
-    ]
-    return summarise(cases, classes, folder.units)
+    faults = [fault for folder in folders.values() for fault in folder.bad.items()]
+    unusable = dict(faults)
+    tasks = {
+        (name, pair.name): (pair, classes, folder.reader)
+        for name, folder in folders.items()
+        for pair in folder.pairs
+        if pair.name not in unusable
+    }
+    outcomes = dict(in_processes(_outcome, tasks, num_processes, "Measuring"))
+    faults += [(case, outcome) for (_, case), outcome in outcomes.items() if isinstance(outcome, str)]
+    bad = {name: "; ".join(dict.fromkeys(fault for case, fault in faults if case == name)) for name in dict(faults)}
+    summaries = {}
+    for name, folder in folders.items():
+        measured = {
+            pair: outcome
+            for pair in folder.pairs
+            if pair.name not in bad and isinstance(outcome := outcomes[name, pair.name], _Measured)
+        }
+        if not measured:
+            raise ValueError(f"none of {len(bad)} cases can be measured: {'; '.join(bad.values())}")
+        cases = [
+            {"reference_file": str(pair.reference), "prediction_file": str(pair.prediction), "metrics": of_case.metrics}
+            for pair, of_case in measured.items()
+        ]
+        strangers = Counter(value for of_case in measured.values() for value in of_case.strangers)
+        remarks = {
+            "partial": dict(sorted(bad.items())),
+            "notes": folder.notes,
+            "values_not_measured": {str(value): count for value, count in sorted(strangers.items())},
+        }
+        summaries[name] = {key: value for key, value in remarks.items() if value} | summarise(
+            cases, classes, folder.units
+        )
+    return summaries
 
 
 def summarise(cases: Sequence[dict[str, Any]], classes: Classes, units: Mapping[str, str]) -> Summary:
@@ -105,29 +138,30 @@ def _nanmean(values: Sequence[float]) -> float:
         return float(np.nanmean(values))
 
 
-def _in_processes(tasks: Sequence[tuple], num_processes: int, title: str) -> list[dict[Label, dict[str, float]]]:
-    progress = {"total": len(tasks), "desc": f"Measuring {title}", "unit": "case", "disable": None}
-    if num_processes <= 1:
-        return [_measure(*task) for task in tqdm(tasks, **progress)]
-    with ProcessPoolExecutor(num_processes, get_context("spawn")) as pool:
-        futures = [pool.submit(_measure, *task) for task in tasks]
+class _Measured(NamedTuple):
+    """Of a case: its measures, and labels of its files that nobody asked for."""
+
+    metrics: dict[Label, dict[str, float]]
+    strangers: set[int]
+
+
+def _outcome(pair: Pair, classes: Classes, reader: type[BaseReaderWriter]) -> _Measured | str:
+    """Or why the case cannot be measured."""
+    maps, faults = [], []
+    for file in (pair.reference, pair.prediction):
         try:
-            for future in tqdm(as_completed(futures), **progress):
-                future.result()
-        except BrokenProcessPool as error:
-            raise RuntimeError(
-                f"{title}: a process was ended from outside, probably for want of memory: take fewer with -np"
-            ) from error
-        except BaseException:  # an interruption, too, does not wait for all cases
-            pool.shutdown(cancel_futures=True)
-            raise
-        return [future.result() for future in futures]
-
-
-def _measure(pair: Pair, classes: Classes, reader: type[BaseReaderWriter]) -> dict[Label, dict[str, float]]:
-    reference, spacing = read_label_map(pair.reference, reader, classes.values)
-    prediction, _ = read_label_map(pair.prediction, reader, classes.values)
+            maps.append(read_label_map(file, reader, classes.values))
+        except ValueError as error:
+            faults.append(str(error))
+    if faults:
+        return "; ".join(faults)
+    reference, prediction = maps
+    spacing = pair.spacing or reference.spacing
     try:
-        return segmentation_metrics(prediction, reference, classes.names, pair.spacing or spacing, classes.ignore_label)
+        metrics = segmentation_metrics(
+            prediction.labels, reference.labels, classes.names, spacing, classes.ignore_label
+        )
     except ValueError as error:
-        raise ValueError(f"{pair.prediction}: {error}") from error
+        return f"{pair.prediction}: {error}"
+    strangers = set() if classes.values else (reference.present | prediction.present) - classes.measured
+    return _Measured(metrics, strangers)

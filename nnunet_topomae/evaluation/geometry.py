@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
+import numpy.typing as npt
 import SimpleITK as sitk
 import tifffile
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
@@ -15,9 +18,15 @@ from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
+from nnunet_topomae.files import read_json
+
 NIFTI = (".nii", ".nii.gz")
 MAX_COSINE = 1e-3  # of two axes that count as perpendicular: distances are then true to a thousandth
 MAX_SHIFT = 0.1  # voxels by which two grids may lie apart: headers are rounded
+SHEARED = (
+    "its axes are sheared, not perpendicular, so that its spacing gives no distances: resample both segmentations to a "
+    "grid with perpendicular axes"
+)
 
 
 @dataclass(frozen=True)
@@ -26,93 +35,103 @@ class Geometry:
 
     Attributes:
         shape: as the file has it, [D, H, W] or [H, W].
-        spacing: mm of D, H, W; None where the file does not say.
+        spacing: mm of D, H, W, as nnU-Net's reader takes it; None where the file does not say.
         affine: [axes + 1, axes + 1], from indices in the order W, H, D to mm; None where the file does not say.
+        note: what in the header contradicts the spacing, in words; empty if nothing does.
     """
 
     shape: tuple[int, ...]
     spacing: tuple[float, ...] | None
-    affine: np.ndarray | None
+    affine: npt.NDArray[np.float64] | None
+    note: str = ""
 
     def difference(self, other: Geometry) -> str:
         """In words; empty where both are the same grid, as far as both files say."""
         if self.shape != other.shape:
             return f"shape {list(self.shape)} and {list(other.shape)}"
+        shift = 0.0
+        if self.affine is not None and other.affine is not None:
+            shift = np.linalg.norm(_corners(self.affine, self.shape) - _corners(other.affine, self.shape), axis=1).max()
+            if shift <= MAX_SHIFT * min(self.spacing or other.spacing or (1.0,)):
+                return ""
         if self.spacing and other.spacing and not np.allclose(self.spacing, other.spacing, rtol=1e-3):
             return f"spacing {_rounded(self.spacing)} and {_rounded(other.spacing)} mm"
-        if self.affine is not None and other.affine is not None:
-            shift = np.linalg.norm(self._corners() - other._corners(), axis=1).max()
-            if not shift <= MAX_SHIFT * min(self.spacing or other.spacing or (1.0,)):  # NaN, too
-                return f"origin or direction: voxels lie up to {shift:.3g} mm apart"
-        return ""
+        return f"origin or direction: voxels lie up to {shift:.3g} mm apart" if shift else ""
 
-    def _corners(self) -> np.ndarray:
-        axes = len(self.affine) - 1
-        corners = np.stack(np.meshgrid(*([0, side - 1] for side in self.shape[::-1]), indexing="ij"), -1)
-        return corners.reshape(-1, axes) @ self.affine[:axes, :axes].T + self.affine[:axes, axes]
+
+def _corners(affine: npt.NDArray[np.float64], shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    axes = len(affine) - 1
+    corners = np.stack(np.meshgrid(*([0, side - 1] for side in shape[::-1]), indexing="ij"), -1)
+    return corners.reshape(-1, axes) @ affine[:axes, :axes].T + affine[:axes, axes]
 
 
 def read_geometry(file: Path, ending: str, reader: type[BaseReaderWriter]) -> Geometry:
     """Of a label map that `reader` will read.
 
     Raises:
-        ValueError: the file is damaged, or its header says that no spacing gives distances: axes that are not
-            perpendicular, an affine with another voxel size than the header's, a unit other than mm.
+        ValueError: the file is damaged, or its header says that the reader's spacing gives no distances: axes that are
+            not perpendicular, a unit other than mm that the reader does not look at.
     """
     ending = ending.lower()
     try:
-        if ending in NIFTI:
-            _refuse_misleading_nifti(file)
-        if issubclass(reader, SimpleITKIO):
-            return _by_simpleitk(file)
-        if ending in NIFTI:
-            return _by_nibabel(file)
-        if issubclass(reader, Tiff3DIO):
-            return _by_tifffile(file, ending)
-        return _by_reader(file, reader)
+        return _read(file, ending, reader)
     except Exception as error:  # a damaged file fails in as many ways as there are readers
-        raise ValueError(f"{file}: {str(error).strip() or repr(error)}") from error
+        raise ValueError(f"{file}: {(str(error).strip() or repr(error)).splitlines()[-1]}") from error
 
 
-def _refuse_misleading_nifti(file: Path) -> None:
-    image = nibabel.load(file)
-    unit = image.header.get_xyzt_units()[0]
-    if unit not in ("mm", "unknown"):
-        raise ValueError(f"its header is in {unit}s, which nnU-Net may take for mm: write it in mm")
+def _read(file: Path, ending: str, reader: type[BaseReaderWriter]) -> Geometry:
+    if issubclass(reader, SimpleITKIO):
+        geometry = _by_simpleitk(file)
+        if ending in NIFTI:
+            with suppress(OSError, nibabel.filebasedimages.ImageFileError):  # not compressed, say: ITK does not mind
+                return replace(geometry, note=_contradiction(file, geometry.spacing, nibabel.load(file)))
+        return geometry
+    if ending in NIFTI:
+        return _by_nibabel(file)
+    return _by_tifffile(file, ending) if issubclass(reader, Tiff3DIO) else _by_reader(file, reader)
+
+
+def _contradiction(file: Path, spacing: tuple[float, ...] | None, image: Any) -> str:
+    """ACDC's sform has voxels of 1 mm, whatever the image's; its qform and the header's sizes are right."""
     zooms = image.header.get_zooms()[:3]
-    axes = image.affine[:3, : len(zooms)]
-    sizes = np.linalg.norm(axes, axis=0)
-    _refuse_sheared(axes / sizes)
-    if not np.allclose(sizes, zooms, rtol=1e-3):
-        raise ValueError(f"its header has voxels of {_rounded(zooms)} mm, its affine of {_rounded(sizes)} mm")
+    sizes = np.linalg.norm(image.affine[:3, : len(zooms)], axis=0)
+    if spacing is None or np.allclose(sizes, zooms, rtol=1e-3):
+        return ""
+    return f"{file.name}: spacing {_rounded(spacing)}, affine of voxels of {_rounded(sizes[::-1])} mm"
 
 
-def _refuse_sheared(directions: np.ndarray) -> None:
+def _refuse_sheared(directions: npt.NDArray[np.float64]) -> None:
     """Of a matrix whose columns are the axes, of length 1."""
     cosine = np.abs(directions.T @ directions - np.eye(directions.shape[1])).max()
     if not cosine <= MAX_COSINE:  # NaN, too
-        raise ValueError(
-            "its axes are sheared, not perpendicular, so that its spacing gives no distances: resample both "
-            "segmentations to a grid with perpendicular axes"
-        )
+        raise ValueError(SHEARED)
 
 
 def _by_simpleitk(file: Path) -> Geometry:
     header = sitk.ImageFileReader()
     header.SetFileName(str(file))
-    header.ReadImageInformation()
+    try:
+        header.ReadImageInformation()
+    except RuntimeError as error:
+        raise ValueError(SHEARED if "orthonormal" in str(error) else str(error)) from error
     axes = header.GetDimension()
     directions = np.reshape(header.GetDirection(), (axes, axes))
     _refuse_sheared(directions)
     affine = np.eye(axes + 1)
     affine[:axes, :axes] = directions * header.GetSpacing()
     affine[:axes, axes] = header.GetOrigin()
-    return Geometry(tuple(header.GetSize()[::-1]), tuple(header.GetSpacing()[::-1]), affine)
+    return Geometry(tuple(header.GetSize()[::-1]), tuple(np.abs(header.GetSpacing()[::-1]).tolist()), affine)
 
 
 def _by_nibabel(file: Path) -> Geometry:
-    image = nibabel.load(file)
-    return Geometry(image.shape[::-1], tuple(map(float, image.header.get_zooms()[::-1])), image.affine)
+    image: Any = nibabel.load(file)
+    unit = image.header.get_xyzt_units()[0]
+    if unit not in ("mm", "unknown"):
+        raise ValueError(f"its header is in {unit}s, which nnU-Net's reader takes for mm: write it in mm")
+    spacing = tuple(map(float, image.header.get_zooms()[::-1]))
+    axes = image.affine[:3, : min(len(spacing), 3)]
+    _refuse_sheared(axes / np.linalg.norm(axes, axis=0))
+    return Geometry(image.shape[::-1], spacing, image.affine, _contradiction(file, spacing, image))
 
 
 def _by_tifffile(file: Path, ending: str) -> Geometry:
@@ -121,7 +140,7 @@ def _by_tifffile(file: Path, ending: str) -> Geometry:
     companion = file.with_name(f"{file.name[: -len(ending)]}.json")
     if not companion.is_file():
         return Geometry(shape, None, None)
-    spacing = json.loads(companion.read_text()).get("spacing", [])
+    spacing = read_json(companion).get("spacing", [])
     if len(spacing) != len(shape) or min(spacing) <= 0:
         raise ValueError(f"{companion.name} beside it must give a positive spacing for each axis, not {spacing}")
     return Geometry(shape, tuple(map(float, spacing)), None)
@@ -133,5 +152,5 @@ def _by_reader(file: Path, reader: type[BaseReaderWriter]) -> Geometry:
     return Geometry(values.shape[1:], spacing, None)
 
 
-def _rounded(values) -> str:
+def _rounded(values: Iterable[float]) -> str:
     return "×".join(f"{value:.4g}" for value in values)

@@ -6,22 +6,38 @@ import io
 from collections.abc import Iterable
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from scipy.ndimage import find_objects
 
+from nnunet_topomae.data.raw_images import require_whole
+
 MAX_LABEL = 2**16 - 1
 
 
-def read_label_map(
-    file: Path, reader: type[BaseReaderWriter], allowed: Iterable[int] | None = None
-) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Labels [D, H, W] and spacing of D, H, W, as nnU-Net reads them.
+class LabelMap(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        labels: [D, H, W], integers.
+        spacing: of D, H, W.
+        present: the labels that occur, apart from 0.
+    """
+
+    labels: np.ndarray
+    spacing: tuple[float, ...]
+    present: set[int]
+
+
+def read_label_map(file: Path, reader: type[BaseReaderWriter], allowed: Iterable[int] | None = None) -> LabelMap:
+    """A label map as nnU-Net reads it.
 
     Raises:
-        ValueError: unreadable, not one channel of integers from 0 on, or values that are not `allowed`.
+        ValueError: unreadable or damaged, not one channel of integers from 0 on, or values that are not `allowed`.
     """
+    require_whole([file])
     try:
         with redirect_stdout(io.StringIO()):  # of a missing spacing, which `pair_files` has seen
             values, properties = reader().read_seg(str(file))
@@ -36,12 +52,11 @@ def read_label_map(
     if not np.array_equal(labels, values[0]):
         fraction = values[0][labels != values[0]].flat[0]
         raise ValueError(f"{file} holds {fraction:g}: labels are whole numbers")
-    if allowed is not None:
-        present = {value for value, box in enumerate(find_objects(labels), start=1) if box}
-        unknown = sorted(present - set(allowed))
-        if unknown:
-            raise ValueError(
-                f"{file} holds the label {', '.join(map(str, unknown))}, which dataset.json does not list: "
-                "correct one of them"
-            )
-    return labels, tuple(properties["spacing"])
+    present = {value for value, box in enumerate(find_objects(labels), start=1) if box}
+    unknown = set() if allowed is None else present - set(allowed)
+    if unknown:
+        raise ValueError(
+            f"{file} holds the label {', '.join(map(str, sorted(unknown)))}, which dataset.json does not list: "
+            "correct one of them"
+        )
+    return LabelMap(labels, tuple(properties["spacing"]), present)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES, determine_reader_writer_from_dataset_json
 
+from nnunet_topomae.data.raw_files import apples_note, file_fault, labels_by_case, twin
 from nnunet_topomae.evaluation.geometry import read_geometry
 
 
@@ -31,22 +32,27 @@ class Pair:
 
 @dataclass(frozen=True)
 class Folder:
-    """Pairs of files that were looked at and can be measured.
+    """Pairs of files that were looked at.
 
     Attributes:
+        pairs: that can be measured, as far as their headers tell.
         units: of `Measure.kind`: mm, and mm³ or for 2D images mm²; voxels where the files do not say how large one is.
+        bad: why other cases cannot be measured, by name.
+        notes: what a reader of the numbers should know of the files.
     """
 
     predictions: Path
     pairs: list[Pair]
     reader: type[BaseReaderWriter]
     units: dict[str, str]
+    bad: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def file_ending(folder: Path) -> str:
     """The one ending of images that nnU-Net reads in a folder. Raises ValueError if there is none or several."""
     known = sorted({ending for reader in LIST_OF_IO_CLASSES for ending in reader.supported_file_endings}, key=len)
-    names = [file.name.lower() for file in _files(folder)]
+    names = [file.name.lower() for file in labels_by_case(_existing(folder), "").values()]
     found = {max(fitting, key=len) for name in names if (fitting := [e for e in known if name.endswith(e)])}
     if len(found) != 1:
         what = f"images with the endings {', '.join(sorted(found))}" if found else "no image that nnU-Net reads"
@@ -65,30 +71,44 @@ def pair_files(
 
     Raises:
         FileNotFoundError: no such folder, or no reference in it.
-        ValueError: predictions that are missing or that no reference belongs to, files that differ in geometry or
-            whose spacing gives no distances; their names stand in the message.
+        ValueError: predictions that are missing or that no reference belongs to, two files of a case, no case that can
+            be measured; their names stand in the message.
     """
     ending = description["file_ending"]
-    expected, found = (
-        {file.name for file in _files(folder) if file.name.endswith(ending)} for folder in (references, predictions)
-    )
-    if not expected:
-        raise FileNotFoundError(f"{references} holds no file *{ending}")
-    missing, extra = sorted(expected - found), sorted(found - expected)
+    theirs, ours = (labels_by_case(_existing(folder), ending) for folder in (references, predictions))
+    notes = [note for folder in (references, predictions) if (note := apples_note(folder, ending))]
+    if not theirs:
+        raise FileNotFoundError("; ".join([f"{references} holds no file *{ending}", *notes]))
+    missing, extra = sorted(theirs.keys() - ours), sorted(ours.keys() - theirs)
     problems = []
     if extra:
-        problems.append(f"no reference in {references} for {', '.join(extra)}")
+        problems.append(f"no reference in {references} for {_listed(ours[case] for case in extra)}")
     if missing and not only_predicted:
-        problems.append(f"no prediction for {', '.join(missing)}; --chill leaves them out")
-    if problems or not expected & found:
+        problems.append(f"no prediction for {_listed(theirs[case] for case in missing)}; --chill leaves them out")
+    twins = {file: other for file in (*theirs.values(), *ours.values()) if (other := twin(file))}
+    for file, other in twins.items():
+        problems.append(f"{file} stands beside {other.name}, and ITK may open either: remove one of them")
+    cases = sorted(theirs.keys() & ours)
+    if problems or not cases:
         raise ValueError(f"{predictions}: {'; '.join(problems) or f'no prediction *{ending} of any reference'}")
-    names = sorted(expected & found)
-    reader = _reader_of(description, references / names[0])
-    checked = [_check_pair(references / name, predictions / name, ending, reader) for name in names]
-    problems = [looked.problem for looked in checked if looked.problem]
-    if problems:
-        raise ValueError(f"{predictions}, {len(problems)} of {len(names)} cases: " + "; ".join(problems))
-    return Folder(predictions, [looked.pair for looked in checked], reader, _units(checked))
+    pairs = [Pair(case, theirs[case], ours[case]) for case in cases]
+    bad = {pair.name: fault for pair in pairs if (fault := _fault(pair))}
+    openable = [pair for pair in pairs if pair.name not in bad]
+    looks = []
+    if openable:
+        reader = _reader_of(description, [pair.reference for pair in openable])
+        looks = [_look_at(pair, ending, reader) for pair in openable]
+    bad |= {look.pair.name: look.problem for look in looks if look.problem}
+    looks = [look for look in looks if not look.problem]
+    if not looks:
+        raise ValueError(f"{predictions}: none of {len(cases)} cases can be measured: {'; '.join(bad.values())}")
+    odd = [look.note for look in looks if look.note]
+    if odd:
+        notes.append(
+            f"the headers of {len(odd)} references contradict themselves: measured with the voxel size that nnU-Net "
+            f"takes by {reader.__name__}, the image reader of this dataset ({odd[0]}{', ...' if odd[1:] else ''})"
+        )
+    return Folder(predictions, [look.pair for look in looks], reader, _units(looks), bad, notes)
 
 
 def pair_folders(
@@ -96,56 +116,78 @@ def pair_folders(
 ) -> list[Folder]:
     """`pair_files` of several folders of predictions. Raises ValueError where they do not hold the same cases."""
     folders = [pair_files(references, folder, description, only_predicted) for folder in predictions]
-    cases = [{pair.name for pair in folder.pairs} for folder in folders]
-    differing = sorted(set.union(*cases) - set.intersection(*cases))
+    cases = [{pair.name for pair in folder.pairs} | folder.bad.keys() for folder in folders]
+    differing = sorted(cases[0].union(*cases) - cases[0].intersection(*cases))
     if differing:
         raise ValueError(f"not in all folders of predictions: {', '.join(differing)}. Only the same cases are compared")
     return folders
 
 
-def _files(folder: Path) -> list[Path]:
+def _existing(folder: Path) -> Path:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder")
-    return sorted(file for file in folder.iterdir() if file.is_file())
+    return folder
 
 
-def _reader_of(description: Mapping[str, Any], example: Path) -> type[BaseReaderWriter]:
-    # nnU-Net tries one reader after the other and prints a traceback for each that fails.
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        return determine_reader_writer_from_dataset_json(dict(description), str(example), verbose=False)
+def _listed(files: Iterable[Path]) -> str:
+    return ", ".join(file.name for file in files)
 
 
-class _Checked(NamedTuple):
+def _fault(pair: Pair) -> str:
+    files = (pair.reference, pair.prediction)
+    return "; ".join(f"{file} {fault}" for file in files if (fault := file_fault(file)))
+
+
+def _reader_of(description: Mapping[str, Any], examples: Sequence[Path]) -> type[BaseReaderWriter]:
+    """By the first file that one of nnU-Net's readers reads: it tries them where dataset.json names none."""
+    for example in examples:
+        try:  # with a traceback for each reader that fails
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                return determine_reader_writer_from_dataset_json(dict(description), str(example), verbose=False)
+        except Exception as error:  # as many kinds as there are readers
+            failure = error
+    raise ValueError(f"no reader of nnU-Net reads {examples[0]}: {failure}") from failure
+
+
+class _Look(NamedTuple):
+    """What the headers of a case say."""
+
     pair: Pair
     spacing_known: bool = False
     flat: bool = False
     problem: str = ""
+    note: str = ""
 
 
-def _check_pair(reference: Path, prediction: Path, ending: str, reader: type[BaseReaderWriter]) -> _Checked:
-    pair = Pair(reference.name.removesuffix(ending), reference, prediction)
-    try:
-        theirs, ours = (read_geometry(file, ending, reader) for file in (reference, prediction))
-    except ValueError as error:
-        return _Checked(pair, problem=str(error))
+def _look_at(pair: Pair, ending: str, reader: type[BaseReaderWriter]) -> _Look:
+    grids, problems = [], []
+    for file in (pair.reference, pair.prediction):
+        try:
+            grids.append(read_geometry(file, ending, reader))
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        return _Look(pair, problem="; ".join(problems))
+    theirs, ours = grids
     if difference := ours.difference(theirs):
-        return _Checked(pair, problem=f"{prediction.name}: prediction and reference differ in {difference}")
+        name = pair.prediction.name
+        return _Look(pair, problem=f"{name}: prediction and reference differ in {difference}")
     if not theirs.spacing:
-        pair = replace(pair, spacing=ours.spacing)
+        pair = Pair(pair.name, pair.reference, pair.prediction, ours.spacing)
     flat = len(theirs.shape) == 2 or len(theirs.shape) == 3 and 1 in theirs.shape
-    return _Checked(pair, bool(theirs.spacing or ours.spacing), flat)
+    return _Look(pair, bool(theirs.spacing or ours.spacing), flat, note=theirs.note)
 
 
-def _units(checked: Sequence[_Checked]) -> dict[str, str]:
+def _units(looks: Sequence[_Look]) -> dict[str, str]:
     """Raises ValueError where they are not the same for all cases."""
-    unknown = [looked.pair.name for looked in checked if not looked.spacing_known]
-    if 0 < len(unknown) < len(checked):
+    unknown = [look.pair.name for look in looks if not look.spacing_known]
+    if 0 < len(unknown) < len(looks):
         raise ValueError(
             f"no spacing is known for {', '.join(unknown)}, but it is for the others: nnU-Net reads that of CASE.tif "
             "from CASE.json beside it"
         )
-    flat = [looked.pair.name for looked in checked if looked.flat]
-    if 0 < len(flat) < len(checked):
+    flat = [look.pair.name for look in looks if look.flat]
+    if 0 < len(flat) < len(looks):
         raise ValueError(f"these cases are 2D images, the others 3D: {', '.join(flat)}. Measure them apart")
     if unknown:
         return {"length": "voxels", "volume": "voxels", "": ""}

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunet_topomae.evaluation.comparison import PairedDifference
+from nnunet_topomae.evaluation.comparison import MIN_CASES, PENALISED, SIGNIFICANT, PairedDifference
 from nnunet_topomae.evaluation.folder import COUNTS, Summary, case_status
 from nnunet_topomae.evaluation.segmentation import MEASURES
+from nnunet_topomae.files import write_text
 from nnunet_topomae.visualization.tables import markdown_table
 
 DIGITS = {"Dice": 4, "NSD_1mm": 4, "NSD_2mm": 4, "volume_error": 1}
@@ -25,8 +26,8 @@ COUNT_MEANINGS = {
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """As nnU-Net does, NaN for what is not defined."""
-    _write(file, json.dumps(content, indent=4, sort_keys=True) + "\n")
+    """As nnU-Net does: sorted, NaN for what is not defined."""
+    write_text(file, json.dumps(content, indent=4, sort_keys=True) + "\n")
 
 
 def write_csv(file: Path, summaries: Mapping[str, Summary]) -> None:
@@ -48,13 +49,21 @@ def write_csv(file: Path, summaries: Mapping[str, Summary]) -> None:
                     writer = csv.DictWriter(text, list(row))
                     writer.writeheader()
                 writer.writerow(row)
-    _write(file, text.getvalue())
+    write_text(file, text.getvalue())
 
 
-def _write(file: Path, text: str) -> None:
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(text, encoding="utf-8", newline="")
-    partial.replace(file)
+def heading(name: str, summary: Summary) -> str:
+    """What the table below it is of, and what is odd about it."""
+    meanings, num_cases = summary["definitions"], len(summary["metric_per_case"])
+    units = f"distances in {meanings['HD95']['unit']}, volumes in {meanings['volume_error']['unit']}"
+    lines = [f"{name}, mean over {num_cases} cases, {units}"]
+    if bad := summary.get("partial"):
+        lines[0] = f"{name}, PARTIAL: mean over {num_cases} of {num_cases + len(bad)} cases, {units}"
+        lines.append(f"Not measured: {', '.join(bad)}")
+    if strangers := summary.get("values_not_measured"):
+        found = ", ".join(f"{value} in {count} cases" for value, count in strangers.items())
+        lines.append(f"Found, but measured as no class: {found}")
+    return "\n".join(lines)
 
 
 def summary_table(summary: Summary) -> str:
@@ -86,20 +95,33 @@ def definitions_text(summary: Summary) -> str:
 
 
 def comparison_table(compared: Sequence[PairedDifference], measures: Sequence[str]) -> str:
-    """A row a folder, measure and class that has a case."""
+    """A row a folder, measure and class that one of both has."""
     head = ["measure", "class", "difference", "mean", "95 % interval", "p (Wilcoxon)", "p (Holm)", "cases", "left out"]
     rows = []
     for row in compared:
-        if row.measure in measures and row.cases:
+        if row.measure in measures and (row.cases or row.left_out):
             digits = DIGITS.get(row.measure, 2)
-            interval = f"{number(row.low, digits, '+')} to {number(row.high, digits, '+')}"
+            interval = "–"
+            if not math.isnan(row.low):
+                interval = f"{number(row.low, digits, '+')} to {number(row.high, digits, '+')}"
+            least = f" (least possible {row.p_least:.4g})" if row.p_least > SIGNIFICANT else ""
             rows.append(
                 [
-                    *(row.measure, row.name, f"{row.other} − {row.baseline}", number(row.mean, digits, "+")),
-                    *(interval, number(row.p, 4), number(row.p_holm, 4), len(row.cases), len(row.left_out)),
+                    *(row.measure, row.name, f"{row.other} − {row.baseline}", number(row.mean, digits, "+"), interval),
+                    *(f"{number(row.p, 4)}{least}", number(row.p_holm, 4), len(row.cases), len(row.left_out)),
                 ]
             )
     return markdown_table(head, rows)
+
+
+def comparison_notes(compared: Sequence[PairedDifference]) -> str:
+    """What the columns of the table mean where one could err, a line each."""
+    lines = ["  left out: cases with a class that one of both alone has, so that the other has no value"]
+    if any(row.label == PENALISED for row in compared):
+        lines.append("  mean with inventions: these count, best value for who rightly left the class out")
+    if any(len(row.cases) < MIN_CASES for row in compared):
+        lines.append(f"  no interval for fewer than {MIN_CASES} cases: the bootstrap's would be too narrow")
+    return "\n".join(lines)
 
 
 def number(value: float, digits: int, sign: str = "") -> str:

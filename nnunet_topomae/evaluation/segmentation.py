@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.ndimage import find_objects
 
 from nnunet_topomae.evaluation.surface import SurfaceDistances, surface_voxels, surfels
-from nnunet_topomae.topology.metrics import betti_numbers
+from nnunet_topomae.topology.metrics import betti_error
 
 Label = int | tuple[int, ...]
 
 
-def as_label(value: int | Sequence[int]) -> Label:
+def as_label(value: Any) -> Label:
     """An integer, or a tuple for a region, which dataset.json writes as a list."""
     return tuple(map(int, value)) if isinstance(value, (list, tuple)) else int(value)
 
@@ -79,13 +79,13 @@ def segmentation_metrics(
         raise ValueError(f"prediction {list(prediction.shape)} and reference {list(reference.shape)} differ in shape")
     prediction, reference, spacing = _in_plane(prediction, reference, spacing)
     known = None if ignore_label is None else reference != ignore_label
-    labels = [as_label(label) for label in labels]
-    highest = max(map(np.max, labels), default=0)
+    keys = [as_label(label) for label in labels]
+    highest = max(map(np.max, keys), default=0)
     boxes = [find_objects(label_map, highest) for label_map in (prediction, reference)]
     num_known = reference.size if known is None else int(np.count_nonzero(known))
     diagonal = math.hypot(*np.multiply(reference.shape, spacing))
     metrics = {}
-    for label in labels:
+    for label in keys:
         box = _joint_box(boxes, label, reference.shape)
         known_here = None if known is None else known[box]
         a, b = (np.isin(label_map[box], label) for label_map in (prediction, reference))
@@ -114,7 +114,7 @@ def _joint_box(
     values = (label,) if isinstance(label, int) else label
     if 0 in values:
         return tuple(slice(0, side) for side in shape)
-    found = [box[value - 1] for box in boxes for value in values if value <= len(box) and box[value - 1]]
+    found = [box for of_map in boxes for value in values if value <= len(of_map) and (box := of_map[value - 1])]
     if not found:
         return tuple(slice(0, 1) for _ in shape)
     return tuple(
@@ -154,7 +154,7 @@ def _shape_measures(
     return {
         **_surface_measures(a, b, spacing, known, diagonal if not num_a or not num_b else math.nan),
         "volume_error": abs(num_a - num_b) * math.prod(spacing),
-        "betti_error": sum(abs(x - y) for x, y in zip(_betti_numbers(a), _betti_numbers(b), strict=True)),
+        "betti_error": sum(betti_error(np.atleast_3d(a), np.atleast_3d(b), [1])[1]),
     }
 
 
@@ -177,10 +177,3 @@ def _surface_measures(
         between = SurfaceDistances.between(*blocks)
         shares = {name: between.share_within(tolerance) for name, tolerance in NSD_TOLERANCES_MM.items()}
     return distances | shares
-
-
-def _betti_numbers(mask: np.ndarray) -> tuple[int, ...]:
-    boxes = find_objects(mask.view(np.uint8))
-    if not boxes:
-        return 0, 0, 0
-    return betti_numbers(mask[boxes[0]] if mask.ndim == 3 else mask[boxes[0]][None])

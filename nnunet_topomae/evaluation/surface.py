@@ -14,6 +14,7 @@ a neighbour there, and no surfel touches it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
@@ -91,7 +92,8 @@ def surface_voxels(mask: np.ndarray, spacing: Sequence[float], known: np.ndarray
     inner = (slice(1, -1),) * mask.ndim
     exposed = np.zeros_like(mask)
     for axis, shifted in product(range(mask.ndim), (slice(None, -2), slice(2, None))):
-        exposed |= outside[(*inner[:axis], shifted, *inner[axis + 1 :])]
+        neighbours = (*inner[:axis], shifted, *inner[axis + 1 :])
+        exposed |= outside[neighbours]
     points = np.argwhere(mask & exposed) * np.asarray(spacing, float)
     return Surface(points, np.ones(len(points)))
 
@@ -141,5 +143,5 @@ def _area(block: np.ndarray, spacing: tuple[float, ...]) -> float:
 def _length(block: np.ndarray, spacing: tuple[float, ...]) -> float:
     """One corner, or two at a side or across, are cut off from the rest."""
     if block.sum() == 1 or block[0, 0] == block[1, 1]:
-        return block.sum() * np.hypot(*spacing) / 2
+        return float(block.sum()) * math.hypot(*spacing) / 2
     return spacing[1] if block[0, 0] == block[0, 1] else spacing[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,8 @@ from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from nnunet_topomae.data.dataset_json import channel_names as channel_names
+from nnunet_topomae.data.dataset_json import read_dataset_json as read_dataset_json
 from nnunet_topomae.files import read_json
 
 Plans = dict[str, Any]
@@ -54,40 +55,6 @@ def configuration_of(plans: Plans, name: str) -> ConfigurationManager:
         return configuration
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"nnU-Net cannot read configuration {name!r} of the plans: {error!r}") from error
-
-
-def read_dataset_json(folder: Path) -> dict[str, Any]:
-    """The dataset.json of a raw dataset, or the copy that nnU-Net's planner puts beside the plans.
-
-    In today's spelling: with `channel_names`, which nnU-Net takes under its older name `modality`, too, and with
-    `numTraining`, which it can do without: it counts the cases listed (`dataset`), or those of its fingerprint.
-
-    Raises:
-        OSError: no such file.
-        ValueError: it is not what nnU-Net wants.
-    """
-    file = folder / "dataset.json"
-    content = read_json(file)
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no object: see nnU-Net's documentation/dataset_format.md")
-    missing = [key for key in ("file_ending", "labels") if key not in content]
-    if missing:
-        raise ValueError(f"{file} has no {' nor '.join(missing)}: see nnU-Net's documentation/dataset_format.md")
-    content["channel_names"] = channel_names(content)
-    if "numTraining" not in content:
-        fingerprint = folder / "dataset_fingerprint.json"
-        counted = read_json(fingerprint)["spacings"] if fingerprint.is_file() else content.get("dataset", ())
-        content["numTraining"] = len(counted)
-    return content
-
-
-def channel_names(dataset_json: Mapping[str, Any]) -> dict[str, str]:
-    """Names of the channels by number. Raises ValueError where dataset.json does not have them."""
-    for key in ("channel_names", "modality"):
-        names = dataset_json.get(key)
-        if isinstance(names, Mapping):
-            return {str(number): name for number, name in names.items()}
-    raise ValueError("dataset.json has no channel_names: see nnU-Net's documentation/dataset_format.md")
 
 
 def require_new(file: Path, remedy: str) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
+from nnunet_topomae.data.raw_images import require_whole
 from nnunet_topomae.evaluation.held_out import foreground_classes
 from nnunet_topomae.report.runs import Run
 from nnunet_topomae.report.strips import as_bytes
@@ -114,13 +115,16 @@ def case_viewer(case: SegmentedCase) -> Viewer:
     entry = next(entry for entry in _entries(first) if _case_name(entry, first) == case.name)
     reference_file = _reference_file(entry, case)
     reader = determine_reader_writer_from_dataset_json(first.dataset_json, str(reference_file), verbose=False)()
+    image_files = [str(file) for file in _image_files(case, first)]
+    require_whole([reference_file, *image_files])
     reference = reader.read_seg(str(reference_file))[0][0]
-    images, properties = reader.read_images([str(file) for file in _image_files(case, first)])
+    images, properties = reader.read_images(image_files)
     predictions = {}
     for run in case.runs:
         file = run.folder / "validation" / reference_file.name
         if not file.is_file():
             raise ValueError(f"{run.name} has no {file.parent.name}/{file.name}")
+        require_whole([file])
         predictions[run.letter] = reader.read_seg(str(file))[0][0]
     return _viewer(case, images[0], reference, predictions, properties["spacing"])
 

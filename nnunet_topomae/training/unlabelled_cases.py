@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from nnunet_topomae.data.case_facts import read_fingerprints
-from nnunet_topomae.data.recipe import preprocessing_recipe
+from nnunet_topomae.data.preprocessing_settings import preprocessing_settings
 from nnunet_topomae.data.unlabelled import JoinedDataset, UnlabelledImages, advice, grouped, options_of
 from nnunet_topomae.files import read_json
 from nnunet_topomae.training.trainer import TopoMAETrainer
@@ -69,8 +69,8 @@ class UnlabelledCasesTrainer(TopoMAETrainer):
             self.print_to_log_file(
                 f"Not the added images, but the labelled cases are used of {', '.join(now_labelled)}"
             )
-        recipe = preprocessing_recipe(plans, self.configuration_name, self.dataset_json)
-        faults = {name: fault for name, fault in images.faults(recipe).items() if name in names}
+        settings = preprocessing_settings(plans, self.configuration_name, self.dataset_json)
+        faults = {name: fault for name, fault in images.faults(settings).items() if name in names}
         if faults:
             raise ValueError(
                 f"unlabelled images in {images.folder} do not fit the labelled ones: {grouped(faults)}. "

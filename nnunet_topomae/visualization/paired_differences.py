@@ -10,34 +10,44 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nnunet_topomae.evaluation.comparison import PairedDifference
+from nnunet_topomae.evaluation.comparison import SIGNIFICANT, PairedDifference
 from nnunet_topomae.evaluation.segmentation import MEASURES
+from nnunet_topomae.files import written_whole
 from nnunet_topomae.visualization.palette import BLUE, MUTED_BLUE, VERMILION
 
+UNDECIDED = "0.35"
 SHOWN = ("Dice", "NSD_1mm", "HD95", "betti_error")
 
 
-def save_paired_differences(path: str | Path, compared: Sequence[PairedDifference], units: Mapping[str, str]) -> None:
+def save_paired_differences(
+    path: str | Path, compared: Sequence[PairedDifference], units: Mapping[str, str], num_not_measured: int = 0
+) -> None:
     """A row of panels a folder, a column a measure: a dot a case, the mean with its interval, the corrected p.
 
-    Blue: the whole interval is on the better side; orange: on the worse. Classes without a case are left out.
+    Blue: better, by the corrected p and by the interval where there is one; orange: worse; grey: neither is decided.
+    Classes that nobody has are left out.
     """
-    compared = [row for row in compared if row.measure in SHOWN and row.cases]
+    somewhere = {(row.other, row.label) for row in compared if row.measure in SHOWN and (row.cases or row.left_out)}
+    compared = [row for row in compared if row.measure in SHOWN and (row.other, row.label) in somewhere]
     others = list(dict.fromkeys(row.other for row in compared))
     num_classes = len({row.label for row in compared})
     height = 1.3 + 0.42 * num_classes
-    figure = Figure(figsize=(3.6 * len(SHOWN) + 1, height * len(others) + 0.4), layout="constrained")
-    panels = figure.subplots(len(others), len(SHOWN), squeeze=False, sharex="col", sharey=True)
+    figure = Figure(figsize=(3.6 * len(SHOWN) + 1, height * len(others) + 0.6), layout="constrained")
+    panels = figure.subplots(len(others), len(SHOWN), squeeze=False, sharex="col", sharey="row")
     for line, other in zip(panels, others, strict=True):
         for axes, measure in zip(line, SHOWN, strict=True):
             rows = [row for row in compared if row.other == other and row.measure == measure]
             _draw(axes, rows, units[measure])
-        line[0].set_ylabel(f"{other}\n− {rows[0].baseline}")
+        line[0].set_ylabel(f"{other}\n− {rows[0].baseline}", parse_math=False)
     for axes, measure in zip(panels[0], SHOWN, strict=True):
         axes.set_title(measure)
-    title = "Paired differences: a dot a case; mean and 95 % bootstrap interval; Wilcoxon's p after Holm"
+    title = "Paired differences: a dot a case; mean, from 8 cases on with its 95 % bootstrap interval; Wilcoxon's p "
+    title += "after Holm\nblue: better, orange: worse, grey: not decided"
+    if num_not_measured:
+        title += f". PARTIAL: {num_not_measured} cases could not be measured"
     figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=120)
+    with written_whole(Path(path)) as partial:
+        figure.savefig(partial, dpi=120)
 
 
 def _draw(axes: Axes, rows: Sequence[PairedDifference], unit: str) -> None:
@@ -47,14 +57,13 @@ def _draw(axes: Axes, rows: Sequence[PairedDifference], unit: str) -> None:
     for position, row in enumerate(rows):
         heights = position + jitter.uniform(-0.18, 0.18, len(row.differences))
         axes.plot(row.differences, heights, "o", color=MUTED_BLUE, alpha=0.35, markersize=4, markeredgewidth=0)
-        worst, best = sorted((better * row.low, better * row.high))
-        colour = BLUE if worst > 0 else VERMILION if best < 0 else "0.35"
+        colour = colour_of(row)
         if not math.isnan(row.low):
             axes.plot([row.low, row.high], [position] * 2, color=colour, linewidth=2.5, solid_capstyle="butt")
         axes.plot(row.mean, position, "D", color=colour, markersize=6)
-        text = "" if math.isnan(row.p_holm) else f"p {_p(row.p_holm)}, n {len(row.cases)}"
-        axes.text(1, position - 0.3, text, transform=axes.get_yaxis_transform(), ha="right", fontsize=7, color="0.3")
-    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+        place = axes.get_yaxis_transform()
+        axes.text(1, position - 0.3, _note(row), transform=place, ha="right", fontsize=7, color="0.3")
+    axes.set_yticks(range(len(rows)), [row.name for row in rows], parse_math=False)
     axes.set_ylim(len(rows) - 0.5, -0.6)
     axes.grid(axis="x", alpha=0.3)
     axes.margins(x=0.1)
@@ -62,5 +71,17 @@ def _draw(axes: Axes, rows: Sequence[PairedDifference], unit: str) -> None:
     axes.set_xlabel(f"difference{f' in {unit}' if unit else ''}, better to the {side}", fontsize=9)
 
 
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
+def colour_of(row: PairedDifference) -> str:
+    """Of its mean and interval."""
+    if not row.is_decided:
+        return UNDECIDED
+    return BLUE if (row.mean > 0) == MEASURES[row.measure].more_is_better else VERMILION
+
+
+def _note(row: PairedDifference) -> str:
+    left_out = f", left out {len(row.left_out)}" if row.left_out else ""
+    if math.isnan(row.p_holm):
+        return f"n 0{left_out}"
+    least = f" (least possible {row.p_least:.2g})" if row.p_least > SIGNIFICANT else ""
+    p = "< 0.001" if row.p_holm < 0.001 else f"= {row.p_holm:.3f}"
+    return f"p {p}{least}, n {len(row.cases)}{left_out}"

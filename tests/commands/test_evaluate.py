@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +68,54 @@ def test_several_folders_are_compared(work, capsys):
     of = [content["folders"][name]["mean"]["1"]["Dice"] for name in ("good", "bad")]
     assert dice["mean_difference"] == pytest.approx(of[0] - of[1]) and dice["mean_difference"] > 0
     assert (work / "comparison.png").stat().st_size > 10_000
+
+
+def cut(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("folders", ["good", "good bad"])
+def test_one_bad_case_leaves_a_result_that_says_it_is_partial(work, capsys, folders):
+    cut(work / "good" / "case_1.mha")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(f"evaluate labelsTs {folders} -np 1 -o result.json --csv result.csv".split())
+    printed = capsys.readouterr()
+    assert stop.value.code == 2 and re.fullmatch(".*partial.*good/case_1.mha .*cut off.*\n", printed.err)
+    assert "PARTIAL: mean over 2 of 3 cases" in printed.out
+    content = json.loads((work / "result.json").read_text())
+    assert content["partial"].keys() == {"case_1"}
+    for summary in content.get("folders", {"good": content}).values():
+        assert [Path(case["prediction_file"]).name for case in summary["metric_per_case"]] == [
+            "case_0.mha",
+            "case_2.mha",
+        ]
+    assert "case_1" not in (work / "result.csv").read_text()
+
+
+def test_all_bad_files_are_named_where_none_is_good(work, refused):
+    for file in (work / "good").iterdir():
+        cut(file)
+    refused("evaluate labelsTs good -np 1", saying="none of 3 cases .*case_0.mha.*case_1.mha.*case_2.mha")
+    assert not (work / "good" / "summary.json").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the children are listed in /proc")
+def test_an_interruption_is_one_line(work):
+    """While the processes import nnU-Net, which takes them seconds."""
+    command = subprocess.Popen(
+        [sys.executable, "-m", "nnunet_topomae.cli", *"evaluate labelsTs good -np 2".split()],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while len(Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()) < 3:  # and a tracker
+        time.sleep(0.1)
+    time.sleep(1)
+    os.killpg(command.pid, signal.SIGINT)
+    _, errors = command.communicate(timeout=60)
+    assert command.returncode == 130 and errors == "nnunet-topomae evaluate: interrupted\n"
 
 
 def test_labels_without_a_dataset_json(work):

@@ -9,9 +9,8 @@ import pytest
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2, nnUNetDatasetNumpy
 
 from nnunet_topomae.data import case_facts
-from nnunet_topomae.data.case_facts import read_cases, read_fingerprints
+from nnunet_topomae.data.case_facts import read_cases, read_fingerprints, volume_facts
 from nnunet_topomae.data.checks import LabelRange, check_cases
-from nnunet_topomae.data.fingerprint import voxel_fingerprint
 
 CASES = ("a", "b[1]", "c.3")
 
@@ -49,7 +48,8 @@ def test_facts_are_those_of_the_voxels(dataset) -> None:
     facts = read_cases(dataset, CASES, with_labels=True).facts
     for seed, case in enumerate(CASES):
         voxels = image(seed)
-        assert facts[case].image == (list(voxels.shape), voxels.min(), voxels.max(), 0, voxel_fingerprint(voxels))
+        assert facts[case].image == volume_facts(voxels)
+        assert facts[case].image[:4] == (list(voxels.shape), voxels.min(), voxels.max(), 0)
         assert facts[case].label == ([1, 10, 6, 5], 0, 0, 0, None)
 
 
@@ -59,7 +59,7 @@ def test_a_second_reading_opens_no_file(dataset) -> None:
     for with_labels in (True, False):
         assert read_cases(dataset, CASES, with_labels).facts == first.facts
     assert len(dataset.read) == len(CASES)
-    assert read_fingerprints(dataset, ["a"]) == {"a": voxel_fingerprint(image(0))}
+    assert read_fingerprints(dataset, ["a"]) == {"a": volume_facts(image(0)).fingerprint}
 
 
 def test_labels_are_read_when_they_are_first_asked_for(dataset) -> None:
@@ -75,14 +75,14 @@ def test_only_what_changed_is_read_again(dataset) -> None:
     save(type(dataset), Path(dataset.source_folder, "a"), seed=9, label=5)
     facts = read_cases(dataset, CASES, with_labels=True).facts
     assert dataset.read == ["a"]
-    assert facts["a"].image.fingerprint == voxel_fingerprint(image(9)) and facts["a"].label.highest == 5
+    assert facts["a"].image.fingerprint == volume_facts(image(9)).fingerprint and facts["a"].label.highest == 5
 
 
 def test_a_change_within_a_moment_and_of_equal_size_is_seen(dataset) -> None:
     """A file's time moves on in steps of some milliseconds."""
     for seed in range(20, 30):
         save(type(dataset), Path(dataset.source_folder, "a"), seed)
-        assert read_fingerprints(dataset, ["a"]) == {"a": voxel_fingerprint(image(seed))}
+        assert read_fingerprints(dataset, ["a"]) == {"a": volume_facts(image(seed)).fingerprint}
 
 
 def test_the_verdict_is_not_remembered_but_made_anew(dataset) -> None:

@@ -114,6 +114,19 @@ def test_label_and_image_have_one_size(source: Path, raw: Path, refuses) -> None
     refuses(source, raw, r"label0001.nii.gz has size \(11, 10, 8\), but .*img0001.nii.gz has \(12, 10, 8\)")
 
 
+def test_damaged_files_are_all_named(source: Path, raw: Path, refuses) -> None:
+    damaged = [source / "Training/img/img0001.nii.gz", source / "Training/label/label0022.nii.gz"]
+    for file in damaged:
+        content = file.read_bytes()
+        file.write_bytes(content[: len(content) // 2])
+    unlabelled = source / "Testing/img/img0061.nii.gz"
+    unlabelled.unlink()
+    unlabelled.symlink_to(".git/annex/objects/x")
+    refuses(
+        source, raw, "img0001.nii.gz is cut off.*label0022.nii.gz is cut off.*img0061.nii.gz is a link to .git/annex"
+    )
+
+
 def test_a_folder_without_images_is_refused(tmp_path: Path, raw: Path, refuses) -> None:
     refuses(tmp_path, raw, r"no img/img\*.nii.gz in")
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,20 @@ def test_what_is_missing_is_named(dataset: Path, tmp_path: Path) -> None:
         write_few_label_split(dataset / "nowhere.json", 2, dataset)
     with pytest.raises(FileNotFoundError, match="run nnUNetv2_plan_and_preprocess first"):
         write_few_label_split(describe(dataset), 2, dataset / "raw_only")
+
+
+@pytest.mark.parametrize(
+    ("modules", "strangers"),
+    [
+        (["few_label", "raw_files"], ["torch", "nnunetv2", "nnunet_topomae.networks"]),
+        (["unlabelled_preprocessing", "checks"], ["nnunet_topomae.networks", "nnunet_topomae.training"]),
+    ],
+)
+def test_data_knows_nothing_of_networks(modules: list[str], strangers: list[str]) -> None:
+    imported = "; ".join(f"import nnunet_topomae.data.{module}" for module in modules)
+    program = f"import sys; {imported}; print(*(set({strangers}) & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == ""
 
 
 def test_the_real_description_fits_the_real_cases(shared_data: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import blosc2
 import numpy as np
 import pytest
 
-from nnunet_topomae.data.fingerprint import voxel_fingerprint
+from nnunet_topomae.data.case_facts import volume_facts
 
 
 @pytest.fixture
@@ -16,16 +16,16 @@ def image() -> np.ndarray:
 def test_it_depends_on_voxels_and_not_on_how_they_are_stored(image: np.ndarray, chunks: tuple[int, ...]) -> None:
     stored = blosc2.asarray(image, chunks=chunks, blocks=(1, 2, 2, 3))
     for same in (stored, image.astype(np.float64), image.astype(">f4"), np.asfortranarray(image), image.copy()):
-        assert voxel_fingerprint(same) == voxel_fingerprint(image)
+        assert volume_facts(same).fingerprint == volume_facts(image).fingerprint
 
 
 def test_both_zeros_are_one() -> None:
     zeros = np.zeros((1, 2, 3, 4), np.float32)
-    assert voxel_fingerprint(-zeros) == voxel_fingerprint(zeros)
+    assert volume_facts(-zeros).fingerprint == volume_facts(zeros).fingerprint
 
 
 def test_whatever_differs_in_one_voxel_in_shape_or_in_order_differs(image: np.ndarray) -> None:
     other = image.copy()
     other[1, 32, 5, 4] = np.nextafter(other[1, 32, 5, 4], 9)
     different = [other, image[::-1], image[:, ::-1], image.reshape(2, 33, 5, 6), image[:1], image.reshape(1, 66, 6, 5)]
-    assert len({voxel_fingerprint(each) for each in [image, *different]}) == 1 + len(different)
+    assert len({volume_facts(each).fingerprint for each in [image, *different]}) == 1 + len(different)

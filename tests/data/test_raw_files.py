@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from nnunet_topomae.data.raw_files import images_by_case, labels_by_case
+import pytest
+
+from nnunet_topomae.data.raw_files import apples_note, file_fault, images_by_case, labels_by_case
 
 
 def test_names_are_no_patterns_and_only_whole_names_count(tmp_path: Path) -> None:
@@ -19,7 +22,36 @@ def test_names_are_no_patterns_and_only_whole_names_count(tmp_path: Path) -> Non
 
 
 def test_labels_are_what_ends_in_the_ending(tmp_path: Path) -> None:
-    for name in ("b.nii.gz", "a[1].nii.gz", "a.3.nii.gz", "c.nii", "a.json"):
+    for name in ("b.nii.gz", "a[1].nii.gz", "a.3.nii.gz", "c.nii", "a.json", "._b.nii.gz"):
         (tmp_path / name).touch()
     assert list(labels_by_case(tmp_path, ".nii.gz")) == ["a.3", "a[1]", "b"]
     assert labels_by_case(tmp_path / "nowhere", ".nii.gz") == {}
+    assert "._b.nii.gz" in apples_note(tmp_path, ".nii.gz") and "macOS" in apples_note(tmp_path, ".nii.gz")
+    assert apples_note(tmp_path, ".nii") == "" == apples_note(tmp_path / "nowhere", ".nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("make", "fault"),
+    [
+        (lambda file: file.write_bytes(b"x"), ""),
+        (lambda file: file.symlink_to(".git/annex/objects/x"), r"link to .*annex.*`git annex get`"),
+        (lambda file: file.symlink_to(file), "link to .*not there"),
+        (lambda file: file.mkdir(), "is no file"),
+        (lambda file: file.touch(), "is empty"),
+        (lambda file: None, "does not exist"),
+    ],
+)
+def test_what_is_no_file_says_why(tmp_path: Path, make, fault: str) -> None:
+    make(tmp_path / "a.nii.gz")
+    found = file_fault(tmp_path / "a.nii.gz")
+    assert re.search(fault, found) if fault else not found
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("a.nii", "a.nii.gz"), ("a.nii.gz", "a.nii"), ("A.NII.GZ", "A.NII"), ("a.nii", "a.nii.GZ")]
+)
+def test_two_files_of_which_itk_may_open_either_are_named(tmp_path: Path, one: str, other: str) -> None:
+    for name in (one, other, "b.nii.gz", "a.mha", "a.json"):
+        (tmp_path / name).write_bytes(b"x")
+    assert f"stands beside {other}" in file_fault(tmp_path / one)
+    assert not file_fault(tmp_path / "b.nii.gz") and not file_fault(tmp_path / "a.mha")

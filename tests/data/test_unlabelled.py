@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -11,7 +12,6 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_topomae import cli
-from nnunet_topomae.data import unlabelled_preprocessing
 from nnunet_topomae.data.unlabelled import UnlabelledImages
 from nnunet_topomae.data.unlabelled_preprocessing import BadImageError, add_unlabelled
 from nnunet_topomae.planning.plans_file import configuration_of, read_dataset_json
@@ -19,24 +19,11 @@ from nnunet_topomae.training.finetuner import TopoMAEFinetunerFromScratch
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 
 
-class Threads:
-    """For a pool of processes, each of which would import nnU-Net for seconds."""
-
-    def __init__(self, num_processes: int, context) -> None:
-        from concurrent.futures import ThreadPoolExecutor
-
-        assert num_processes > 0
-        self.pool = ThreadPoolExecutor(1)
-        self.submit, self.shutdown = self.pool.submit, self.pool.shutdown
-
-
 @pytest.fixture
-def add(workshop, monkeypatch):
-    monkeypatch.setattr(unlabelled_preprocessing, "ProcessPoolExecutor", Threads)
-
+def add(workshop):
     def add(images: Path, **kwargs) -> list[str]:
         dataset_json = read_dataset_json(workshop.dataset)
-        return add_unlabelled(images, workshop.dataset, workshop.plans, "3d_fullres", dataset_json, 2, **kwargs)
+        return add_unlabelled(images, workshop.dataset, workshop.plans, "3d_fullres", dataset_json, 1, **kwargs)
 
     return add
 
@@ -125,20 +112,59 @@ def test_what_becomes_a_validation_case_later_stops_pretraining(phantom, worksho
 
 def test_one_bad_image_does_not_cost_the_others(workshop, add, added, scans):
     (scans / "broken_0000.nii.gz").write_bytes(b"no image")
+    content = (scans / "scan_a_0000.nii.gz").read_bytes()
+    (scans / "cut_0000.nii.gz").write_bytes(content[: len(content) // 2])
+    flat = sitk.GetImageFromArray(np.full((8, 8, 8), 7, np.float32))
+    sitk.WriteImage(flat, str(scans / "flat_0000.nii.gz"))
     huge = sitk.GetImageFromArray(np.full((8, 8, 8), 3e38, np.float32))  # their sum is infinite
     sitk.WriteImage(huge, str(scans / "huge_0000.nii.gz"))
     with pytest.raises(BadImageError) as error:
         add(scans)
     message = str(error.value)
-    assert "2 of 4 images are added" in message and ": broken" in message and ": huge" in message
-    assert "cannot be preprocessed (" in message and "voxels are NaN or infinite" in message and "--skip-bad" in message
+    assert "2 of 6 images are added" in message and "--skip-bad" in message
+    for name, fault in (
+        ("broken", "cut off within its header"),
+        ("cut", "cut off or damaged"),
+        ("flat", "all voxels have one value"),
+        ("huge", "voxels are NaN or infinite"),
+    ):
+        assert re.search(f"{fault}[^;]*: {name}", message)
     assert added.names == ["scan_a", "scan_b"]
 
     said: list[str] = []
     assert add(scans, skip_bad=True, report=said.append) == ["scan_a", "scan_b"]
-    assert said[0] == "2 of 4 images had been added before"
+    assert said[0] == "2 of 6 images had been added before"
     assert said[1].startswith("Left out: ") and ": broken" in said[1] and ": huge" in said[1]
     assert [file.name for file in workshop.dataset.glob("*unlabelled*")] == [added.folder.name], "nothing else is left"
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda scans: (scans / "x_0000.nii.gz").symlink_to(".git/annex/objects/x"), "x_0000.nii.gz is a link .*: x"),
+        (lambda scans: (scans / "x_0000.nii.gz").mkdir(), "x_0000.nii.gz is no file: x"),
+        (lambda scans: (scans / "x_0000.nii.gz").touch(), "x_0000.nii.gz is empty: x"),
+        (
+            lambda scans: (scans / "scan_b_0000.nii").touch(),
+            "scan_b_0000.nii.gz stands beside scan_b_0000.nii,.*: scan_b",
+        ),
+    ],
+)
+def test_what_the_folder_shows_is_said_before_any_work(add, added, scans, make, says):
+    make(scans)
+    with pytest.raises(BadImageError, match=f"nothing is added yet: {says}"):
+        add(scans)
+    said: list[str] = []
+    good = [name for name in ("scan_a", "scan_b") if name not in says]
+    assert add(scans, skip_bad=True, report=said.append) == good == added.names
+    assert re.search(f"Left out: {says}", said[-1])
+
+
+def test_files_of_macos_are_no_images(add, scans):
+    (scans / "._scan_a_0000.nii.gz").write_bytes(b"apple")
+    said: list[str] = []
+    assert add(scans, report=said.append) == ["scan_a", "scan_b"]
+    assert "macOS" in said[0] and "._scan_a_0000.nii.gz" in said[0]
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(workshop, add, added, scans, monkeypatch):
@@ -206,7 +232,7 @@ def test_images_made_by_other_plans_are_refused_until_made_anew(workshop, add, a
     (scans / "scan_b_0000.nii.gz").rename(scans.parent / "scan_b_0000.nii.gz")
     add(scans, report=said.append)
     assert len(said) == 1 and said[0].startswith("Added before, and not usable now: made by other plans")
-    assert added.record("scan_a").recipe["normalization_schemes"] == ["CTNormalization"]
+    assert added.record("scan_a").settings["normalization_schemes"] == ["CTNormalization"]
     with pytest.raises(ValueError, match="made by other plans .*: scan_b. Add them again"):
         workshop.build(TopoMAEPretrainer).run_training()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -15,8 +16,9 @@ import SimpleITK as sitk
 from nnunetv2.evaluation import evaluate_predictions as of_nnunet
 
 from nnunet_topomae.evaluation.classes import Classes
-from nnunet_topomae.evaluation.folder import evaluate_folder
+from nnunet_topomae.evaluation.folder import evaluate_folder, evaluate_folders
 from nnunet_topomae.evaluation.pairs import pair_files
+from nnunet_topomae.evaluation.results import heading
 from nnunet_topomae.evaluation.segmentation import MEASURES
 
 SPACING = (0.8, 0.7, 2.5)  # x, y, z
@@ -134,22 +136,68 @@ def test_the_file_says_what_its_numbers_mean(folders):
     assert "by area" in meanings["NSD_1mm"]["definition"]
 
 
+def cut(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+def hold(value: float) -> Callable[[Path], None]:
+    return lambda file: write(file, np.pad(np.full((1, 1, 1), value, np.float32), [(3, 8), (3, 16), (3, 16)]))
+
+
+@pytest.mark.parametrize("folder", ["labelsTs", "predictions"])
 @pytest.mark.parametrize(
-    ("value", "message"),
+    ("damage", "says"),
     [
-        (7, "holds the label 7, which dataset.json does not list"),
-        (1.5, "holds 1.5: labels are whole"),
-        (-1, "holds -1"),
+        (cut, "cut off or damaged"),
+        (hold(7), "holds the label 7, which dataset.json does not list"),
+        (hold(1.5), "holds 1.5: labels are whole"),
+        (hold(-1), "holds -1"),
     ],
 )
-def test_what_is_no_label_is_refused_by_file(folders, value, message):
+def test_a_bad_case_is_named_and_does_not_cost_the_others(folders, tmp_path, folder, damage, says):
+    """The voxels that SimpleITK makes up for a cut file changed a Dice of 0.76 to 0.41 once."""
     references, predictions = folders()
-    strange = np.zeros((12, 20, 20), np.float32)
-    strange[3, 3, 3] = value
-    for file in (references / "case[2].nii.gz", predictions / "case[2].nii.gz"):
-        before = file.read_bytes()
-        write(file, strange)
-        with pytest.raises(ValueError, match=message) as error:
-            measure(references, predictions, KINDS["labels"])
-        assert str(file) in str(error.value)
-        file.write_bytes(before)
+    whole = measure(references, predictions, KINDS["labels"])
+    file = tmp_path / folder / "case[2].nii.gz"
+    damage(file)
+    (references / "case[1].nii.gz").write_bytes(b"not an image")
+    summary = measure(references, predictions, KINDS["labels"])
+    assert summary["partial"].keys() == {"case[1]", "case[2]"}
+    assert str(file) in summary["partial"]["case[2]"] and says in summary["partial"]["case[2]"]
+    assert str(summary["metric_per_case"]) == str([whole["metric_per_case"][case] for case in (0, 3)])
+    mean = np.mean([whole["metric_per_case"][case]["metrics"]["1"]["Dice"] for case in (0, 3)])
+    assert summary["mean"]["1"]["Dice"] == mean and "partial" not in whole
+
+
+def test_no_case_that_can_be_measured_is_an_error(folders):
+    references, predictions = folders()
+    for file in predictions.iterdir():
+        cut(file)
+    with pytest.raises(ValueError, match=r"none of 4 cases .*case\[0\].*case\[3\]"):
+        measure(references, predictions, KINDS["labels"])
+
+
+def test_folders_are_measured_on_the_same_cases(folders, tmp_path):
+    references, predictions = folders()
+    shutil.copytree(predictions, tmp_path / "others")
+    cut(predictions / "case[0].nii.gz")
+    cut(tmp_path / "others" / "case[0].nii.gz")
+    cut(tmp_path / "others" / "case[3].nii.gz")
+    description = {"file_ending": ".nii.gz"} | KINDS["labels"]
+    both = {name: pair_files(references, tmp_path / name, description) for name in ("predictions", "others")}
+    for summary in evaluate_folders(both, Classes.of_dataset(description)).values():
+        assert len(summary["metric_per_case"]) == 2 and summary["partial"].keys() == {"case[0]", "case[3]"}
+        assert all(f"{name}/case[0]" in summary["partial"]["case[0]"] for name in both)
+
+
+def test_values_that_nobody_asked_for_are_named(tmp_path):
+    """As of masks with 0 and 255, and no dataset.json."""
+    for folder in ("gt", "predicted"):
+        write(tmp_path / folder / "a.nii.gz", np.full((4, 5, 6), 255, np.uint8))
+    pairs = pair_files(tmp_path / "gt", tmp_path / "predicted", {"file_ending": ".nii.gz"})
+    summary = evaluate_folder(pairs, Classes({}).choose(["1"]))
+    assert summary["values_not_measured"] == {"255": 1} and math.isnan(summary["mean"]["1"]["Dice"])
+    assert "255 in 1 cases" in heading("predicted", summary)
+    for choice in (Classes({}, ignore_label=255).choose(["1"]), Classes({}).choose(["1,255"])):
+        assert "values_not_measured" not in evaluate_folder(pairs, choice)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import nibabel
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
+from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 from skimage.io import imsave
 
 from nnunet_topomae.evaluation.classes import Classes
@@ -17,6 +19,7 @@ from nnunet_topomae.evaluation.folder import evaluate_folder
 from nnunet_topomae.evaluation.pairs import file_ending, pair_files
 
 NIFTI = {"file_ending": ".nii.gz"}
+READERS = ("SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient")
 SPACING = (0.5, 1.0, 3.0)  # x, y, z
 CUBE = np.zeros((10, 12, 14), np.uint8)
 CUBE[2:6, 2:6, 2:6] = 1
@@ -82,8 +85,9 @@ def test_missing_and_extra_files_are_named(gt, predicted):
 )
 def test_another_geometry_is_named(gt, predicted, changed, difference):
     write(predicted / "b.nii.gz", **changed)
-    with pytest.raises(ValueError, match=rf"1 of 2 cases: b.nii.gz: prediction and reference differ in .*{difference}"):
-        pair_files(gt, predicted, NIFTI)
+    folder = pair_files(gt, predicted, NIFTI)
+    assert [pair.name for pair in folder.pairs] == ["a"] and folder.bad.keys() == {"b"}
+    assert re.search(rf"b.nii.gz: prediction and reference differ in .*{difference}", folder.bad["b"])
 
 
 def test_headers_may_be_rounded(gt, predicted):
@@ -101,7 +105,7 @@ def test_distances_are_in_mm_in_every_format(tmp_path, ending):
     assert hd95(tmp_path / "gt", tmp_path / "predicted", {"file_ending": ending}) == (6, "mm")
 
 
-@pytest.mark.parametrize("reader", ["NibabelIO", "NibabelIOWithReorient", "SimpleITKIO", "SimpleITKIOWithReorient"])
+@pytest.mark.parametrize("reader", READERS)
 def test_axes_follow_the_reader(tmp_path, reader):
     """An image whose first axis in the file runs from head to foot."""
     affine = np.zeros((4, 4))
@@ -113,39 +117,65 @@ def test_axes_follow_the_reader(tmp_path, reader):
     assert hd95(tmp_path / "gt", tmp_path / "predicted", description) == (6, "mm")
 
 
-def write_nifti(folder: Path, affine: np.ndarray, unit: str = "mm", zooms: tuple | None = None) -> None:
-    folder.mkdir(exist_ok=True)
-    image = nibabel.Nifti1Image(CUBE, affine)
-    image.header.set_xyzt_units(unit)
-    if zooms:
-        image.header.set_zooms(zooms)
-    nibabel.save(image, folder / "a.nii")
-
-
 SHEARED = np.array([[1, 0.3, 0, 0], [0, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1.0]])
+MICRONS = np.diag([500.0, 1000, 3000, 1])
+ACDC = np.diag([1.3, 1.3, 10.0, 1])  # its qform; its sform is of 1 mm
+
+
+def write_nifti(file: Path, affine: np.ndarray, labels=CUBE, sform=None, unit: str = "mm") -> None:
+    file.parent.mkdir(exist_ok=True)
+    image = nibabel.Nifti1Image(labels.T, None)
+    if affine is not SHEARED:  # which a qform cannot be
+        image.set_qform(affine, 1)
+    image.set_sform(affine if sform is None else sform, 1)
+    image.header.set_xyzt_units(unit)
+    nibabel.save(nibabel.Nifti1Image(labels.T, None, image.header), file)
 
 
 @pytest.mark.parametrize(
-    ("header", "message"),
+    ("reader", "header", "message"),
     [
-        ({"affine": SHEARED}, "axes are sheared"),
-        ({"affine": np.diag([1.0, 1, 2, 1]), "zooms": (1, 1, 3)}, "voxels of 1×1×3 mm, its affine of 1×1×2 mm"),
-        ({"affine": np.diag([1.0, 1, 2, 1]), "unit": "micron"}, "in microns"),
+        ("SimpleITKIO", {"affine": SHEARED}, "axes are sheared"),
+        ("NibabelIO", {"affine": SHEARED}, "axes are sheared"),
+        ("NibabelIO", {"affine": MICRONS, "unit": "micron"}, "in microns"),
     ],
 )
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
-def test_a_header_whose_spacing_gives_no_distances_is_refused(tmp_path, header, message, ending):
+def test_a_header_whose_spacing_gives_no_distances_is_refused(tmp_path, reader, header, message, ending):
     for folder in ("gt", "predicted"):
-        write_nifti(tmp_path / folder, **header)
-        if ending == ".nii.gz":
-            image = nibabel.load(tmp_path / folder / "a.nii")
-            nibabel.save(image, tmp_path / folder / "a.nii.gz")
-    with pytest.raises(ValueError, match=message) as error:
-        pair_files(tmp_path / "gt", tmp_path / "predicted", {"file_ending": ending, **WITH_NIBABEL})
-    assert f"a{ending}" in str(error.value)
+        write_nifti(tmp_path / folder / f"a{ending}", **header)
+    description = {"file_ending": ending, "overwrite_image_reader_writer": reader}
+    with pytest.raises(ValueError, match=f"none of 1 cases .*a{ending}.*{message}"):
+        pair_files(tmp_path / "gt", tmp_path / "predicted", description)
 
 
-WITH_NIBABEL = {"overwrite_image_reader_writer": "NibabelIO"}
+@pytest.mark.parametrize("reader", READERS)
+def test_a_header_that_contradicts_itself_is_measured_as_nnunet_reads_it(tmp_path, reader):
+    """ACDC's, beside the predictions that nnU-Net writes for it."""
+    gt, predicted = tmp_path / "gt" / "a.nii.gz", tmp_path / "predicted" / "a.nii.gz"
+    write_nifti(gt, ACDC, sform=np.eye(4))
+    predicted.parent.mkdir()
+    of_nnunet = recursive_find_reader_writer_by_name(reader)()
+    labels, properties = of_nnunet.read_seg(str(gt))
+    of_nnunet.write_seg(np.roll(labels[0], 2, axis=0), str(predicted), properties)
+    assert properties["spacing"] == pytest.approx([10, 1.3, 1.3])
+    description = NIFTI | {"overwrite_image_reader_writer": reader}
+    assert hd95(gt.parent, predicted.parent, description) == (20, "mm")
+    (note,) = pair_files(gt.parent, predicted.parent, description).notes
+    assert reader in note and "a.nii.gz: spacing 10×1.3×1.3, affine of voxels of 1×1×1 mm" in note
+
+
+def test_headers_that_contradict_each_other_are_not_decided(tmp_path):
+    write_nifti(tmp_path / "gt" / "a.nii.gz", ACDC, sform=np.eye(4))
+    write_nifti(tmp_path / "predicted" / "a.nii.gz", np.eye(4))
+    with pytest.raises(ValueError, match="a.nii.gz: .*differ in spacing 1×1×1 and 10×1.3×1.3 mm"):
+        pair_files(tmp_path / "gt", tmp_path / "predicted", NIFTI)
+
+
+def test_itk_reads_units(tmp_path):
+    for folder, labels in (("gt", CUBE), ("predicted", SHIFTED)):
+        write_nifti(tmp_path / folder / "a.nii.gz", MICRONS, labels, unit="micron")
+    assert hd95(tmp_path / "gt", tmp_path / "predicted", NIFTI) == (pytest.approx(6), "mm")
 
 
 def test_sheared_axes_of_other_formats_are_refused(tmp_path):
@@ -155,10 +185,46 @@ def test_sheared_axes_of_other_formats_are_refused(tmp_path):
         pair_files(tmp_path / "gt", tmp_path / "predicted", {"file_ending": ".mha"})
 
 
-def test_damaged_files_are_named(gt, predicted):
-    (predicted / "b.nii.gz").write_bytes(b"not an image")
-    with pytest.raises(ValueError, match="predicted/b.nii.gz"):
+def break_link(file: Path) -> None:
+    file.unlink()
+    file.symlink_to(".git/annex/objects/x")
+
+
+def make_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.parametrize("folder", ["gt", "predicted"])
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda file: file.write_bytes(b"not an image"), ""),
+        (lambda file: file.write_bytes(b""), "is empty"),
+        (break_link, "is a link to .git/annex/objects/x, which is not there"),
+        (make_folder, "is no file"),
+    ],
+)
+def test_what_cannot_be_opened_is_named_and_the_rest_is_paired(gt, predicted, folder, damage, says):
+    file = gt.parent / folder / "a.nii.gz"  # the first one, by which nnU-Net chooses its reader
+    damage(file)
+    paired = pair_files(gt, predicted, NIFTI)
+    assert [pair.name for pair in paired.pairs] == ["b"] and paired.bad.keys() == {"a"}
+    assert re.search(f"{folder}/a.nii.gz.*{says}", paired.bad["a"])
+
+
+@pytest.mark.parametrize("folder", ["gt", "predicted"])
+def test_two_files_of_a_case_are_refused_by_name(gt, predicted, folder):
+    nibabel.save(nibabel.Nifti1Image(CUBE, np.eye(4)), gt.parent / folder / "b.nii")
+    with pytest.raises(ValueError, match=f"{folder}/b.nii.gz stands beside b.nii"):
         pair_files(gt, predicted, NIFTI)
+
+
+def test_files_of_macos_are_not_counted(gt, predicted):
+    (gt / "._a.nii.gz").write_bytes(b"apple")
+    folder = pair_files(gt, predicted, NIFTI)
+    assert len(folder.pairs) == 2 and not folder.bad
+    assert "macOS" in folder.notes[0] and "._a.nii.gz" in folder.notes[0]
 
 
 def write_tif(folder: Path, case: str, labels: np.ndarray, spacing: list | None) -> None:
@@ -193,8 +259,7 @@ def test_companions_that_disagree_or_lack_are_named(tmp_path):
         write_tif(gt, case, CUBE, [3, 1, 0.5])
         write_tif(predicted, case, CUBE, [3, 1, 0.5])
     write_tif(predicted, "b", CUBE, [1, 1, 1])
-    with pytest.raises(ValueError, match="b.tif: .*spacing 1×1×1 and 3×1×0.5 mm"):
-        pair_files(gt, predicted, TIF)
+    assert "spacing 1×1×1 and 3×1×0.5 mm" in pair_files(gt, predicted, TIF).bad["b"]
     for folder in (gt, predicted):
         (folder / "b.json").unlink()
     with pytest.raises(ValueError, match="no spacing is known for b, but"):
@@ -206,7 +271,7 @@ def test_a_companion_without_a_spacing_is_named(tmp_path, content):
     for folder in ("gt", "predicted"):
         write_tif(tmp_path / folder, "a", CUBE, None)
     (tmp_path / "gt" / "a.json").write_text(content)
-    with pytest.raises(ValueError, match="gt/a.tif: a.json beside it must give a positive spacing"):
+    with pytest.raises(ValueError, match="gt/a.tif: a.json beside it .* positive spacing"):
         pair_files(tmp_path / "gt", tmp_path / "predicted", TIF)
 
 

@@ -106,6 +106,15 @@ def test_a_segmented_case_opens_at_its_worst_slice_and_names_its_dice(results):
     assert case_viewer(last).start == [side // 2 for side in case_viewer(last).shape]  # no error anywhere
 
 
+def test_a_damaged_prediction_is_not_shown(results):
+    folder = results.segmentation(shift=2)
+    for file in (folder / "validation").glob("*.nii.gz"):
+        content = file.read_bytes()
+        file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="validation.* is cut off"):
+        case_viewer(segmented_cases(read_runs([results.dataset]))[0])
+
+
 def test_large_cases_are_thinned_where_they_are_finest():
     box = (slice(0, 90), slice(0, 512), slice(0, 512))
     step = thinning(box, (5.0, 0.7, 0.7))

@@ -15,6 +15,8 @@ import SimpleITK as sitk
 from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
+from nnunet_topomae.data.raw_images import require_whole
+
 ENDING = ".nii.gz"
 HOME = "https://www.synapse.org/Synapse:syn3193805"
 LABELLED_FOLDERS = ("", "Training", "RawData/Training")
@@ -75,13 +77,14 @@ def convert_abdomen(source: str | Path, raw: str | Path, dataset_id: int, datase
     Raises:
         FileExistsError: nnU-Net has a dataset with this id.
         FileNotFoundError: no such folders; an image without label, or a label without image.
-        ValueError: a label of another size than its image, or with values that are no organ.
+        ValueError: damaged files; a label of another size than its image, or with values that are no organ.
     """
     source, raw = Path(source), Path(raw)
     taken = [*find_candidate_datasets(dataset_id)]
     if taken:
         raise FileExistsError(f"the id {dataset_id} is taken by {', '.join(taken)}: choose another one with -d")
-    pairs = _pairs(source)
+    pairs, unlabelled = _pairs(source), _unlabelled(source)
+    require_whole([file for pair in pairs.values() for file in pair] + unlabelled)
     raw.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".converting", dir=raw) as folder:
         partial = Path(folder, f"Dataset{dataset_id:03d}_{dataset.name}")
@@ -90,7 +93,7 @@ def convert_abdomen(source: str | Path, raw: str | Path, dataset_id: int, datase
         for case, (image, label) in pairs.items():
             shutil.copyfile(image, partial / "imagesTr" / f"{case}_0000{ENDING}")
             _convert_label(image, label, partial / "labelsTr" / f"{case}{ENDING}", dataset.organs)
-        for image in _unlabelled(source):
+        for image in unlabelled:
             (partial / "imagesTs").mkdir(exist_ok=True)
             shutil.copyfile(image, partial / "imagesTs" / f"{image.name.removesuffix(ENDING)}_0000{ENDING}")
         generate_dataset_json(

@@ -5,7 +5,7 @@ from copy import deepcopy
 
 import pytest
 
-from nnunet_topomae.data.recipe import differences, preprocessing_recipe
+from nnunet_topomae.data.preprocessing_settings import differences, preprocessing_settings
 
 PLANS = {
     "plans_name": "nnUNetPlans",
@@ -37,8 +37,8 @@ def changed(path: str, value) -> list[str]:
     for key in parents:
         place = place[key]
     place[last] = value
-    before = json.loads(json.dumps(preprocessing_recipe(PLANS, "3d_fullres", DATASET_JSON)))  # as it is stored
-    after = preprocessing_recipe(files["plans"], "3d_fullres", files["dataset"])
+    before = json.loads(json.dumps(preprocessing_settings(PLANS, "3d_fullres", DATASET_JSON)))  # as it is stored
+    after = preprocessing_settings(files["plans"], "3d_fullres", files["dataset"])
     return [difference.split(" ")[0] for difference in differences(before, after)]
 
 
@@ -86,7 +86,7 @@ def test_older_spellings_of_nnunet_mean_the_same() -> None:
     del plans["foreground_intensity_properties_per_channel"]
     dataset_json = {"modality": {"0": "CT", "1": "PET"}}
     recipes = [
-        preprocessing_recipe(*each[:1], "3d_fullres", each[1])
+        preprocessing_settings(*each[:1], "3d_fullres", each[1])
         for each in ((PLANS, DATASET_JSON), (plans, dataset_json))
     ]
     assert recipes[0] == recipes[1]

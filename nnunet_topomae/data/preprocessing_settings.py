@@ -8,9 +8,10 @@ from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_topomae.planning.plans_file import Plans, channel_names, configuration_of
+from nnunet_topomae.data.dataset_json import channel_names
+from nnunet_topomae.planning.plans_file import Plans, configuration_of
 
-Recipe = dict[str, Any]
+Settings = dict[str, Any]
 
 # nnU-Net's schemes that look at one image alone; others get the statistics of the labelled images.
 SCHEMES_OF_ONE_IMAGE = {
@@ -21,7 +22,7 @@ SCHEMES_OF_ONE_IMAGE = {
 }
 
 
-def preprocessing_recipe(plans: Plans, configuration_name: str, dataset_json: Mapping[str, Any]) -> Recipe:
+def preprocessing_settings(plans: Plans, configuration_name: str, dataset_json: Mapping[str, Any]) -> Settings:
     """Everything in plans and dataset.json that nnU-Net's preprocessor reads to make an image, as plain JSON values.
 
     Labels and how they are resampled are not in it, nor is what training alone reads (patch, batch, architecture).
@@ -51,7 +52,7 @@ def preprocessing_recipe(plans: Plans, configuration_name: str, dataset_json: Ma
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The entries in which two recipes differ, each with both values. Equal to six digits is equal."""
+    """The entries in which two of them differ, each with both values. Equal to six digits is equal."""
     return [
         name if name == "foreground_intensity_properties_per_channel" else f"{name} {then.get(name)} -> {now.get(name)}"
         for name in {**now, **then}
