@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from nnunet_topomae.report.strips import as_bytes
+from nnunet_topomae.report.mosaic import as_bytes
 
 from .conftest import panel
 
-WIDE, PHONE = 1280, 400
+WIDE, PHONE = 1280, 360
 
 
 @pytest.fixture

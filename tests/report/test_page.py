@@ -31,7 +31,7 @@ def test_all_kinds_of_runs_on_one_page_that_stands_alone(results, write):
     page = write()
     assert not ELSEWHERE.findall(page)
     assert len(page) < 1_000_000
-    for section in ("worst", "knobs", "curves", "reconstructions", "metrics", "timing", "missing"):
+    for section in ("summary", "worst", "knobs", "curves", "reconstructions", "metrics", "timing", "missing"):
         assert f'<section id="{section}">' in page
     assert page.count('<div class="viewer">') == 4
     text = words(page)
@@ -50,7 +50,7 @@ def test_names_are_text_and_no_markup(results, write):
 
 def test_the_worst_case_comes_first(results, write):
     results.segmentation()
-    headings = re.findall(r"<h3>(\d)\. (.*?)</h3>", write())
+    headings = re.findall(r"<h3>(\d)\. <bdi>(.*?)</bdi></h3>", write())
     assert [number for number, _ in headings] == ["1", "2", "3"]
     assert headings[0][1].startswith("case &#34;3&#34;") and headings[2][1] == "case_1"
 
@@ -68,7 +68,7 @@ def test_what_is_missing_is_said_in_the_page(results, write, monkeypatch):
     monkeypatch.delenv("nnUNet_raw")
     text = words(write())
     assert "no images of Dataset777_Report: set nnUNet_raw" in text
-    assert "not finished; from checkpoint_latest.pth" in text
+    assert "not finished, 2 of 2 epochs" in text
     assert "No checkpoint, so no curves and no timing." in text
     assert "No validation/summary.json." in text
     assert "No folder progress, so no reconstructions" in text
