@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import product
-from math import isnan, nan
+from math import isfinite, isnan, nan
 from statistics import fmean, pstdev, stdev
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from nnunet_topomae.evaluation.comparison import MEAN, PairedDifference, compare
 from nnunet_topomae.evaluation.segmentation import MEASURES
@@ -84,7 +86,7 @@ def models_of(runs: Sequence[Run]) -> list[Model]:
 
 def mean_dice(metrics: Metrics) -> float:
     """Over the classes that reference or prediction have; NaN without one."""
-    defined = [v["Dice"] for key, v in metrics.items() if key != "0" and not isnan(v.get("Dice", nan))]
+    defined = [v["Dice"] for key, v in metrics.items() if key != "0" and isfinite(v.get("Dice", nan))]
     return fmean(defined) if defined else nan
 
 
@@ -112,7 +114,7 @@ def _reconstruction(model: Model) -> str:
     parts = []
     for key, name in NETWORKS.items():
         errors = [run.mean.get(key, {}).get("masked_mse", nan) for run in model.runs]
-        errors = [error for error in errors if not isnan(error)]
+        errors = [error for error in errors if isfinite(error)]
         if errors:
             spread = f" ± {pstdev(errors):.2g}" if len(errors) > 1 else ""
             parts.append(f"{fmean(errors):.4g}{spread} {name}")
@@ -137,10 +139,14 @@ class Comparison(NamedTuple):
     @property
     def verdict(self) -> str:
         """In a word, by the test of `nnunet-topomae evaluate`."""
-        p = self.overall.p_holm
-        if isnan(p) or p >= SIGNIFICANT:
-            return "no difference is shown"
-        return "better" if self.overall.mean > 0 else "worse"
+        if self.overall.p_holm < SIGNIFICANT and not self.overall.low <= 0 <= self.overall.high:
+            return "better" if self.overall.mean > 0 else "worse"
+        return "no difference is shown"
+
+    @property
+    def too_few(self) -> bool:
+        """Whether no difference between so many cases could be told from chance: all signs alike is p 2 / 2^n."""
+        return bool(0.5 ** (np.count_nonzero(self.overall.differences) - 1) >= SIGNIFICANT)
 
     @property
     def question(self) -> str:

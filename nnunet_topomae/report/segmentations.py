@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
+from nnunet_topomae.data.raw_files import images_by_case
 from nnunet_topomae.report.health import class_names
 from nnunet_topomae.report.lenient import file_name
 from nnunet_topomae.report.models import mean_dice
@@ -81,7 +81,7 @@ def case_viewer(case: SegmentedCase) -> Viewer:
         raise ValueError(f"{first.name} has no dataset.json that says how its images are stored")
     reference_file = _reference_file(first.files[case.name][1], case)
     reader = _reader(first, reference_file)
-    images, properties = reader().read_images(list(map(str, image_files(case.name, first))))
+    images, properties = reader().read_images(image_files(case.name, first))
     maps = {"reference": reader().read_seg(str(reference_file))[0][0]}
     for run in case.runs:
         file = run.folder / "validation" / reference_file.name
@@ -123,15 +123,19 @@ def _reference_file(said: str, case: SegmentedCase) -> Path:
     raise ValueError(f"no reference {name} in {', '.join(map(str, folders))}: set nnUNet_preprocessed")
 
 
-def image_files(case: str, run: Run) -> Sequence[str]:
+def image_files(case: str, run: Run) -> list[str]:
     """A file a channel of a raw training case. Raises ValueError that says what is missing."""
     raw = Path(os.environ.get("nnUNet_raw", ""), run.dataset)
     if not os.environ.get("nnUNet_raw") or not raw.is_dir():
         raise ValueError(f"no images of {run.dataset}: set nnUNet_raw to the folder that holds it")
-    listed = get_filenames_of_train_images_and_targets(str(raw), dict(run.dataset_json))
-    if case not in listed or not all(map(os.path.isfile, listed[case]["images"])):
+    listed = run.dataset_json.get("dataset")
+    if listed:  # nnU-Net's way to name images that lie elsewhere
+        files = [os.path.normpath(raw / file) for file in listed[case]["images"]]
+    else:
+        ending = run.dataset_json["file_ending"]
+        files = [str(file) for file in images_by_case(raw / "imagesTr", ending).get(case, {}).values()]
+    if not files or not all(map(os.path.isfile, files)):
         raise ValueError(f"no image of it in {raw}")
-    files: Sequence[str] = listed[case]["images"]
     return files
 
 

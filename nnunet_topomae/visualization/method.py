@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from nnunet_topomae.visualization.palette import MUTED_BLUE
 from nnunet_topomae.visualization.segmentation import add_legend, draw_slice, fullest_slice
 from nnunet_topomae.visualization.slices import grey_window, plane_aspect, plane_name
-from nnunet_topomae.visualization.text import plain
 
 
 class MethodRow(NamedTuple):
@@ -53,7 +52,7 @@ def save_method_figure(path: str | Path, rows: Sequence[MethodRow], label_names:
         for cell, (title, (volume, labels)) in zip(cells, pictures.items(), strict=True):
             cell.set_facecolor(MUTED_BLUE)
             draw_slice(cell, volume[index], None if labels is None else labels[index], aspect, window)
-            cell.set_title(title, fontsize=11, parse_math=False)
-        cells[0].set_ylabel(f"{plain(row.name)}\n{plane_name(0)}, slice {index}", fontsize=10, parse_math=False)
+            cell.set_title(title, fontsize=11)
+        cells[0].set_ylabel(f"{row.name}\n{plane_name(0)}, slice {index}", fontsize=10)
     add_legend(figure, label_names)
     figure.savefig(path, dpi=100)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +14,6 @@ from matplotlib.patches import Patch
 
 from nnunet_topomae.visualization.palette import CLASSES
 from nnunet_topomae.visualization.slices import bare, grey_window, plane_aspect, plane_name
-from nnunet_topomae.visualization.text import plain
 
 
 class SegmentedCase(NamedTuple):
@@ -39,13 +38,13 @@ def save_segmentation_figure(path: str | Path, cases: Sequence[SegmentedCase], l
                 cell, case.image.take(index, axis), labels, plane_aspect(axis, case.spacing), grey_window(case.image)
             )
             cell.set_title(f"{plane_name(axis)}, slice {index}" if what == "image" else what, fontsize=11)
-        row[0].set_ylabel(plain(case.name), fontsize=11, parse_math=False)
+        row[0].set_ylabel(case.name, fontsize=11)
     add_legend(figure, label_names)
     figure.savefig(path, dpi=100)
 
 
 def draw_slice(
-    cell: Axes, image: np.ndarray, labels: np.ndarray | None, aspect: float, window: Mapping[str, Any]
+    cell: Axes, image: np.ndarray, labels: np.ndarray | None, aspect: float, window: Mapping[str, float]
 ) -> None:
     """A slice of an image in grey, and of its labels in colour."""
     cell.imshow(image, "gray", aspect=aspect, interpolation="nearest", **window)
@@ -59,12 +58,8 @@ def draw_slice(
 
 def add_legend(figure: Figure, label_names: Mapping[int, str]) -> None:
     """What the colours stand for, below."""
-    names = {label: plain(name) for label, name in sorted(label_names.items()) if label}
-    handles = [Patch(color=colour(label)) for label in names]
-    style: dict[str, Any] = {"loc": "outside lower center", "ncols": min(len(names), 8), "fontsize": 12, "frameon": False}
-    legend = figure.legend(handles, names.values(), **style)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    legend = [Patch(color=colour(label), label=name) for label, name in sorted(label_names.items()) if label]
+    figure.legend(handles=legend, loc="outside lower center", ncols=min(len(legend), 8), fontsize=12, frameon=False)
 
 
 def colour(label: int) -> str:

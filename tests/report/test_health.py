@@ -48,7 +48,10 @@ def test_warnings_of_the_log_are_said_once_with_how_often_they_came(results):
 @pytest.mark.parametrize(
     ("age", "said"),
     [
-        (timedelta(hours=2), "It stopped: not finished, 2 of 2 epochs. Its log ends on 2026-11-30 at 10:00 with “train"),
+        (
+            timedelta(hours=2),
+            "It stopped: not finished, 2 of 2 epochs. Its log ends on 2026-11-30 at 10:00 with “train",
+        ),
         (timedelta(minutes=1), "It may be running: not finished, 2 of 2 epochs, its log was written at 11:59"),
     ],
 )
@@ -82,7 +85,11 @@ def test_what_is_no_better_than_trivial_is_said(results, curve, values, word):
 
 
 def test_a_better_than_trivial_training_is_not_blamed(results):
-    below = {"error_over_harmonic_vit": [2.0, 0.9], "vit_token_std": [0.01, 0.5], "points_over_constant_vit": [np.nan] * 2}
+    below = {
+        "error_over_harmonic_vit": [2.0, 0.9],
+        "vit_token_std": [0.01, 0.5],
+        "points_over_constant_vit": [np.nan] * 2,
+    }
     assert "not validated" in " ".join(told(results.fold(logging=below))) and len(told(results.dataset)) == 1
 
 

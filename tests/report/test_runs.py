@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nnunet_topomae.report.health import state
-from nnunet_topomae.report.runs import find_folds, read_curves, read_runs, split_model_name
+from nnunet_topomae.report.runs import find_folds, read_curves, read_runs
 
 
 def test_folds_of_a_fold_a_model_and_a_dataset(results):

@@ -1,20 +1,17 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import matplotlib.figure
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from skimage.color import deltaE_ciede2000, rgb2lab
 
 from nnunet_topomae.visualization.method import MethodRow, save_method_figure
-from nnunet_topomae.visualization.palette import CLASSES, RUNS
+from nnunet_topomae.visualization.palette import CLASSES
 from nnunet_topomae.visualization.progress import save_progress_figure
 from nnunet_topomae.visualization.reconstruction import save_reconstruction_figure
 from nnunet_topomae.visualization.segmentation import SegmentedCase, save_segmentation_figure
-from nnunet_topomae.visualization.text import LONGEST, plain
 
 
 @pytest.fixture
@@ -54,33 +51,6 @@ def test_reconstruction_shows_only_masked_voxels_of_the_networks(tmp_path: Path,
     assert [row[0].get_aspect() for row in rows] == [1 / 0.5, 3 / 0.5, 3 / 1]
     assert "MSE 4 " in rows[0, 2].get_title()
     assert imread(tmp_path / "a.png").std() > 0
-
-
-@pytest.mark.parametrize(
-    "name", ["a$b$", "50%", "_hidden", "<b>&", "two\nlines", "x" * 300, "שלום", os.fsdecode(b"a\xff"), "\x00\t"]
-)
-def test_a_name_is_drawn_whatever_it_is(tmp_path: Path, drawn: list, name: str) -> None:
-    volume = np.random.default_rng(0).normal(size=(4, 4, 4))
-    labels = np.ones(volume.shape, int)
-    for save, *arguments in (
-        (save_reconstruction_figure, volume, volume > 0, {"vit": volume}, name),
-        (save_segmentation_figure, [SegmentedCase(name, volume, labels, labels)], {1: name}),
-        (save_method_figure, [MethodRow(name, volume, volume > 0, {}, labels, {})], {1: name}),
-    ):
-        save(tmp_path / "a.png", *arguments)
-        assert imread(tmp_path / "a.png").std() > 0
-    said = [figure.legends[0].get_texts()[0].get_text() for figure in drawn[1:]]
-    assert said == [plain(name)] * 2 and drawn[0].get_suptitle() == plain(name)
-
-
-def test_a_name_stays_on_one_line_of_letters_that_fonts_have() -> None:
-    assert plain("a$b$ <i>") == "a$b$ <i>" and plain("a\nb\udcff") == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}"
-    assert len(plain("x" * 50 + "y" * 50)) == LONGEST and plain("x" * 50 + "y" * 50).endswith("yyy")
-
-
-def test_no_class_has_the_colour_of_a_run() -> None:
-    classes, runs = (rgb2lab([[matplotlib.colors.to_rgb(colour) for colour in of]])[0] for of in (CLASSES, RUNS))
-    assert deltaE_ciede2000(classes[:, None], runs[None]).min() > 14
 
 
 def test_reconstruction_of_another_shape_is_refused(tmp_path: Path) -> None:
