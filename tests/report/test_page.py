@@ -37,6 +37,8 @@ def test_all_kinds_of_runs_on_one_page_that_stands_alone(results, write):
     text = words(page)
     assert "A TopoMAEFinetuner" in text and "B TopoMAEPretrainer" in text and "C nnUNetTrainer" in text
     assert "masked MSE 0.5 ViT, 0.5 partner" in text
+    assert "Was pre-training worth it? A TopoMAEFinetuner beside C nnUNetTrainer" in text
+    assert "too few that differ for any difference to be told from chance" in text
 
 
 def test_names_are_text_and_no_markup(results, write):
@@ -46,6 +48,29 @@ def test_names_are_text_and_no_markup(results, write):
     assert "<script>alert" not in page
     assert "case &#34;3&#34; [x] &lt;script&gt;alert(1)&lt;_script&gt;" in page
     assert "tumour &lt;b&gt;&amp;" in page
+
+
+def test_folds_of_a_trainer_are_one_row_that_opens(results, write):
+    for fold in range(3):
+        results.segmentation(fold=fold)
+    page = write()
+    assert page.count('<details class="model">') == 1 and "folds 0, 1, 2;" in page
+    assert [f'<th scope="row">fold {fold}</th>' in page for fold in range(3)] == [True] * 3
+
+
+def test_four_curves_are_shown_and_the_rest_folded_away(results, write):
+    instruments = {"error_over_harmonic_vit": [2.0, 0.5], "points_over_constant_vit": [1.5, 0.5]}
+    terms = {"train_reconstruction_vit": [1.0, 0.5], "val_reconstruction_vit": [1.0, 0.5], "vit_token_std": [0.6, 0.6]}
+    results.fold("TopoMAEPretrainer", logging=instruments | terms)
+    results.fold("nnUNetTrainer")
+    shown, _, folded = write().partition('<section id="curves">')[2].partition("more</summary>")
+    captions = [re.findall(r"<figcaption>(.*?)</figcaption>", part) for part in (shown, folded)]
+    assert captions[0] == [
+        *("pseudo Dice (patches)", "loss, segmentation"),
+        *("error over harmonic inpainting", "point error over a constant&#39;s"),
+    ]  # fmt: skip
+    assert "total loss, pre-training" in captions[1] and "reconstruction, ViT" in captions[1]
+    assert "Below 1 hidden voxels are filled better than by smoothing" in shown
 
 
 def test_the_worst_case_comes_first(results, write):
