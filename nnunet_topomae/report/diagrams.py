@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from nnunet_topomae.monitoring.panels import Panel
 from nnunet_topomae.report.svg import inline_svg
 from nnunet_topomae.topology import PersistenceDiagram, WassersteinResult, persistence_diagrams, squared_wasserstein
-from nnunet_topomae.topology.plot import NAMES, matched_ends, plot_diagrams
+from nnunet_topomae.topology.plot import NAMES, matched_segments, plot_diagrams
 
 SUBSCRIPTS = "₀₁₂"
 MAX_SHOWN = 80  # pairs of the matching, those that cost most
@@ -48,7 +48,7 @@ def matched_diagrams(panel: Panel, network: str, name: str) -> list[MatchedDiagr
 
 def _draw(a: PersistenceDiagram, b: PersistenceDiagram, result: WassersteinResult) -> Figure:
     """The pairs that cost most."""
-    cost = np.square(np.diff(matched_ends(a, b, result), axis=1)).sum(axis=(1, 2))
+    cost = np.square(np.diff(matched_segments(a.points, b.points, result.matching), axis=1)).sum(axis=(1, 2))
     i, j = result.matching[np.argsort(-cost)[:MAX_SHOWN]].T
     numbered = [np.where(rows < 0, -1, np.cumsum(rows >= 0) - 1) for rows in (i, j)]
     figure = Figure(figsize=(3.0, 2.9), layout="constrained")
