@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 import numpy as np
 
 from nnunet_topomae.monitoring.instruments import LABEL_SHARE, TOKEN_STD, is_dead
-from nnunet_topomae.report.lenient import number
+from nnunet_topomae.report.lenient import counted, number
 from nnunet_topomae.report.runs import FINISHED, NETWORKS, Run
 
 RECENT = timedelta(minutes=15)  # a log that was written since may be of a training that goes on
@@ -20,11 +20,15 @@ def state(run: Run) -> str:
     """In a few words."""
     planned = number(run.setting("num_epochs"))
     epochs = f"{run.epochs} of {planned:.0f} epochs" if np.isfinite(planned) else f"{run.epochs} epochs"
-    if run.checkpoint == FINISHED:
-        return f"finished, {epochs}"
-    if run.checkpoint:
-        return f"not finished, {epochs}"
-    return "damaged checkpoint" if next(run.folder.glob("checkpoint_*.pth"), None) else "no checkpoint"
+    if _final_is_damaged(run):
+        return f"{FINISHED} damaged, {epochs}"
+    if not run.checkpoint:
+        return "no checkpoint that can be read"
+    return f"{'finished' if run.checkpoint == FINISHED else 'not finished'}, {epochs}"
+
+
+def _final_is_damaged(run: Run) -> bool:
+    return run.checkpoint != FINISHED and (run.folder / FINISHED).is_file()
 
 
 def findings(run: Run, now: datetime) -> list[str]:
@@ -33,8 +37,10 @@ def findings(run: Run, now: datetime) -> list[str]:
 
 
 def _end(run: Run, now: datetime) -> Iterator[str]:
-    if run.checkpoint != FINISHED:
-        log = run.log
+    log = run.log
+    if _final_is_damaged(run):
+        yield f"{FINISHED} cannot be read, so nothing can be predicted with it."
+    elif run.checkpoint != FINISHED and (run.checkpoint or not run.cases):  # not where it was only deleted
         if log.written is None:
             yield f"It did not end: {state(run)}, and no log says why."
         elif now - log.written < RECENT:
@@ -44,7 +50,7 @@ def _end(run: Run, now: datetime) -> Iterator[str]:
                 f"It stopped: {state(run)}. Its log ends on {log.written:%Y-%m-%d at %H:%M} with “{log.last}”; "
                 "nnUNetv2_train with --c goes on from its last checkpoint."
             )
-    elif not run.cases:
+    elif run.checkpoint and not run.cases:
         yield "Trained to its end and not validated: nnUNetv2_train with --val does that."
     if run.fold == "all" and run.files:
         yield "Fold all is validated on the cases that it was trained on: its Dice says nothing about others."
@@ -93,9 +99,9 @@ def _never_found(run: Run) -> Iterator[str]:
     for name, dice in class_dice(run).items():
         defined = [value for value in dice if not np.isnan(value)]
         if defined and not any(defined):
-            yield f"{name} is never found: Dice 0 in {'all' if len(defined) > 1 else 'the one'} of {_cases(defined)}."
+            yield f"{name} is never found: Dice 0 in all of {counted(len(defined))}."
     if run.files and not any(np.isfinite(value) for dice in class_dice(run).values() for value in dice):
-        yield f"Dice is nowhere defined: {_cases(run.files)}, and no class in reference or prediction."
+        yield f"Dice is nowhere defined: {counted(len(run.files))}, and no class in reference or prediction."
 
 
 def class_dice(run: Run) -> dict[str, list[float]]:
@@ -111,8 +117,3 @@ def class_dice(run: Run) -> dict[str, list[float]]:
 def class_names(run: Run) -> dict[str, str]:
     """Names of labels and regions by their key in nnU-Net's summary.json, such as '1' or '(1, 2)'."""
     return {str(label): name for name, label in run.labels.items()}
-
-
-def _cases(cases: Sequence[float] | object) -> str:
-    count = len(cases)  # type: ignore[arg-type]
-    return f"{count} case{'s' if count != 1 else ''}"

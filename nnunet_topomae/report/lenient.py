@@ -55,3 +55,8 @@ def literal(value: Any) -> Any:
 def file_name(path: str) -> str:
     """The last part of a path as another machine wrote it, with slashes or with Windows' backslashes."""
     return (PurePosixPath(path) if path.startswith("/") else PureWindowsPath(path)).name
+
+
+def counted(cases: int) -> str:
+    """'1 case', '2 cases'."""
+    return f"{cases} case{'' if cases == 1 else 's'}"

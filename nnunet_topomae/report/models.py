@@ -15,6 +15,7 @@ import numpy as np
 from nnunet_topomae.evaluation.comparison import MEAN, PairedDifference, compare
 from nnunet_topomae.evaluation.segmentation import MEASURES
 from nnunet_topomae.report.health import class_names, findings
+from nnunet_topomae.report.lenient import counted
 from nnunet_topomae.report.runs import NETWORKS, Run
 
 SIGNIFICANT = 0.05
@@ -99,13 +100,13 @@ def result(model: Model, beside: Sequence[Model] = ()) -> str:
     dice = [mean_dice(own[case]) for case in shared or own]
     defined = [value for value in dice if not isnan(value)]
     if not defined:
-        return f"Dice not defined: no class in any of {len(own)} cases"
+        return f"Dice not defined: no class in any of {counted(len(own))}"
     spread = f" ± {stdev(defined):.3f}" if len(defined) > 1 else ""
-    which = f"{len(defined)} cases"
+    which = counted(len(defined))
     if not shared:
         which += ", none of which the others have: not to be compared"
     elif len(shared) < len(own) or any(len(shared) < len(other.cases) for other in beside):
-        which = f"the {len(defined)} cases that all have, of {len(own)}"
+        which = f"the {counted(len(defined))} that all have, of {len(own)}"
     return f"Dice {fmean(defined):.3f}{spread} over {which}"
 
 

@@ -18,7 +18,7 @@ from nnunet_topomae.report.curves import curve_figures
 from nnunet_topomae.report.diagrams import MatchedDiagrams, matched_diagrams
 from nnunet_topomae.report.health import state
 from nnunet_topomae.report.knobs import knobs, nnunet_settings
-from nnunet_topomae.report.lenient import text
+from nnunet_topomae.report.lenient import counted, text
 from nnunet_topomae.report.models import Model, comparisons, models_of, result
 from nnunet_topomae.report.points import PointsFigure, points_figure
 from nnunet_topomae.report.reconstructions import ReconstructedCase, reconstructed_cases, reconstruction_viewer
@@ -96,7 +96,7 @@ def render(runs: Sequence[Run], num_cases: int, now: datetime) -> str:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["shown"] = shown
+    environment.filters |= {"shown": shown, "counted": counted}
     return environment.get_template("page.html.j2").render(
         generator=f"{GENERATOR} {__version__}",
         date=now.strftime("%Y-%m-%d %H:%M"),

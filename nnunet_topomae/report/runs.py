@@ -11,9 +11,9 @@ import numpy as np
 
 from nnunet_topomae.checkpoint_files import read_restricted
 from nnunet_topomae.config import PLANS_SECTION
-from nnunet_topomae.monitoring.panels import FOLDER, Panel, read_panels
 from nnunet_topomae.files import read_json
-from nnunet_topomae.report.lenient import dictionary, file_name, literal, numbers, text
+from nnunet_topomae.monitoring.panels import FOLDER, Panel, read_panels
+from nnunet_topomae.report.lenient import counted, dictionary, file_name, literal, numbers, text
 from nnunet_topomae.report.training_log import TrainingLog, read_logs
 from nnunet_topomae.visualization.palette import RUNS
 
@@ -324,7 +324,7 @@ def _summary(
         if isinstance(prediction, str):
             files[name] = prediction, reference if isinstance(reference, str) else prediction
     if nameless:
-        missing.append(f"validation/summary.json: {nameless} cases have no name.")
+        missing.append(f"validation/summary.json: {counted(nameless)} without a name.")
     return cases, {key: numbers(values) for key, values in means.items()}, files
 
 

@@ -40,7 +40,7 @@ def test_only_the_same_cases_are_beside_each_other(results, trained):
     trained("A", [0.9, 0.7])
     trained("B", [0.1, 0.1, 0.1], first=1)
     both = models(results)
-    assert result(both["A"], list(both.values())) == "Dice 0.600 over the 1 cases that all have, of 2"
+    assert result(both["A"], list(both.values())) == "Dice 0.600 over the 1 case that all have, of 2"
     trained("C", [0.5], first=9)
     assert "none of which the others have" in result(both["A"], list(models(results).values()))
 
@@ -48,7 +48,7 @@ def test_only_the_same_cases_are_beside_each_other(results, trained):
 def test_fold_all_beside_others_does_not_count(results, trained):
     trained("A", [0.7])
     trained("A", [1.0] * 5, fold="all")
-    assert result(models(results)["A"]) == "Dice 0.600 over 1 cases"
+    assert result(models(results)["A"]) == "Dice 0.600 over 1 case"
 
 
 def test_cases_without_a_class_are_no_missing_validation(results):

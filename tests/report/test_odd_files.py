@@ -8,6 +8,7 @@ from datetime import datetime
 import pytest
 
 from nnunet_topomae.report import page
+from nnunet_topomae.report.health import findings, state
 from nnunet_topomae.report.lenient import file_name
 from nnunet_topomae.report.models import models_of, result
 from nnunet_topomae.report.runs import read_runs, split_model_name
@@ -36,7 +37,7 @@ def rewrite(file, *path, value):
         ("dataset.json", ["labels", "ignore"], [1, 2], "labels are not laid out as nnU-Net's: ignore"),
         ("dataset.json", ["labels", "liver"], "one", "labels are not laid out as nnU-Net's: liver"),
         ("dataset.json", ["labels"], ["liver"], "labels are not laid out as nnU-Net's"),
-        ("fold_0/validation/summary.json", ["metric_per_case", 0, "prediction_file"], 7, "1 cases have no name"),
+        ("fold_0/validation/summary.json", ["metric_per_case", 0, "prediction_file"], 7, "1 case without a name"),
     ],
 )
 def test_an_odd_value_is_said_and_costs_itself_alone(results, file, path, value, said):
@@ -147,6 +148,8 @@ def test_a_cut_final_checkpoint_beside_a_whole_one(results):
     assert "checkpoint_final.pth" in run.missing[0] and run.missing[0].endswith(
         ": curves are from checkpoint_best.pth."
     )
+    assert state(run) == "checkpoint_final.pth damaged, 2 of 2 epochs"
+    assert findings(run, NOW) == ["checkpoint_final.pth cannot be read, so nothing can be predicted with it."]
     (folder / "checkpoint_best.pth").write_bytes(b"")
     assert read_runs([folder])[0].missing[0].startswith("No curves: ")
 
