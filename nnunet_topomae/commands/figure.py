@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
         raise FileExistsError(f"{options.o} exists")
     if not options.o.absolute().parent.is_dir():
         raise FileNotFoundError(f"{options.o.parent} does not exist: make the folder first, or name another with -o")
-    from nnunet_topomae.report.figure import save_comparison_figure
+    from nnunet_topomae.report.reconstruction_pair import save_comparison_figure
 
     case = save_comparison_figure(options.o, options.without, options.with_topology, options.case)
     print(f"{options.o}: {case}")

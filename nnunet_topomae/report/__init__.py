@@ -1,1 +1,1 @@
-"""One self-contained page about trainings: `nnunet-topomae report`. See docs/report.md."""
+"""One self-contained page about trainings: `nnunet-topomae report`. See docs/evaluation.md."""

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from nnunet_topomae.monitoring.panels import Panel
 from nnunet_topomae.report.svg import inline_svg
-from nnunet_topomae.topology import persistence_diagrams, squared_wasserstein
-from nnunet_topomae.visualization.palette import NETWORKS
+from nnunet_topomae.topology import PersistenceDiagram, WassersteinResult, persistence_diagrams, squared_wasserstein
+from nnunet_topomae.topology.plot import NAMES, matched_segments, plot_diagrams
 
-DIMENSIONS = ("H₀ components", "H₁ tunnels", "H₂ cavities")
+SUBSCRIPTS = "₀₁₂"
 MAX_SHOWN = 80  # pairs of the matching, those that cost most
 
 
@@ -35,40 +35,25 @@ def matched_diagrams(panel: Panel, network: str, name: str) -> list[MatchedDiagr
         for volume in (panel.image, panel.completed[network])
     )
     compared = []
-    for title, a, b in zip(DIMENSIONS, before, after, strict=True):
-        ours, theirs = a.finite().points, b.finite().points
-        result = squared_wasserstein(ours, theirs)
+    for dimension, (a, b) in enumerate(zip(before, after, strict=True)):
+        ours, theirs = a.finite(), b.finite()
+        result = squared_wasserstein(theirs.points, ours.points)
+        title = f"H{SUBSCRIPTS[dimension]} {NAMES[dimension]}"
         described = f"{name}, persistence diagram of {title}: W2² {result.cost:.3g}"
-        figure = inline_svg(_draw(ours, theirs, result.matching, NETWORKS[network]), described)
-        compared.append(MatchedDiagrams(title, result.cost, (len(ours), len(theirs)), figure))
+        classes = len(ours.birth), len(theirs.birth)
+        figure = inline_svg(_draw(theirs, ours, result), described)
+        compared.append(MatchedDiagrams(title, result.cost, classes, figure))
     return compared
 
 
-def _draw(a: np.ndarray, b: np.ndarray, matching: np.ndarray, colour: str) -> Figure:
-    """Circles for the input, crosses for the reconstruction, a line a pair; to the diagonal where a class is alone."""
-    ends = np.stack([_ends(a, b, matching[:, 0], matching[:, 1]), _ends(b, a, matching[:, 1], matching[:, 0])], axis=1)
-    cost = np.square(ends[:, 0] - ends[:, 1]).sum(axis=1)
-    shown = np.argsort(-cost)[:MAX_SHOWN]
-    figure = Figure(figsize=(3.0, 2.7), layout="constrained")
-    axes = figure.add_subplot()
-    axes.add_collection(LineCollection(ends[shown], colors="0.65", linewidths=0.7))
-    for points, column, style, shade in ((a, 0, "o", "0.1"), (b, 1, "x", colour)):
-        of_points = matching[shown, column]
-        at = points[of_points[of_points >= 0]]
-        axes.plot(*at.T, style, color=shade, markersize=3.8, markerfacecolor="none", markeredgewidth=1.1)
-    if len(shown):
-        low, high = ends[shown].min(), ends[shown].max()
-        axes.plot([low, high], [low, high], color="0.3", linewidth=0.8)
-    axes.set(xlabel="birth", ylabel="death")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+def _draw(a: PersistenceDiagram, b: PersistenceDiagram, result: WassersteinResult) -> Figure:
+    """The pairs that cost most."""
+    cost = np.square(np.diff(matched_segments(a.points, b.points, result.matching), axis=1)).sum(axis=(1, 2))
+    i, j = result.matching[np.argsort(-cost)[:MAX_SHOWN]].T
+    numbered = [np.where(rows < 0, -1, np.cumsum(rows >= 0) - 1) for rows in (i, j)]
+    figure = Figure(figsize=(3.0, 2.9), layout="constrained")
+    matching = replace(result, matching=np.stack(numbered, axis=1))
+    axes = plot_diagrams(a.where(i[i >= 0]), b.where(j[j >= 0]), matching, figure.add_subplot())
+    if legend := axes.get_legend():
+        legend.remove()
     return figure
-
-
-def _ends(points: np.ndarray, others: np.ndarray, rows: np.ndarray, partners: np.ndarray) -> np.ndarray:
-    """[k, 2]: each point, or, where there is none, its partner's foot on the diagonal."""
-    ends = np.empty((len(rows), 2))
-    there = rows >= 0
-    ends[there] = points[rows[there]]
-    ends[~there] = others[partners[~there]].mean(axis=1, keepdims=True)
-    return ends

@@ -4,7 +4,7 @@
 const MASKED = [76, 106, 133];
 const MISSED = [213, 94, 0], INVENTED = [240, 228, 66], CONFUSED = [204, 121, 167];
 
-// A strip (report/strips.py) back to the bytes of its volume, row-major over D, H, W.
+// A mosaic (report/mosaic.py) back to the bytes of its volume, row-major over D, H, W.
 async function decode(uri, [depth, height, width], columns) {
   const image = new Image();
   image.src = uri;
@@ -67,8 +67,8 @@ function draw(canvas, panel, volumes, state, data) {
 
 async function start(viewer) {
   const data = JSON.parse(viewer.querySelector("script").textContent);
-  const names = Object.keys(data.strips);
-  const decoded = await Promise.all(names.map((name) => decode(data.strips[name], data.shape, data.columns)));
+  const names = Object.keys(data.mosaics);
+  const decoded = await Promise.all(names.map((name) => decode(data.mosaics[name], data.shape, data.columns)));
   const volumes = Object.fromEntries(names.map((name, n) => [name, decoded[n]]));
   const control = (name) => viewer.querySelector(`[name=${name}]`);
   const slices = [...data.start];
@@ -89,6 +89,9 @@ async function start(viewer) {
     say(control("epoch"), data.epochs[state.epoch]);
     say(control("opacity"), `${Math.round(100 * state.opacity)} %`);
     viewer.classList.toggle("only-errors", Boolean(state.errors));
+    for (const edge of ["top", "bottom", "left", "right"]) {
+      viewer.querySelectorAll(`.slice .${edge}`).forEach((mark) => { mark.textContent = data.planes[axis][edge]; });
+    }
     viewer.querySelectorAll("canvas").forEach((canvas, n) => draw(canvas, data.panels[n], volumes, state, data));
     viewer.querySelectorAll(".canvases .note").forEach((note, n) => {
       if (data.panels[n].notes) note.textContent = data.panels[n].notes[state.epoch];

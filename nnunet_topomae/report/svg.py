@@ -11,13 +11,14 @@ from matplotlib.figure import Figure
 
 
 def inline_svg(figure: Figure, description: str) -> Markup:
-    """The `<svg>` element alone, named for a screen reader; its letters are text in the page's own typeface."""
+    """The `<svg>` element alone, named for a screen reader; its letters and black lines are the page's own."""
     buffer = io.StringIO()
     with rc_context({"svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
     text = buffer.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = text.replace("#000000", "currentColor")  # white in dark mode
     _, _, body = text.partition(">")
     (box,) = re.findall(r'viewBox="([^"]*)"', text[: text.index(">")])
     return Markup(f'<svg role="img" aria-label="{escape(description)}" viewBox="{box}">{body}')

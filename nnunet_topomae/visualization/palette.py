@@ -1,4 +1,7 @@
-"""Colours that stay apart for colour-blind eyes: Okabe and Ito, "Color Universal Design", 2008."""
+"""Colours that stay apart for colour-blind eyes.
+
+Okabe and Ito, "Color Universal Design", 2008; light areas and two lines are of Paul Tol, "Colour schemes", 2021.
+"""
 
 BLUE = "#0072B2"
 ORANGE = "#E69F00"
@@ -9,6 +12,7 @@ VERMILION = "#D55E00"
 YELLOW = "#F0E442"
 MUTED_BLUE = "#4C6A85"  # ours, for large areas
 
-CLASSES = (ORANGE, SKY, GREEN, PINK, YELLOW, VERMILION, BLUE)
-RUNS = (BLUE, VERMILION, GREEN, ORANGE, SKY, PINK)  # dark ones first: thin lines on white
+# Areas are light and lines are dark, so that no class is taken for a run.
+CLASSES = ("#EE8866", "#77AADD", "#BBCC33", "#FFAABB", "#EEDD88", "#99DDFF", "#AAAA00")
+RUNS = (BLUE, VERMILION, GREEN, "#AA3377", "#997700", "#777777")
 NETWORKS = {"vit": PINK, "partner": SKY}  # apart from the first four runs

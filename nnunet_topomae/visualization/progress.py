@@ -72,9 +72,9 @@ def _draw(cell: Axes, title: str, curves: Mapping[str, Sequence[float]]) -> None
             color=COLOURS[variants.index(variant) % len(COLOURS)],
             label=name,
         )
-    values = np.concatenate([np.asarray(curve, dtype=float) for curve in curves.values()])
-    values = values[np.isfinite(values)]
-    if len(values) and values.min() > 0 and values.max() > 20 * values.min():
+    every = np.concatenate([np.asarray(curve, dtype=float) for curve in curves.values()])
+    finite = every[np.isfinite(every)]
+    if len(finite) and finite.min() > 0 and finite.max() > 20 * finite.min():
         cell.set_yscale("log")
     cell.set_title(title, fontsize=12)
     cell.set_xlabel("epoch", fontsize=10)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from nnunet_topomae.visualization.palette import MUTED_BLUE
 from nnunet_topomae.visualization.slices import bare, grey_window, plane_aspect, plane_name, plane_size
+from nnunet_topomae.visualization.text import plain
 
 
 def save_reconstruction_figure(
@@ -46,7 +47,7 @@ def save_reconstruction_figure(
     heights = [height / max(width for _, width in sizes) for height, _ in sizes]
     inches = 2.6
     figure = Figure(figsize=(inches * len(columns) + 0.4, inches * sum(heights) + 1.0), layout="constrained")
-    figure.suptitle(title, fontsize=13)
+    figure.suptitle(plain(title), fontsize=13, parse_math=False)
     grid = figure.subplots(3, len(columns), squeeze=False, gridspec_kw={"height_ratios": heights})
     grey = colormaps["gray"].with_extremes(bad=MUTED_BLUE)
     for axis, row in enumerate(grid):
@@ -56,6 +57,6 @@ def save_reconstruction_figure(
             cell.imshow(slice_, grey, aspect=plane_aspect(axis, spacing), interpolation="nearest", **grey_window(image))
             bare(cell)
             if axis == 0:
-                cell.set_title(name, fontsize=11)
+                cell.set_title(name, fontsize=11, parse_math=False)
         row[0].set_ylabel(f"{plane_name(axis)}, slice {index}", fontsize=10)
     figure.savefig(path, dpi=120)

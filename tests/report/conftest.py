@@ -99,6 +99,20 @@ class Results:
         (folder / "validation" / "summary.json").write_text(json.dumps(summary))
         return folder
 
+    def summary(self, folder: Path, dice: dict[str, dict[str, float]]) -> Path:
+        """Puts another summary.json into a fold: Dice by case and label."""
+        entries = [
+            {
+                "prediction_file": f"/elsewhere/{case}.nii.gz",
+                "reference_file": f"/elsewhere/{case}.nii.gz",
+                "metrics": {key: {"Dice": value} for key, value in of_case.items()},
+            }
+            for case, of_case in dice.items()
+        ]
+        file = folder / "validation" / "summary.json"
+        file.write_text(json.dumps({"metric_per_case": entries, "mean": {}}))
+        return file
+
     def pretraining(self, epochs: tuple[int, ...] = (1, 2), offset: float = 0.0, **options: Any) -> Path:
         """A pre-training with panels of one crop; its networks see noise that fades with the epochs, plus `offset`."""
         terms = {f"{phase}_reconstruction_vit": [1.0, 0.5] for phase in ("train", "val")}

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from nnunet_topomae.report.strips import as_bytes
+from nnunet_topomae.report.mosaic import as_bytes
 
 from .conftest import panel
 
-WIDE, PHONE = 1280, 400
+WIDE, PHONE = 1280, 360
 
 
 @pytest.fixture
@@ -137,7 +137,34 @@ def test_tables_sort_both_ways_by_number_with_dashes_last(opened):
 @pytest.mark.parametrize("width", [WIDE, PHONE])
 def test_nothing_is_wider_than_the_window(opened, width):
     browser = opened(width)
+    browser.execute_script("document.querySelectorAll('details').forEach(details => { details.open = true; })")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    inside = "return [...document.querySelectorAll('.wide')].filter(e => e.scrollWidth > e.clientWidth).length"
+    assert width == WIDE or browser.execute_script(inside) == 0
+
+
+def test_slices_are_marked_by_the_header_or_not_at_all(opened):
+    from selenium.webdriver.support.ui import Select
+
+    browser = opened(WIDE)
+    edges = """return ['top', 'bottom', 'left', 'right'].map(
+        edge => document.querySelectorAll('.viewer')[arguments[0]].querySelector('.slice .' + edge).textContent)"""
+    assert browser.execute_script(edges, 0) == ["A", "P", "R", "L"]
+    Select(control(browser, 0, "plane")).select_by_visible_text("sagittal")
+    assert browser.execute_script(edges, 0) == ["S", "I", "A", "P"]
+    assert browser.execute_script(edges, 3) == [""] * 4  # of this crop's case there is no raw image
+
+
+def test_it_is_dark_where_the_reader_likes_that(opened):
+    browser = opened(WIDE)
+    colours = """return [document.body, document.querySelector('#curves svg text')].map(
+        (element, n) => getComputedStyle(element)[n ? 'fill' : 'backgroundColor'].match(/\\d+/g).map(Number))"""
+    light = browser.execute_script(colours)
+    media = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
+    dark = browser.execute_script(colours)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert min(light[0]) > 200 > 100 > max(light[1]) and max(dark[0]) < 100 < 200 < min(dark[1])
 
 
 def test_everything_that_shows_has_a_name(opened):

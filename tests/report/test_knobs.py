@@ -1,4 +1,5 @@
 from nnunet_topomae.report.knobs import NOT_USED, knobs, nnunet_settings
+from nnunet_topomae.report.models import models_of
 from nnunet_topomae.report.runs import read_runs
 
 
@@ -8,7 +9,7 @@ def test_knobs_that_differ_come_first(results):
     results.fold("nnUNetTrainer")
     runs = read_runs([results.dataset])
     assert [run.trainer for run in runs] == ["TopoMAEFinetuner", "TopoMAEPretrainer", "nnUNetTrainer"]
-    rows = {row.name: row for row in knobs(runs)}
+    rows = {row.name: row for row in knobs(models_of(runs))}
     assert set(list(rows)[:3]) == {"fusion", "mask_ratio", "weight_topology"}
     assert rows["weight_topology"].values == [NOT_USED, "0", NOT_USED] and rows["weight_topology"].default == "100"
     assert rows["weight_topology"].changed == [False, True, False]
@@ -19,17 +20,25 @@ def test_knobs_that_differ_come_first(results):
 def test_runs_that_differ_are_told_though_one_has_the_default(results):
     first = results.fold("TopoMAEPretrainer")
     other = results.fold("TopoMAEPretrainerOfMine", knobs={"seed": 7}, logging={"train_reconstruction_vit": [1.0, 1.0]})
-    rows = {row.name: row for row in knobs(read_runs([first, other]))}
-    assert rows["seed"].runs_differ and rows["seed"].values == ["-1", "7"]
-    assert [name for name, row in rows.items() if row.runs_differ] == ["seed"]
-    assert knobs(read_runs([other]))[0].changed == [True]
+    rows = {row.name: row for row in knobs(models_of(read_runs([first, other])))}
+    assert rows["seed"].differ and rows["seed"].values == ["-1", "7"]
+    assert [name for name, row in rows.items() if row.differ] == ["seed"]
+    assert knobs(models_of(read_runs([other])))[0].changed == [True]
 
 
 def test_nnunet_settings_are_marked_for_its_own_trainers_only(results):
     results.fold("TopoMAEFinetuner")
     results.fold("nnUNetTrainer")
-    rows = {row.name: row for row in nnunet_settings(read_runs([results.dataset]))}
+    rows = {row.name: row for row in nnunet_settings(models_of(read_runs([results.dataset])))}
     assert rows["num_epochs"].values == ["2", "2"] and rows["num_epochs"].changed == [False, True]
     assert rows["patch_size, of the plans"].values == ["8 × 8 × 8"] * 2
     assert rows["spacing, of the plans"].values == ["2 × 1 × 1"] * 2
-    assert knobs(read_runs([results.dataset / "nnUNetTrainer__nnUNetPlans__3d_fullres"])) == []
+    assert knobs(models_of(read_runs([results.dataset / "nnUNetTrainer__nnUNetPlans__3d_fullres"]))) == []
+
+
+def test_folds_of_a_model_are_one_column(results):
+    results.fold("TopoMAEPretrainer", knobs={"seed": 1})
+    results.fold("TopoMAEPretrainer", knobs={"seed": 2}, fold=1)
+    (model,) = models_of(read_runs([results.dataset]))
+    (seed,) = [row for row in knobs([model]) if row.name == "seed"]
+    assert seed.values == ["1 or 2"] and seed.differ and seed.changed == [True]

@@ -31,12 +31,14 @@ def test_all_kinds_of_runs_on_one_page_that_stands_alone(results, write):
     page = write()
     assert not ELSEWHERE.findall(page)
     assert len(page) < 1_000_000
-    for section in ("worst", "knobs", "curves", "reconstructions", "metrics", "timing", "missing"):
+    for section in ("summary", "worst", "knobs", "curves", "reconstructions", "metrics", "timing", "missing"):
         assert f'<section id="{section}">' in page
     assert page.count('<div class="viewer">') == 4
     text = words(page)
     assert "A TopoMAEFinetuner" in text and "B TopoMAEPretrainer" in text and "C nnUNetTrainer" in text
     assert "masked MSE 0.5 ViT, 0.5 partner" in text
+    assert "Was pre-training worth it? A TopoMAEFinetuner beside C nnUNetTrainer" in text
+    assert "too few that differ for any difference to be told from chance" in text
 
 
 def test_names_are_text_and_no_markup(results, write):
@@ -48,9 +50,32 @@ def test_names_are_text_and_no_markup(results, write):
     assert "tumour &lt;b&gt;&amp;" in page
 
 
+def test_folds_of_a_trainer_are_one_row_that_opens(results, write):
+    for fold in range(3):
+        results.segmentation(fold=fold)
+    page = write()
+    assert page.count('<details class="model">') == 1 and "folds 0, 1, 2;" in page
+    assert [f'<th scope="row">fold {fold}</th>' in page for fold in range(3)] == [True] * 3
+
+
+def test_four_curves_are_shown_and_the_rest_folded_away(results, write):
+    instruments = {"error_over_harmonic_vit": [2.0, 0.5], "points_over_constant_vit": [1.5, 0.5]}
+    terms = {"train_reconstruction_vit": [1.0, 0.5], "val_reconstruction_vit": [1.0, 0.5], "vit_token_std": [0.6, 0.6]}
+    results.fold("TopoMAEPretrainer", logging=instruments | terms)
+    results.fold("nnUNetTrainer")
+    shown, _, folded = write().partition('<section id="curves">')[2].partition("more</summary>")
+    captions = [re.findall(r"<figcaption>(.*?)</figcaption>", part) for part in (shown, folded)]
+    assert captions[0] == [
+        *("pseudo Dice (patches)", "loss, segmentation"),
+        *("error over harmonic inpainting", "point error over a constant&#39;s"),
+    ]  # fmt: skip
+    assert "total loss, pre-training" in captions[1] and "reconstruction, ViT" in captions[1]
+    assert "Below 1 hidden voxels are filled better than by smoothing" in shown
+
+
 def test_the_worst_case_comes_first(results, write):
     results.segmentation()
-    headings = re.findall(r"<h3>(\d)\. (.*?)</h3>", write())
+    headings = re.findall(r"<h3>(\d)\. <bdi>(.*?)</bdi></h3>", write())
     assert [number for number, _ in headings] == ["1", "2", "3"]
     assert headings[0][1].startswith("case &#34;3&#34;") and headings[2][1] == "case_1"
 
@@ -68,7 +93,7 @@ def test_what_is_missing_is_said_in_the_page(results, write, monkeypatch):
     monkeypatch.delenv("nnUNet_raw")
     text = words(write())
     assert "no images of Dataset777_Report: set nnUNet_raw" in text
-    assert "not finished; from checkpoint_latest.pth" in text
+    assert "not finished, 2 of 2 epochs" in text
     assert "No checkpoint, so no curves and no timing." in text
     assert "No validation/summary.json." in text
     assert "No folder progress, so no reconstructions" in text

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_topomae.report.health import state
 from nnunet_topomae.report.runs import find_folds, read_curves, read_runs
 
 
@@ -15,7 +16,7 @@ def test_folds_of_a_fold_a_model_and_a_dataset(results):
     assert find_folds(first) == [first]
     assert find_folds(second.parent) == [second, third]
     assert find_folds(results.dataset) == [second, third, first]
-    assert [run.letter for run in read_runs([first, results.dataset])] == ["A", "B", "C"]  # each once
+    assert [run.letter for run in read_runs([first, results.dataset])] == ["A", "B0", "B1"]  # each once
 
 
 def test_what_is_no_results_folder_is_refused(results, tmp_path):
@@ -32,7 +33,7 @@ def test_what_is_no_results_folder_is_refused(results, tmp_path):
 def test_curves_hold_numbers_of_numpy(results):
     (run,) = read_runs([results.fold()])
     assert run.curve("val_losses").tolist() == [0.6, 0.3] and run.curve("train_losses").tolist() == [0.5, 0.25]
-    assert run.epoch_seconds.tolist() == [9, 20] and run.epochs == 2 and run.state == "finished"
+    assert run.epoch_seconds.tolist() == [9, 20] and run.epochs == 2 and state(run) == "finished, 2 of 2 epochs"
     assert run.setting("num_epochs") == 2 and run.setting("device") == "cpu" and run.setting("no such") is None
 
 
@@ -66,7 +67,7 @@ def test_a_summary_of_another_tool_is_left_out(results, text):
     folder = results.segmentation()
     (folder / "validation" / "summary.json").write_text(text)
     (run,) = read_runs([folder])
-    assert run.summary == {}
+    assert run.cases == {} == run.mean
     assert any("validation/summary.json" in sentence for sentence in run.missing)
 
 

@@ -1,8 +1,7 @@
-"""What the page shows of volumes: strips, crops over epochs, points, diagrams, segmented cases."""
+"""What the page shows of volumes: mosaics, crops over epochs, points, diagrams, segmented cases."""
 
 import base64
 import io
-import re
 
 import gudhi
 import gudhi.wasserstein
@@ -11,12 +10,12 @@ import pytest
 from PIL import Image
 
 from nnunet_topomae.report.diagrams import matched_diagrams
-from nnunet_topomae.report.points import point_errors, points_figure
+from nnunet_topomae.report.mosaic import GREYS, as_bytes, mosaic, mosaic_columns
+from nnunet_topomae.report.points import points_figure
 from nnunet_topomae.report.reconstructions import MAX_EPOCHS, reconstructed_cases, reconstruction_viewer
 from nnunet_topomae.report.runs import read_runs
 from nnunet_topomae.report.segmentations import MAX_VOXELS, case_viewer, segmented_cases
 from nnunet_topomae.report.segmentations import _thinning as thinning
-from nnunet_topomae.report.strips import GREYS, as_bytes, strip, strip_columns
 
 from .conftest import CASES, SPACING, panel
 
@@ -25,15 +24,15 @@ def volume_of(uri: str, shape: tuple[int, int, int]) -> np.ndarray:
     """What `decode` of page.js does."""
     grid = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
     depth, height, width = shape
-    columns = strip_columns(shape)
+    columns = mosaic_columns(shape)
     return np.stack([grid[d // columns * height :, d % columns * width :][:height, :width] for d in range(depth)])
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 7), (13, 5, 7), (64, 3, 90), (100, 200, 10)])
-def test_a_strip_holds_every_voxel_and_is_near_a_square(shape):
+def test_a_mosaic_holds_every_voxel_and_is_near_a_square(shape):
     volume = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    assert np.array_equal(volume_of(strip(volume), shape), volume)
-    columns = strip_columns(shape)
+    assert np.array_equal(volume_of(mosaic(volume), shape), volume)
+    columns = mosaic_columns(shape)
     assert max(columns * shape[2], -(-shape[0] // columns) * shape[1]) <= 3 * np.sqrt(np.prod(shape)) + max(shape)
 
 
@@ -47,13 +46,13 @@ def test_runs_that_saw_the_same_crop_stand_beside_each_other(results):
     second = results.pretraining(epochs=(1, 2), offset=9.0, fold=1)
     runs = read_runs([results.dataset])
     (case,) = reconstructed_cases(runs)
-    assert case.name == CASES[2] and [run.letter for run in case.runs] == ["A", "B"] and case.epochs == [1, 2, 4]
-    assert case.at("A", 2).epoch == 1 and case.at("B", 4).epoch == 2
+    assert case.name == CASES[2] and [run.letter for run in case.runs] == ["A0", "A1"] and case.epochs == [1, 2, 4]
+    assert case.at("A0", 2).epoch == 1 and case.at("A1", 4).epoch == 2
     viewer = reconstruction_viewer(case)
     assert [panel["title"] for panel in viewer.panels[2:]] == [
         f"{run.name}, {network}" for run in runs for network in ("ViT", "partner")
     ]
-    shown = volume_of(viewer.strips["B/vit/2"], viewer.shape)
+    shown = volume_of(viewer.mosaics["A1/vit/2"], viewer.shape)
     truth = panel(CASES[2], 2, 9.0)
     assert np.abs(shown.astype(int) - truth.completed["vit"])[truth.mask].max() <= 2  # 64 greys
     assert not shown[~truth.mask].any()
@@ -66,15 +65,12 @@ def test_many_epochs_are_thinned_to_first_last_and_some_between(results):
     assert len(case.epochs) == MAX_EPOCHS and case.epochs[0] == 1 and case.epochs[-1] == 30
 
 
-def test_points_lie_where_they_are_predicted(results):
-    panels = [panel("a", 1), panel("a", 2)]
-    drawn = str(points_figure(panels, "points"))
-    assert drawn.count("<circle") == 9 + 2 * 9 and drawn.count("<rect") == 2 * 9
-    squares = re.findall(r'<rect [^>]*x="([-\d.]+)" y="([-\d.]+)"', drawn)[:9]
-    truth = re.findall(r'<circle class="truth" cx="([-\d.]+)" cy="([-\d.]+)"', drawn)
-    assert np.allclose(np.array(squares, float) + 3.5, np.array(truth, float), atol=0.11)  # the partner is perfect
+def test_points_lie_where_they_are_predicted():
+    figure = points_figure([panel("a", 1), panel("a", 2)])
+    assert list(figure.predicted) == [1, 2] and len(figure.true) == 9
+    assert figure.predicted[1]["partner"] == figure.true != figure.predicted[1]["vit"]  # the partner is perfect
     away = np.linalg.norm(0.1 / 2 * np.array([20, 20, 20]) * SPACING)
-    assert point_errors(panels[1]) == pytest.approx({"vit": away, "partner": 0.0}, rel=1e-4)
+    assert figure.errors == pytest.approx({"vit": away, "partner": 0.0}, rel=1e-4)
 
 
 def test_diagrams_are_matched_as_gudhi_matches_them():
@@ -98,12 +94,12 @@ def test_a_segmented_case_opens_at_its_worst_slice_and_names_its_dice(results):
     first, *_, last = segmented_cases(read_runs([results.dataset]))
     assert first.name.startswith('case "3"') and first.worst < last.worst == 1
     viewer = case_viewer(first)
-    reference, prediction = (volume_of(viewer.strips[name], viewer.shape) for name in ("reference", "A"))
+    reference, prediction = (volume_of(viewer.mosaics[name], viewer.shape) for name in ("reference", "A"))
     wrong = (reference != prediction).sum(axis=(1, 2))
-    assert viewer.start[0] == np.argmax(wrong) and wrong.max() > 0
+    assert viewer.data["start"][0] == np.argmax(wrong) and wrong.max() > 0
     assert viewer.names == {1: "liver", 2: "tumour <b>&"}
-    assert viewer.panels[-1]["note"] == f"Dice: liver {first.dice['A']['liver']:.3f}, tumour <b>& 0.000"
-    assert case_viewer(last).start == [side // 2 for side in case_viewer(last).shape]  # no error anywhere
+    assert viewer.panels[-1]["note"] == f"Dice: liver {first.metrics['A']['liver']['Dice']:.3f}, tumour <b>& 0.000"
+    assert case_viewer(last).data["start"] == [side // 2 for side in case_viewer(last).shape]  # no error anywhere
 
 
 def test_a_damaged_prediction_is_not_shown(results):

@@ -13,13 +13,13 @@ from PIL import Image
 GREYS = 64  # more than the eye tells apart on a page, in three quarters of the bytes of 256
 
 
-def strip(volume: np.ndarray) -> str:
+def mosaic(volume: np.ndarray) -> str:
     """A [D, H, W] uint8 volume as a data URI: its D slices in a grid, row by row.
 
     The grid is near a square, because browsers limit the side of a canvas. `page.js` undoes it; lossless.
     """
     depth, height, width = volume.shape
-    columns = strip_columns(volume.shape)
+    columns = mosaic_columns(volume.shape)
     rows = -(-depth // columns)
     grid = np.zeros((rows * columns, height, width), dtype=np.uint8)
     grid[:depth] = volume
@@ -29,8 +29,8 @@ def strip(volume: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def strip_columns(shape: Sequence[int]) -> int:
-    """Slices beside each other in a strip."""
+def mosaic_columns(shape: Sequence[int]) -> int:
+    """Slices beside each other in a mosaic."""
     depth, height, width = shape
     return min(depth, max(1, math.ceil(math.sqrt(depth * height / width))))
 

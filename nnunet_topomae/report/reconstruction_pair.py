@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
@@ -17,6 +18,7 @@ from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.data.dataloading import CropPositionDataLoader
 from nnunet_topomae.losses.topology import topological_loss
 from nnunet_topomae.monitoring.reconstructions import PretrainingEvaluation, ReconstructedCrop
+from nnunet_topomae.networks.copretrain import CoPretrainingNetwork
 from nnunet_topomae.planning.blueprint import geometry_of
 from nnunet_topomae.report.runs import NETWORKS
 from nnunet_topomae.training.checkpoint import Checkpoint, Origin, read_checkpoint
@@ -86,7 +88,7 @@ class Pretraining:
         patch = configuration.patch_size
         dataset = infer_dataset_class(self._images)(self._images, [case])
         return PretrainingEvaluation(
-            network.eval(),
+            cast(CoPretrainingNetwork, network.eval()),
             geometry_of(configuration),
             topological_loss(self.config, normalisation="none"),
             CropPositionDataLoader(dataset, 1, patch, patch, labels, transforms=None),
