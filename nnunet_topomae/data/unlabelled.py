@@ -7,6 +7,7 @@ made by an earlier version, or its making was cut off.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,14 +111,14 @@ def advice(plans: Plans, configuration_name: str) -> str:
     """What to do about images that were made by other plans."""
     options = options_of(plans, configuration_name)
     return (
-        f"Add them again (nnunet-topomae add-unlabelled {options} -i FOLDER) or take them out "
-        f"(nnunet-topomae remove-unlabelled {options} --unusable)"
+        f"Add them again (nnunet-topomae unlabelled add {options} -i FOLDER) or take them out "
+        f"(nnunet-topomae unlabelled remove {options} --unusable)"
     )
 
 
 def options_of(plans: Plans, configuration_name: str) -> str:
     """What the commands on unlabelled images are told."""
-    return f"-d {plans['dataset_name']} -p {plans['plans_name']} -c {configuration_name}"
+    return shlex.join(["-d", plans["dataset_name"], "-p", plans["plans_name"], "-c", configuration_name])
 
 
 class JoinedDataset:
