@@ -12,7 +12,6 @@ import numpy as np
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from nnunet_topomae.evaluation.held_out import foreground_classes
 from nnunet_topomae.report.runs import Run
 from nnunet_topomae.report.strips import as_bytes
 from nnunet_topomae.report.viewer import Viewer
@@ -84,7 +83,8 @@ def case_metrics(run: Run) -> dict[str, dict[str, dict[str, float]]]:
 
 def class_names(run: Run) -> dict[str, str]:
     """Names of labels and regions by their key in nnU-Net's summary.json, such as '1' or '(1, 2)'."""
-    return {str(value): name for name, value in foreground_classes({"labels": run.labels}).items()}
+    foreground = {name: value for name, value in run.labels.items() if name not in ("background", "ignore")}
+    return {str(tuple(value) if isinstance(value, list) else value): name for name, value in foreground.items()}
 
 
 def numbers(values: Mapping) -> dict[str, float]:
