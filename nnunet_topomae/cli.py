@@ -8,10 +8,10 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
-from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from nnunet_topomae import __version__
+from nnunet_topomae.commands._arguments import summary
 
 COMMANDS = (  # in the order in which a newcomer meets them
     "env",
@@ -21,15 +21,14 @@ COMMANDS = (  # in the order in which a newcomer meets them
     "plan",
     "describe",
     "few-label-split",
-    "add-unlabelled",
-    "list-unlabelled",
-    "remove-unlabelled",
+    "unlabelled",
     "evaluate",
     "report",
     "figure",
     "knobs",
     "export-encoder",
 )
+RENAMED = {f"{verb}-unlabelled": ["unlabelled", verb] for verb in ("add", "list", "remove")}  # names of version 0.2
 
 DESCRIPTION = """\
 Self pre-training for nnU-Net: masked autoencoders that look at topology and position.
@@ -47,7 +46,7 @@ EPILOGUE = "nnunet-topomae COMMAND --help tells more, with an example."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(_renamed(list(sys.argv[1:] if arguments is None else arguments)))
     try:
         options.run(options)
         sys.stdout.flush()
@@ -66,12 +65,20 @@ def _stop(message: str, status: int = 2) -> NoReturn:
     sys.exit(status)
 
 
-def _command(name: str) -> ModuleType:
-    return importlib.import_module(f"nnunet_topomae.commands.{name.replace('-', '_')}")
+def _renamed(arguments: list[str]) -> list[str]:
+    """With today's name for a command that an older version called otherwise."""
+    old = arguments[0] if arguments else ""
+    if old not in RENAMED:
+        return arguments
+    print(f"nnunet-topomae {old} is now called: nnunet-topomae {' '.join(RENAMED[old])}", file=sys.stderr)
+    return RENAMED[old] + arguments[1:]
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors are one line."""
+    """Errors are one line, and descriptions keep their paragraphs."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_Formatter, **options)
 
     def error(self, message: str) -> NoReturn:
         _stop(f"{self.prog}: {message}. See {self.prog} --help")
@@ -98,10 +105,10 @@ class _Formatter(argparse.HelpFormatter):
 class _Version(argparse.Action):
     """Prints what a report of a fault has to name."""
 
-    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs) -> None:
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help="show the versions of this and nnU-Net")
 
-    def __call__(self, parser: argparse.ArgumentParser, *unused) -> NoReturn:
+    def __call__(self, parser: argparse.ArgumentParser, *unused: Any) -> NoReturn:
         from importlib.metadata import version
 
         python = ".".join(map(str, sys.version_info[:3]))
@@ -111,26 +118,15 @@ class _Version(argparse.Action):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="nnunet-topomae",
-        usage="%(prog)s COMMAND ...",
-        description=DESCRIPTION,
-        epilog=EPILOGUE,
-        formatter_class=_Formatter,
-    )
+    parser = _Parser(prog="nnunet-topomae", usage="%(prog)s COMMAND ...", description=DESCRIPTION, epilog=EPILOGUE)
     parser.add_argument("--version", action=_Version)
-    commands = parser.add_subparsers(
+    commands: Any = parser.add_subparsers(
         title="commands", dest="command", metavar="COMMAND", required=True, prog="nnunet-topomae"
     )
     for name in COMMANDS:
-        command = _command(name)
-        subparser = commands.add_parser(
-            name,
-            help=command.HELP,
-            description=command.__doc__,
-            epilog=f"example:\n\n  {command.EXAMPLE}",
-            formatter_class=_Formatter,
-        )
+        command = importlib.import_module(f"nnunet_topomae.commands.{name.replace('-', '_')}")
+        text, example = command.__doc__ or "", f"example:\n\n  {command.EXAMPLE}"
+        subparser = commands.add_parser(name, help=summary(text), description=text, epilog=example)
         command.add_arguments(subparser)
         subparser.set_defaults(run=command.run)
     return parser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
@@ -11,14 +12,22 @@ import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass
+from importlib.metadata import entry_points
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import nnunetv2.utilities.utils
+import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_topomae import cli
@@ -26,6 +35,14 @@ from nnunet_topomae.data.phantom import write_phantom_dataset
 from nnunet_topomae.folders import trainers_folder
 
 REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def listing_files_forks_nothing() -> Iterator[None]:
+    """nnU-Net forks twelve times for each list of a data set's files: a second, from a process with PyTorch in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nnunetv2.utilities.utils, "Pool", lambda processes: ThreadPool(1))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -76,9 +93,49 @@ def planned_network() -> Callable[..., dict[str, Any]]:
     return architecture
 
 
+BUDGET = {
+    "preset": "tiny",
+    "partner": "unetrpp",  # the smaller one
+    "pretrain_epochs": 1,
+    "finetune_epochs": 1,
+    "iterations_per_epoch": 2,
+    "vit_steps": 2,
+    "val_iterations_per_epoch": 1,
+    "topology_max_side": 12,
+    "seed": 0,  # what a network says after one step must not change from run to run
+}
+SMALLEST = {f"NNUNET_TOPOMAE_{name.upper()}": value for name, value in BUDGET.items()} | {
+    "NNUNET_TOPOMAE_ITERATIONS_PER_EPOCH": 1,
+    "nnUNet_n_proc_DA": 0,
+}
+
+
+@contextmanager
+def environment(**variables: object) -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, str(value))
+        yield patch
+
+
+@contextmanager
+def threads_for_processes(**variables: object) -> Iterator[pytest.MonkeyPatch]:
+    """Pools that nnU-Net opens meanwhile hold one thread, and PyTorch gets no more than one."""
+    with environment(**variables) as patch:
+        threads = SimpleNamespace(Pool=lambda num_processes: ThreadPool(1))
+        patch.setattr(multiprocessing, "get_context", lambda method=None: threads)
+        patch.setattr(multiprocessing, "cpu_count", lambda: 1)
+        patch.setattr("nnunet_topomae.training.pretrainer.VALIDATION_CROPS", 1)
+        yield patch
+
+
 @dataclass(frozen=True)
-class Phantom:
-    """A phantom data set in nnU-Net's folders; `run` calls a command on it."""
+class Dataset:
+    """A data set in nnU-Net's folders, and what users do with it.
+
+    `run` starts a command. `call` runs it in this process, `train`, `validate` and `predict` do what nnUNetv2_train and
+    nnUNetv2_predict do; each saves the five or more seconds that processes take to import nnU-Net.
+    """
 
     dataset_id: int
     dataset_name: str
@@ -93,6 +150,17 @@ class Phantom:
     @property
     def preprocessed_dataset(self) -> Path:
         return self.preprocessed / self.dataset_name
+
+    @property
+    def plans(self) -> dict[str, Any]:
+        return json.loads((self.preprocessed_dataset / "nnUNetPlans.json").read_text())
+
+    @property
+    def cases(self) -> list[str]:
+        return sorted(file.name.removesuffix(".nii.gz") for file in (self.raw_dataset / "labelsTr").glob("*.nii.gz"))
+
+    def model(self, trainer: str = "TopoMAEFinetuner", configuration: str = "3d_fullres") -> Path:
+        return self.results / self.dataset_name / f"{trainer}__nnUNetPlans__{configuration}"
 
     def run(self, *command: object, check: bool = True, **env: object) -> subprocess.CompletedProcess[str]:
         """Run a command installed beside this Python, such as nnUNetv2_train, with `env` added to the environment.
@@ -113,32 +181,115 @@ class Phantom:
             pytest.fail(f"{program} ended with status {done.returncode}:\n{done.stdout[-4000:]}")
         return done
 
+    def call(self, command: str, *arguments: object, check: bool = True, **env: object) -> str:
+        """As `run`, in this process; returns what is printed. An exception ends it, or without `check` is printed."""
+        (entry_point,) = entry_points(group="console_scripts", name=command)
+        printed = io.StringIO()
+        with threads_for_processes(**env) as patch, redirect_stdout(printed):
+            patch.setattr(sys, "argv", [command, *map(str, arguments)])
+            try:
+                entry_point.load()()
+            except Exception:
+                if check:
+                    raise
+                traceback.print_exc(file=printed)
+        return printed.getvalue()
+
+    def plan(self) -> None:
+        """By nnU-Net, which takes 0 data workers for a number of threads."""
+        command = ("nnUNetv2_plan_and_preprocess", "-d", self.dataset_id, "-c", "3d_fullres", "-np", 1, "-npfp", 1)
+        self.call(*command, nnUNet_n_proc_DA=1)
+
+    def write_split(self, *folds: tuple[Sequence[int], Sequence[int]]) -> None:
+        """splits_final.json with (training, validation) cases by number."""
+        cases = self.cases
+        split = [{"train": [cases[i] for i in train], "val": [cases[i] for i in val]} for train, val in folds]
+        (self.preprocessed_dataset / "splits_final.json").write_text(json.dumps(split))
+
+    def build(
+        self, trainer: str, configuration: str = "3d_fullres", fold: int | str = 0, plans: str = "nnUNetPlans"
+    ) -> nnUNetTrainer:
+        return get_trainer_from_args(
+            str(self.dataset_id), configuration, fold, trainer, plans, device=torch.device("cpu")
+        )
+
+    def train(self, trainer: str, configuration: str = "3d_fullres", fold: int | str = 0) -> nnUNetTrainer:
+        """Without the validation that follows in nnUNetv2_train."""
+        built = self.build(trainer, configuration, fold)
+        built.run_training()
+        return built
+
+    def validate(self, trainer: nnUNetTrainer, probabilities: bool = False) -> dict[str, Any]:
+        """The validation that follows a training in nnUNetv2_train; its summary.json."""
+        with threads_for_processes():
+            trainer.perform_actual_validation(probabilities)
+        return json.loads(Path(trainer.output_folder, "validation", "summary.json").read_text())
+
+    def predict(
+        self, output: Path, model: Path | None = None, folds: Sequence[int | str] = (0,), probabilities: bool = False
+    ) -> None:
+        """The test cases, without test-time augmentation."""
+        predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+        predictor.initialize_from_trained_model_folder(str(model or self.model()), folds)
+        output.mkdir(parents=True, exist_ok=True)
+        predictor.predict_from_files_sequential(str(self.raw_dataset / "imagesTs"), str(output), probabilities, True)
+
 
 @pytest.fixture(scope="session")
-def phantom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Phantom]:
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dataset]:
     """Six training and two test cases about 32 voxels wide, planned and preprocessed for 3d_fullres.
 
     nnUNet_raw, nnUNet_preprocessed, nnUNet_results and nnUNet_extTrainer are set while the session lasts; training
     uses one data augmentation worker unless a test sets nnUNet_n_proc_DA.
     """
     base = tmp_path_factory.mktemp("nnunet")
-    phantom = Phantom(100, "Dataset100_Phantom", base / "raw", base / "preprocessed", base / "results")
+    phantom = Dataset(100, "Dataset100_Phantom", base / "raw", base / "preprocessed", base / "results")
     write_phantom_dataset(phantom.raw_dataset, num_training=6, num_test=2, seed=0, width=32)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "nnUNet_raw": phantom.raw,
-            "nnUNet_preprocessed": phantom.preprocessed,
-            "nnUNet_results": phantom.results,
-            "nnUNet_extTrainer": trainers_folder(),
-            "nnUNet_def_n_proc": 1,  # each takes ten seconds to import nnU-Net
-            "nnUNet_n_proc_DA": 1,
-            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]),
-            "MPLBACKEND": "Agg",
-            "OMP_WAIT_POLICY": "PASSIVE",  # a command takes all cores, which tests share
-        }.items():
-            patch.setenv(name, str(value))
-        phantom.run("nnUNetv2_plan_and_preprocess", "-d", phantom.dataset_id, "-c", "3d_fullres", "-np", 1, "-npfp", 1)
+    with environment(
+        nnUNet_raw=phantom.raw,
+        nnUNet_preprocessed=phantom.preprocessed,
+        nnUNet_results=phantom.results,
+        nnUNet_extTrainer=trainers_folder(),
+        nnUNet_def_n_proc=1,
+        nnUNet_n_proc_DA=1,
+        PYTHONPATH=os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        MPLBACKEND="Agg",
+        OMP_WAIT_POLICY="PASSIVE",  # a command takes all cores, which tests share
+    ):
+        phantom.plan()
         yield phantom
+
+
+@pytest.fixture(scope="module")
+def smallest_budget(phantom: Dataset) -> Iterator[None]:
+    """The smallest that trains at all, in the environment of trainings in this process."""
+    with environment(**SMALLEST):
+        torch.set_num_threads(1)
+        yield
+
+
+@pytest.fixture(scope="session")
+def train() -> Callable[..., str]:
+    """nnUNetv2_train on a dataset like `phantom`, with the smallest budget and `env` added to it; what it prints."""
+
+    def train(
+        dataset: Dataset,
+        trainer: str,
+        fold: int | str = 0,
+        check: bool = True,
+        options: Sequence[object] = (),
+        **env: object,
+    ) -> str:
+        command = ("nnUNetv2_train", dataset.dataset_id, "3d_fullres", fold, "-tr", trainer, "-device", "cpu")
+        return dataset.call(*command, *options, check=check, **SMALLEST | env)
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def read() -> Callable[[Path], np.ndarray]:
+    """The voxels [D, H, W] of an image file."""
+    return lambda file: sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
 
 
 @pytest.fixture
@@ -197,19 +348,6 @@ def on_two_ranks(tmp_path: Path, free_port: Callable[[], int]) -> Callable[[Call
         return [torch.load(tmp_path / f"rank_{rank}.pt", weights_only=False) for rank in range(2)]
 
     return run
-
-
-BUDGET = {
-    "preset": "tiny",
-    "partner": "unetrpp",  # the smaller one
-    "pretrain_epochs": 1,
-    "finetune_epochs": 1,
-    "iterations_per_epoch": 2,
-    "vit_steps": 2,
-    "val_iterations_per_epoch": 1,
-    "topology_max_side": 12,
-    "seed": 0,
-}
 
 
 @dataclass(frozen=True)

@@ -80,15 +80,25 @@ def test_a_wheel_carries_trainers_and_plans_and_needs_no_repository(tmp_path: Pa
     assert found == str(package / "training" / "finetuner.py")
 
 
-def run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "nnunet_topomae.cli", *command], capture_output=True, text=True)
-
-
-def test_help_names_every_command() -> None:
-    done = run("--help")
-    assert done.returncode == 0 and not done.stderr and len(done.stdout.splitlines()) < 50
-    listed = {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith("    ")}
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert stop.value.code == 0 and len(lines) < 50
+    listed = {line.split()[0]: line for line in lines if line.startswith("    ")}
     assert all(len(listed[name].split()) > 3 for name in cli.COMMANDS), "each has its help on the same line"
+
+
+@pytest.mark.parametrize("verb", ["add", "list", "remove"])
+def test_an_old_name_works_and_names_the_new_one(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([f"{verb}-unlabelled", "-d", "100", "--no-such-option"])
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == f"nnunet-topomae {verb}-unlabelled is now called: nnunet-topomae unlabelled {verb}"
+    assert second.startswith(("nnunet-topomae:", f"nnunet-topomae unlabelled {verb}:"))
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    assert f"{verb}-unlabelled" not in capsys.readouterr().out
 
 
 def test_every_file_of_a_command_is_listed() -> None:
@@ -120,6 +130,7 @@ def test_version_names_what_a_report_needs(capsys: pytest.CaptureFixture[str]) -
     [
         ("", "required: COMMAND. See nnunet-topomae --help"),
         ("trian", "invalid choice: 'trian' .*'env'.* See nnunet-topomae --help"),
+        ("unlabelled", "required: VERB. See nnunet-topomae unlabelled --help"),
         ("describe", "nnunet-topomae describe: .*required: -d. See nnunet-topomae describe --help"),
         ("describe -d 100 --memory lots", "--memory: invalid float value: 'lots'"),
         ("describe -d Hippocampus", "correct dataset name"),
@@ -137,7 +148,8 @@ def test_a_reader_that_stops_early_is_no_error() -> None:
 
 
 def test_no_foreign_warning_is_printed(phantom) -> None:
-    done = run("describe", "-d", str(phantom.dataset_id))
+    command = [sys.executable, "-m", "nnunet_topomae.cli", "describe", "-d", str(phantom.dataset_id)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr
 
 

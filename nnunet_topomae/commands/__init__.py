@@ -2,8 +2,7 @@
 
 Each file has, for `nnunet_topomae/cli.py`, which lists them:
 
-    module docstring: the text of `nnunet-topomae COMMAND --help`.
-    HELP: one line for the list of commands.
+    module docstring: the text of `nnunet-topomae COMMAND --help`; its first line stands in the list of commands.
     EXAMPLE: a command that works as typed.
     add_arguments(parser): its options.
     run(options): what it does. OSError, ValueError and RuntimeError carry a message for the user.

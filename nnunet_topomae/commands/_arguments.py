@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""What several commands have: options, and how their first sentence stands in a list."""
 
 from __future__ import annotations
 
@@ -21,3 +21,9 @@ def add_memory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory", metavar="GIB", type=float, default=8.0, help="memory of the card in GiB (default: %(default)g)"
     )
+
+
+def summary(text: str) -> str:
+    """The first line of a command's text, as it stands in the list of commands."""
+    line = text.partition("\n")[0].rstrip(".")
+    return line[:1].lower() + line[1:]

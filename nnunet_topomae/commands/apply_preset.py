@@ -8,10 +8,10 @@ preprocessed are used unless the preset has another spacing.
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from nnunet_topomae.commands._arguments import add_dataset, add_plans
 
-HELP = "write plans and split of the literature"
 EXAMPLE = "nnunet-topomae apply-preset synapse -d 8"
 
 
@@ -38,5 +38,7 @@ def run(options: argparse.Namespace) -> None:
     plans_file, split_file = apply_preset(preset, folder, cases, options.p, new_name)
     print(f"{plans_file}\n{split_file}")
     if not (folder / read_plans(folder, new_name)["configurations"][CONFIGURATION]["data_identifier"]).is_dir():
-        print(f"preprocess with: nnUNetv2_preprocess -d {options.d} -plans_name {new_name} -c {CONFIGURATION}")
-    print(f"train with: nnUNetv2_train {options.d} {CONFIGURATION} 0 -tr TopoMAEPretrainer -p {new_name}")
+        preprocess = ["nnUNetv2_preprocess", "-d", options.d, "-plans_name", new_name, "-c", CONFIGURATION]
+        print(f"preprocess with: {shlex.join(preprocess)}")
+    train = ["nnUNetv2_train", options.d, CONFIGURATION, "0", "-tr", "TopoMAEPretrainer", "-p", new_name]
+    print(f"train with: {shlex.join(train)}")

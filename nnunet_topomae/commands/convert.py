@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "convert Synapse or BTCV to nnU-Net's raw format"
 EXAMPLE = "nnunet-topomae convert synapse RawData -d 8"
 
 

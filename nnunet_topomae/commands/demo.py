@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "run the whole method on a small phantom, or on a dataset of yours, in minutes"
 EXAMPLE = "nnunet-topomae demo --out topomae_demo"
 
 
@@ -27,6 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from nnunet_topomae.demo import run_demo
+    from nnunet_topomae.demo.run import run_demo
 
     run_demo(options.out, options.dataset, options.labels, options.device)

@@ -9,7 +9,6 @@ import argparse
 
 from nnunet_topomae.commands._arguments import add_configuration, add_dataset, add_memory, add_plans
 
-HELP = "show the networks that a plan gives, and their memory"
 EXAMPLE = "nnunet-topomae describe -d 100 --memory 24"
 
 

@@ -1,4 +1,4 @@
-"""Print the line that tells nnU-Net where the trainers are.
+"""Print the line that lets nnU-Net find the trainers (nnUNet_extTrainer).
 
 It adds their folder to nnUNet_extTrainer and keeps what is set there. It belongs in each shell, or in its start file.
 """
@@ -10,7 +10,6 @@ import shlex
 
 from nnunet_topomae.folders import EXT_TRAINER, external_trainers
 
-HELP = f"print the line that lets nnU-Net find the trainers ({EXT_TRAINER})"
 EXAMPLE = 'eval "$(nnunet-topomae env)"'
 
 

@@ -1,4 +1,4 @@
-"""Measure predicted segmentations beside their references, in mm.
+"""Measure predictions in mm, and compare folders of them.
 
 What it writes has the layout of nnUNetv2_evaluate_folder, whose Dice it has to the last digit. Several folders of
 predictions are compared with the first of them, class by class: Wilcoxon's signed-rank test with Holm's correction,
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nnunet_topomae.evaluation.classes import Classes
 
-HELP = "measure predictions in mm, and compare folders of them"
 EXAMPLE = "nnunet-topomae evaluate labelsTs predictions -djfile dataset.json -o summary.json"
 
 

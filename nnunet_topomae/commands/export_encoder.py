@@ -1,4 +1,4 @@
-"""Write pre-trained networks for other programs.
+"""Write pre-trained networks for other programs, and for nnU-Net's own trainer.
 
 The ViT encoder and its partner without its heads, of a checkpoint of TopoMAEPretrainer, as safetensors, with a JSON
 that says how to build them and to prepare images. The network of a plan (partner = plan) is written for nnUNetv2_train
@@ -11,7 +11,6 @@ import argparse
 import shlex
 from pathlib import Path
 
-HELP = "write pre-trained networks for other programs, and for nnU-Net's own trainer"
 EXAMPLE = "nnunet-topomae export-encoder checkpoint_final.pth -o encoders"
 
 

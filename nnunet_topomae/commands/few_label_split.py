@@ -10,7 +10,6 @@ from pathlib import Path
 
 from nnunet_topomae.commands._arguments import add_dataset
 
-HELP = "write a fold with few labelled cases, the rest unlabelled"
 EXAMPLE = "nnunet-topomae few-label-split -d 100 --labels 2"
 
 

@@ -1,8 +1,8 @@
-"""Draw Figure 1 of the paper: a crop, and how it is reconstructed without and with the topological loss.
+"""Draw a crop and its reconstructions without and with the topological loss.
 
-For any two trainings of TopoMAEPretrainer on one dataset. Columns: input, masked input, and each network of both, with
-the error on masked voxels and the topological distance; rows: three planes. The crop comes from a case that both
-validate on.
+Figure 1 of the paper, for any two trainings of TopoMAEPretrainer on one dataset. Columns: input, masked input, and each
+network of both, with the error on masked voxels and the topological distance; rows: three planes. The crop comes from a
+case that both validate on.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "draw a crop and its reconstructions without and with the topological loss"
 EXAMPLE = "nnunet-topomae figure without/fold_all with/fold_all -o figure1.png"
 
 

@@ -1,4 +1,4 @@
-"""Show all knobs, by the phase that reads them.
+"""Show all knobs (environment variables NNUNET_TOPOMAE_...), or one.
 
 A knob is an environment variable, NNUNET_TOPOMAE_ and its name in capitals (NNUNET_TOPOMAE_PRETRAIN_EPOCHS=300), or an
 entry of the section `topomae` in the plans file.
@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import Field, fields
 from typing import Any
 
 from nnunet_topomae.config import ENVIRONMENT_PREFIX, PHASES, TopoMAEConfig
 from nnunet_topomae.visualization.tables import markdown_table
 
-HELP = "show all knobs (environment variables NNUNET_TOPOMAE_...), or one"
 EXAMPLE = "nnunet-topomae knobs mask_ratio"
 
 
@@ -27,31 +26,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     knobs = {knob.name: knob for knob in fields(TopoMAEConfig)}
-    if options.name is None:
-        print(knobs_as_markdown() if options.markdown else knobs_as_text(shutil.get_terminal_size().columns))
-        return
-    name = options.name.lower().removeprefix(ENVIRONMENT_PREFIX.lower())
-    if name not in knobs:
+    name = (options.name or "").lower().removeprefix(ENVIRONMENT_PREFIX.lower())
+    if name and name not in knobs:
         raise ValueError(f"no knob {options.name!r}: nnunet-topomae knobs lists them all")
-    print(markdown_table(*_markdown_rows([knobs[name]])) if options.markdown else one_knob(knobs[name]))
+    chosen = [knobs[name]] if name else list(knobs.values())
+    if options.markdown:
+        print("\n\n".join(knobs_as_markdown(chosen)))
+    else:
+        print(one_knob(knobs[name]) if name else knobs_as_text(shutil.get_terminal_size().columns))
+
+
+def knobs_as_markdown(knobs: Sequence[Field[Any]]) -> Iterator[str]:
+    """A table a phase."""
+    for phase in PHASES:
+        rows = [
+            [f"`{knob.name}`", f"`{_default(knob)}`", _takes(knob), knob.metadata["meaning"]]
+            for knob in knobs
+            if knob.metadata["phase"] == phase
+        ]
+        if rows:
+            yield f"### {phase}\n\n{markdown_table(['knob', 'default', 'takes', 'meaning'], rows)}"
 
 
 def knobs_as_text(width: int) -> str:
     """A table a phase, of name, default and meaning, wrapped to `width` columns."""
-    names, defaults = zip(*((knob.name, _default(knob)) for knob in fields(TopoMAEConfig)), strict=True)
-    first, second = max(map(len, names)) + 2, max(map(len, defaults)) + 2
+    knobs = fields(TopoMAEConfig)
+    first, second = (max(map(len, column)) + 2 for column in zip(*((k.name, _default(k)) for k in knobs), strict=True))
     lines = []
-    for phase, knobs in _by_phase():
+    for phase in PHASES:
         lines += ["", phase]
-        for knob in knobs:
+        for knob in (knob for knob in knobs if knob.metadata["phase"] == phase):
             head = f"  {knob.name:{first}}{_default(knob):{second}}"
-            lines += textwrap.wrap(
-                knob.metadata["meaning"],
-                max(width, len(head) + 20),
-                initial_indent=head,
-                subsequent_indent=" " * len(head),
-                break_on_hyphens=False,
-            )
+            width_of_line, indent = max(width, len(head) + 20), " " * len(head)
+            text = head + knob.metadata["meaning"]
+            lines += textwrap.wrap(text, width_of_line, subsequent_indent=indent, break_on_hyphens=False)
     return "\n".join([*lines[1:], "", "One of them, and what it takes: nnunet-topomae knobs NAME"])
 
 
@@ -67,24 +75,9 @@ def one_knob(knob: Field[Any]) -> str:
     return "\n".join([knob.name, *(f"  {name:11}{value}" for name, value in rows.items() if value)])
 
 
-def knobs_as_markdown() -> str:
-    """A table a phase."""
-    return "\n\n".join(f"### {phase}\n\n{markdown_table(*_markdown_rows(knobs))}" for phase, knobs in _by_phase())
-
-
-def _markdown_rows(knobs: list[Field[Any]]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows."""
-    rows = [[f"`{knob.name}`", f"`{_default(knob)}`", _takes(knob), knob.metadata["meaning"]] for knob in knobs]
-    return ["knob", "default", "takes", "meaning"], rows
-
-
-def _by_phase() -> Iterator[tuple[str, list[Field[Any]]]]:
-    for phase in PHASES:
-        yield phase, [knob for knob in fields(TopoMAEConfig) if knob.metadata["phase"] == phase]
-
-
 def _takes(knob: Field[Any]) -> str:
-    return "True or False" if isinstance(knob.default, bool) else knob.metadata["valid"][0]
+    text: str = "True or False" if isinstance(knob.default, bool) else knob.metadata["valid"][0]
+    return text
 
 
 def _default(knob: Field[Any]) -> str:

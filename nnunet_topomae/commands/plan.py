@@ -8,10 +8,10 @@ so the variant trains on the data that are already preprocessed.
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from nnunet_topomae.commands._arguments import add_dataset, add_memory, add_plans
 
-HELP = "write plans whose patch and batch fit a card"
 EXAMPLE = "nnunet-topomae plan -d 100 --memory 24 --preset small"
 
 
@@ -53,4 +53,4 @@ def run(options: argparse.Namespace) -> None:
     for name, configuration in plans["configurations"].items():
         if len(configuration.get("patch_size", ())) == 3:
             print(f"{name}: patch {configuration['patch_size']}, batch {configuration['batch_size']}")
-    print(f"{write_json(file, plans)}: train with -p {options.o}")
+    print(f"{write_json(file, plans)}: train with -p {shlex.quote(options.o)}")

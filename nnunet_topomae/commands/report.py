@@ -1,8 +1,8 @@
-"""Write one page about trainings, which needs no network and no server.
+"""Write a page about trainings: knobs, curves, reconstructions, worst cases.
 
-Give the folder of a fold, or a model's or dataset's with all folds in it. Several are shown side by side: pre-trained,
-from scratch, and nnU-Net's own trainers. Segmented cases are shown where nnUNet_raw and nnUNet_preprocessed hold the
-images and references.
+One file, which needs no network and no server. Give the folder of a fold, or a model's or dataset's with all folds in
+it. Several are shown side by side: pre-trained, from scratch, and nnU-Net's own trainers. Segmented cases are shown
+where nnUNet_raw and nnUNet_preprocessed hold the images and references.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "write a page about trainings: knobs, curves, reconstructions, worst cases"
 EXAMPLE = "nnunet-topomae report nnUNet_results/Dataset100_Phantom -o report.html"
 
 

@@ -14,7 +14,6 @@ threshold tells them apart.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,8 +21,10 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 
+from nnunet_topomae.data.image_files import write_image
+from nnunet_topomae.files import write_json
+
 LABELS = {"background": 0, "ball": 1, "torus": 2, "shell": 3, "vessels": 4}
-BETTI_NUMBERS = {"ball": (1, 0, 0), "torus": (1, 1, 0), "shell": (1, 0, 1), "vessels": (2, 0, 0)}
 
 _OBJECTS = ("ball", "torus", "shell", "vessels", "vessels")
 # Radius in mm of an object's bounding sphere in a volume 48 mm wide; mean intensity, drawn for each object.
@@ -49,8 +50,11 @@ def write_phantom_dataset(
             rng = np.random.default_rng((seed, split == "Ts", number))
             image, label, spacing = phantom_case(rng, width)
             case = f"phantom_{split.lower()}_{number:03d}"
-            _write(folder / f"images{split}" / f"{case}_0000.nii.gz", image, spacing)
-            _write(folder / f"labels{split}" / f"{case}.nii.gz", label, spacing)
+            for file, array in ((f"images{split}/{case}_0000", image), (f"labels{split}/{case}", label)):
+                volume = sitk.GetImageFromArray(array)
+                volume.SetSpacing(spacing[::-1])
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                write_image(folder / f"{file}.nii.gz", volume)
     description: dict[str, object] = {
         "name": folder.name,
         "description": "Synthetic volumes: ball, torus, shell, vessel trees",
@@ -59,7 +63,7 @@ def write_phantom_dataset(
         "numTraining": num_training,
         "file_ending": ".nii.gz",
     }
-    (folder / "dataset.json").write_text(json.dumps(description, indent=2))
+    write_json(folder / "dataset.json", description)
     return description
 
 
@@ -160,10 +164,3 @@ def _smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], sigma: float
     """Gaussian noise low-passed along the last three axes, scaled to unit variance."""
     noise = gaussian_filter(rng.normal(size=shape), [0] * (len(shape) - 3) + [sigma] * 3)
     return noise / noise.std()
-
-
-def _write(path: Path, array: np.ndarray, spacing: tuple[float, float, float]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing(spacing[::-1])
-    sitk.WriteImage(image, str(path))

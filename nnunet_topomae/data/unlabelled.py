@@ -113,8 +113,8 @@ def advice(plans: Plans, configuration_name: str) -> str:
     """What to do about images that were made by other plans."""
     options = options_of(plans, configuration_name)
     return (
-        f"Add them again (nnunet-topomae add-unlabelled {options} -i FOLDER) or take them out "
-        f"(nnunet-topomae remove-unlabelled {options} --unusable)"
+        f"Add them again (nnunet-topomae unlabelled add {options} -i FOLDER) or take them out "
+        f"(nnunet-topomae unlabelled remove {options} --unusable)"
     )
 
 

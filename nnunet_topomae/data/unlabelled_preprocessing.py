@@ -1,4 +1,4 @@
-"""What `nnunet-topomae add-unlabelled` does: hours of preprocessing, of which nothing that is done gets lost."""
+"""What `nnunet-topomae unlabelled add` does: hours of preprocessing, of which nothing that is done gets lost."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +64,7 @@ class GPUFit:
         return (
             f"By estimate preset {preset} needs, at patch {patch} and batch {self.batch_size}: {by_phase}; this card "
             f"has {self.memory_gib:.1f} GiB. {beside}:\n"
-            f"  nnunet-topomae plan -d {self.plans['dataset_name']} -p {self.plans['plans_name']} "
+            f"  nnunet-topomae plan {shlex.join(['-d', self.plans['dataset_name'], '-p', self.plans['plans_name']])} "
             f"--memory {memory_gib:.1f} --preset {preset}{partner}"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,7 +137,8 @@ def _kind(content: Mapping[str, Any]) -> str:
 def refuse_pretraining_checkpoint(checkpoint: str | Path) -> None:
     """Raises ValueError where -pretrained_weights, which takes a whole network, names one of TopoMAEPretrainer."""
     if is_pretraining(read_trusted_checkpoint(checkpoint)["network_weights"]):
+        quoted = shlex.quote(str(checkpoint))
         raise ValueError(
-            f"-pretrained_weights {checkpoint} is a checkpoint of TopoMAEPretrainer, which holds other networks than "
-            f"TopoMAEFinetuner. To fine-tune it, leave the option out and set NNUNET_TOPOMAE_PRETRAINED={checkpoint}"
+            f"-pretrained_weights {quoted} is a checkpoint of TopoMAEPretrainer, which holds other networks than "
+            f"TopoMAEFinetuner. To fine-tune it, leave the option out and set NNUNET_TOPOMAE_PRETRAINED={quoted}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 from copy import deepcopy
 from pathlib import Path
@@ -243,9 +244,8 @@ class TopoMAEFinetuner(TopoMAETrainer):
         if isfile(join(folder, "checkpoint_final.pth")):
             return Path(folder, "checkpoint_final.pth")
         unfinished = any(isfile(join(folder, f"checkpoint_{name}.pth")) for name in ("latest", "best"))
-        command = (
-            f"nnUNetv2_train {dataset} {self.configuration_name} {self.fold} -tr TopoMAEPretrainer -p {plans_name}"
-        )
+        options = (str(self.fold), "-tr", "TopoMAEPretrainer", "-p", plans_name)
+        command = shlex.join(["nnUNetv2_train", dataset, self.configuration_name, *options])
         raise FileNotFoundError(
             f"no pre-trained checkpoint at {join(folder, 'checkpoint_final.pth')}. "
             + (

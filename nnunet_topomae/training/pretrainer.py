@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import time
@@ -97,7 +98,7 @@ class TopoMAEPretrainer(UnlabelledCasesTrainer):
     ) -> nn.Module:
         """Raises RuntimeError without deep supervision: only nnU-Net's prediction asks for a network without."""
         if not enable_deep_supervision:
-            dataset, plans = plans_manager.dataset_name, plans_manager.plans_name
+            dataset, plans = shlex.quote(plans_manager.dataset_name), shlex.quote(plans_manager.plans_name)
             raise RuntimeError(
                 "a network of TopoMAEPretrainer reconstructs images, it segments nothing. Fine-tune it first:\n"
                 f"  nnUNetv2_train {dataset} CONFIGURATION FOLD -tr TopoMAEFinetuner -p {plans}\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -206,10 +207,8 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer, ConfiguredTr
     def _previous_stage_command(self) -> str:
         """What writes the segmentations that a cascade's second stage reads."""
         plans, configuration = self.plans_manager, self.configuration_manager
-        return (
-            f"nnUNetv2_train {plans.dataset_name} {configuration.previous_stage_name} FOLD "
-            f"-tr {type(self).__name__} -p {plans.plans_name}"
-        )
+        options = ("FOLD", "-tr", type(self).__name__, "-p", plans.plans_name)
+        return shlex.join(["nnUNetv2_train", plans.dataset_name, configuration.previous_stage_name, *options])
 
     def on_epoch_start(self) -> None:
         self._seed_epoch()

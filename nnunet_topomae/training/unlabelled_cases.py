@@ -14,7 +14,7 @@ from nnunet_topomae.training.trainer import TopoMAETrainer
 
 class UnlabelledCasesTrainer(TopoMAETrainer):
     """The cases of a split's `train` list are trained on, and, where `splits_final.json` carries one, of its
-    `unlabelled` list; so are the images that `nnunet-topomae add-unlabelled` has added.
+    `unlabelled` list; so are the images that `nnunet-topomae unlabelled add` has added.
     """
 
     def do_split(self) -> tuple[list[str], list[str]]:
@@ -33,7 +33,7 @@ class UnlabelledCasesTrainer(TopoMAETrainer):
 
     @property
     def added_images(self) -> UnlabelledImages:
-        """What `nnunet-topomae add-unlabelled` has preprocessed."""
+        """What `nnunet-topomae unlabelled add` has preprocessed."""
         return UnlabelledImages.of(self.preprocessed_dataset_folder_base, self.configuration_manager)
 
     def _added_without_label(self) -> list[str]:
@@ -87,5 +87,5 @@ class UnlabelledCasesTrainer(TopoMAETrainer):
             raise ValueError(
                 "unlabelled images are copies of validation cases "
                 f"({', '.join(f'{name} of {case}' for name, case in copies.items())}). Take them out:\n"
-                f"  nnunet-topomae remove-unlabelled {options_of(plans, self.configuration_name)} {shlex.join(copies)}"
+                f"  nnunet-topomae unlabelled remove {options_of(plans, self.configuration_name)} {shlex.join(copies)}"
             )

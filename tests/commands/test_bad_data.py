@@ -16,6 +16,8 @@ import SimpleITK as sitk
 
 from nnunet_topomae.data.phantom import write_phantom_dataset
 
+pytestmark = pytest.mark.training
+
 TWO_STEPS = {"NNUNET_TOPOMAE_ITERATIONS_PER_EPOCH": 2}
 
 
@@ -42,7 +44,7 @@ def odd(phantom):
     for name in ("slice", "slice_too"):
         for file in (images / f"{name}_0000.nii.gz", labels / f"{name}.nii.gz"):
             edit(file, lambda volume: volume[16:17])
-    odd.run("nnUNetv2_plan_and_preprocess", "-d", 101, "-c", "3d_fullres", "-np", 1, "-npfp", 1)
+    odd.plan()
     splits = [
         {"train": ["constant", "empty", "phantom_tr_000", "slice"], "val": ["constant", "empty_too", "slice_too"]},
         {"train": ["empty"], "val": ["empty_too"]},

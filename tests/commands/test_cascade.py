@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+pytestmark = pytest.mark.training
+
 FIRST, SECOND = "3d_lowres", "3d_cascade_fullres"
 CASES = ("phantom_ts_000", "phantom_ts_001")
 LEARNING_RATE = 3e-4  # so low that weights after one iteration show what they were before
@@ -33,9 +35,9 @@ def cascade_of(fullres: dict) -> dict[str, dict]:
 
 
 @pytest.fixture(scope="module")
-def dataset(derive):
+def dataset(phantom, derive, plan_like):
     dataset = derive(120, "Cascade", 3)
-    dataset.plan_like_phantom(**cascade_of(dataset.phantom_plans["configurations"]["3d_fullres"]))
+    plan_like(dataset, **cascade_of(phantom.plans["configurations"]["3d_fullres"]))
     dataset.write_split(([0, 1], [2]))
     return dataset
 
@@ -56,7 +58,7 @@ def pretrained(dataset, first_stage):
 @pytest.fixture(scope="module")
 def second_stage(dataset, pretrained):
     command = ("nnUNetv2_train", dataset.dataset_id, SECOND, 0, "-tr", "TopoMAEFinetuner", "-device", "cpu")
-    dataset.run(*command, NNUNET_TOPOMAE_FINETUNE_LR=LEARNING_RATE)
+    dataset.call(*command, NNUNET_TOPOMAE_FINETUNE_LR=LEARNING_RATE)
     return dataset.model(configuration=SECOND)
 
 
@@ -87,14 +89,14 @@ def test_finetuning_starts_from_the_image_and_learns_from_the_labels(pretrained,
 
 def test_prediction_refines_the_previous_stage(dataset, first_stage, second_stage, read, tmp_path):
     dataset.predict(tmp_path / "first", first_stage, ["all"])
-    dataset.run(
-        *("nnUNetv2_predict", "-i", dataset.raw / "imagesTs", "-o", tmp_path / "second"),
+    dataset.call(
+        *("nnUNetv2_predict", "-i", dataset.raw_dataset / "imagesTs", "-o", tmp_path / "second"),
         *("-d", dataset.dataset_id, "-c", SECOND, "-f", 0, "-tr", "TopoMAEFinetuner", "-device", "cpu"),
         *("-prev_stage_predictions", tmp_path / "first", "-npp", 0, "-nps", 0, "--disable_tta"),
     )
     for case in CASES:
         segmentation = read(tmp_path / "second" / f"{case}.nii.gz")
-        assert segmentation.shape == read(dataset.raw / "imagesTs" / f"{case}_0000.nii.gz").shape
+        assert segmentation.shape == read(dataset.raw_dataset / "imagesTs" / f"{case}_0000.nii.gz").shape
         assert set(np.unique(segmentation)) <= {0, 1, 2, 3, 4}
 
 
@@ -102,7 +104,5 @@ def test_a_missing_first_stage_is_an_error_with_the_command_to_run(dataset):
     """A model from scratch refines segmentations of its own kind, and there are none."""
     with pytest.raises(FileNotFoundError) as error:
         dataset.build("TopoMAEFinetunerFromScratch", SECOND).run_training()
-    assert "lacks segmentations of the previous stage for 3 of 3 cases: phantom_tr_000, phantom_tr_001" in str(
-        error.value
-    )
+    assert "3 of 3 cases: phantom_tr_000, phantom_tr_001" in str(error.value)
     assert "nnUNetv2_train Dataset120_Cascade 3d_lowres FOLD -tr TopoMAEFinetunerFromScratch -p" in str(error.value)

@@ -1,23 +1,27 @@
 """What only a GPU can show: compiled networks under mixed precision, and nnU-Net's own way to several GPUs."""
 
+from __future__ import annotations
+
 import math
 
 import pytest
 import torch
 
-BOTH = ("TopoMAEPretrainer", "TopoMAEFinetuner")
+pytestmark = pytest.mark.training
 
 
 @pytest.fixture
-def train_on_cuda(phantom, train, tmp_path, monkeypatch):
+def train_on_cuda(phantom, smallest_budget, tmp_path, monkeypatch):
     """Both trainers by nnUNetv2_train with `options`; the checkpoints and what was printed, by trainer."""
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
     monkeypatch.setenv("nnUNet_compile", "t")
+    monkeypatch.setenv("NNUNET_TOPOMAE_ITERATIONS_PER_EPOCH", "4")
 
     def both(*options: object) -> dict[str, tuple[dict, str]]:
         trained = {}
-        for trainer in BOTH:
-            log = train(phantom, trainer, device="cuda", options=options, NNUNET_TOPOMAE_ITERATIONS_PER_EPOCH=4)
+        for trainer in ("TopoMAEPretrainer", "TopoMAEFinetuner"):
+            command = ("nnUNetv2_train", phantom.dataset_id, "3d_fullres", 0, "-tr", trainer, "-device", "cuda")
+            log = phantom.run(*command, *options).stdout
             fold = tmp_path / phantom.dataset_name / f"{trainer}__nnUNetPlans__3d_fullres" / "fold_0"
             trained[trainer] = torch.load(fold / "checkpoint_final.pth", weights_only=False), log
         return trained

@@ -9,6 +9,8 @@ import pytest
 
 from nnunet_topomae.planning.blueprint import geometry_of
 
+pytestmark = pytest.mark.training
+
 TRAINERS = ("TopoMAEPretrainer", "TopoMAEFinetunerFromScratch")
 
 
@@ -45,22 +47,22 @@ def test_four_channels_of_thick_slices(thick_slices, read, tmp_path):
         assert finetuner.network.get_submodule(stem).weight.shape[1] == 4
     assert set(thick_slices.validate(finetuner)["mean"]) == {"1", "2", "3", "4"}
     thick_slices.predict(tmp_path)
-    truth = thick_slices.raw / "labelsTs" / "phantom_ts_000.nii.gz"
+    truth = thick_slices.raw_dataset / "labelsTs" / "phantom_ts_000.nii.gz"
     assert read(tmp_path / "phantom_ts_000.nii.gz").shape == read(truth).shape
 
 
 @pytest.fixture(scope="module")
-def two_cases(derive):
+def two_cases(phantom, derive, plan_like):
     """Two cases, and a patch larger than either."""
     dataset = derive(131, "TwoCases", 2)
-    fullres = dataset.phantom_plans["configurations"]["3d_fullres"]
-    dataset.plan_like_phantom(**{"3d_fullres": fullres | {"patch_size": [40, 48, 48]}})
+    fullres = phantom.plans["configurations"]["3d_fullres"]
+    plan_like(dataset, **{"3d_fullres": fullres | {"patch_size": [40, 48, 48]}})
     return dataset
 
 
 @pytest.fixture
 def no_split(two_cases):
-    (two_cases.preprocessed / "splits_final.json").unlink(missing_ok=True)
+    (two_cases.preprocessed_dataset / "splits_final.json").unlink(missing_ok=True)
 
 
 def test_volumes_smaller_than_the_patch_in_fold_all(two_cases, no_split, read, tmp_path):
@@ -72,12 +74,12 @@ def test_volumes_smaller_than_the_patch_in_fold_all(two_cases, no_split, read, t
     assert [case["reference_file"][-21:] for case in summary["metric_per_case"]] == [
         f"{case}.nii.gz" for case in two_cases.cases
     ]
-    two_cases.run(
-        *("nnUNetv2_predict", "-i", two_cases.raw / "imagesTs", "-o", tmp_path, "-d", two_cases.dataset_id),
+    two_cases.call(
+        *("nnUNetv2_predict", "-i", two_cases.raw_dataset / "imagesTs", "-o", tmp_path, "-d", two_cases.dataset_id),
         *("-c", "3d_fullres", "-f", "all", "-tr", "TopoMAEFinetuner", "-device", "cpu", "-npp", 0, "-nps", 0),
     )
     for case in ("phantom_ts_000", "phantom_ts_001"):
-        truth = two_cases.raw / "labelsTs" / f"{case}.nii.gz"
+        truth = two_cases.raw_dataset / "labelsTs" / f"{case}.nii.gz"
         assert read(tmp_path / f"{case}.nii.gz").shape == read(truth).shape
 
 
@@ -109,6 +111,6 @@ def test_a_fold_without_cases_is_an_error(two_cases, trainer, fold, missing):
 def test_unlabelled_cases_alone_are_enough_to_pretrain(two_cases):
     first, second = two_cases.cases
     split = [{"train": [], "unlabelled": [first], "val": [second]}]
-    (two_cases.preprocessed / "splits_final.json").write_text(json.dumps(split))
+    (two_cases.preprocessed_dataset / "splits_final.json").write_text(json.dumps(split))
     trainer = two_cases.train("TopoMAEPretrainer")
     assert trainer.do_split() == ([first], [second])

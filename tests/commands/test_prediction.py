@@ -14,26 +14,32 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_topomae.folders import trainers_folder
 from nnunet_topomae.training.finetuner import TopoMAEFinetuner
 
+pytestmark = pytest.mark.training
+
 OURS, PLAIN = "TopoMAEFinetuner", "OneStepTrainer"
 CASES = ("phantom_ts_000", "phantom_ts_001")
 CONTRADICTIONS = {
     "NNUNET_TOPOMAE_PRESET": "base",
+    "NNUNET_TOPOMAE_PARTNER": "plan",
     "NNUNET_TOPOMAE_FUSION": "partner_only",
-    "NNUNET_TOPOMAE_LAYER_SCALE": 0.1,
     "NNUNET_TOPOMAE_PRETRAINED": "none",
 }
 
 
 @pytest.fixture(scope="module")
-def dataset(derive):
-    """Two folds, each fine-tuned after its own pre-training, beside a plain nnU-Net; all validated with --npz."""
+def dataset(derive, plan_like):
+    """Two folds, each fine-tuned after its own pre-training, beside a plain nnU-Net; all validated with --npz.
+
+    One of them in a process of its own, with a data worker and pools of nnU-Net's.
+    """
     dataset = derive(140, "Predict", 4)
-    dataset.plan_like_phantom()
+    plan_like(dataset)
     dataset.write_split(([0, 1], [2, 3]), ([2, 3], [0, 1]))
     for fold in (0, 1):
         dataset.train("TopoMAEPretrainer", fold=fold)
     dataset.run(
         *("nnUNetv2_train", dataset.dataset_id, "3d_fullres", 0, "-tr", OURS, "--npz", "-device", "cpu"),
+        nnUNet_n_proc_DA=1,
     )
     dataset.validate(dataset.train(OURS, fold=1), probabilities=True)
     folders = os.pathsep.join([str(trainers_folder()), str(Path(__file__).parent / "trainers")])
@@ -48,14 +54,14 @@ def dataset(derive):
 def predictions(dataset, tmp_path_factory) -> Path:
     """Both folds together, with test-time augmentation."""
     folder = tmp_path_factory.mktemp("predictions")
-    dataset.run(*predict(dataset, folder), "--save_probabilities")
+    dataset.call(*predict(dataset, folder), "--save_probabilities")
     return folder
 
 
-def predict(dataset, output: Path, trainer: str = OURS) -> tuple:
+def predict(dataset, output: Path, trainer: str = OURS, processes: int = 0) -> tuple:
     return (
-        *("nnUNetv2_predict", "-i", dataset.raw / "imagesTs", "-o", output, "-d", dataset.dataset_id),
-        *("-c", "3d_fullres", "-f", 0, 1, "-tr", trainer, "-device", "cpu", "-npp", 1, "-nps", 1),
+        *("nnUNetv2_predict", "-i", dataset.raw_dataset / "imagesTs", "-o", output, "-d", dataset.dataset_id),
+        *("-c", "3d_fullres", "-f", 0, 1, "-tr", trainer, "-device", "cpu", "-npp", processes, "-nps", processes),
     )
 
 
@@ -97,7 +103,7 @@ def test_probabilities_are_of_the_segmentation(predictions, read):
 def test_a_part_without_augmentation_is_the_mean_of_folds(dataset, predictions, tmp_path):
     """nnU-Net averages logits: probabilities of two folds are their geometric mean, normalised."""
     dataset.run(
-        *predict(dataset, tmp_path / "part"),
+        *predict(dataset, tmp_path / "part", processes=1),
         *("--save_probabilities", "--disable_tta", "-num_parts", 2, "-part_id", 1),
     )
     assert sorted(file.name for file in (tmp_path / "part").glob("*.nii.gz")) == [f"{CASES[1]}.nii.gz"]
@@ -113,11 +119,7 @@ def test_a_part_without_augmentation_is_the_mean_of_folds(dataset, predictions, 
 
 
 def test_the_environment_cannot_change_a_trained_model(dataset, predictions, read, tmp_path):
-    dataset.run(
-        *("nnUNetv2_predict_from_modelfolder", "-i", dataset.raw / "imagesTs", "-o", tmp_path),
-        *("-m", dataset.model(), "-f", 0, 1, "-device", "cpu", "-npp", 1, "-nps", 1),
-        **CONTRADICTIONS,
-    )
+    dataset.call(*predict(dataset, tmp_path), **CONTRADICTIONS)
     assert_same_segmentations(read, tmp_path, predictions)
 
 
@@ -129,9 +131,9 @@ def test_a_model_moves_in_a_zip(dataset, predictions, read, tmp_path, monkeypatc
     elsewhere = tmp_path / "results"
     monkeypatch.setenv("nnUNet_results", str(elsewhere))
     dataset.call("nnUNetv2_install_pretrained_model_from_zip", tmp_path / "model.zip")
-    assert (elsewhere / dataset.name / dataset.model().name / "fold_1" / "checkpoint_final.pth").is_file()
+    assert (elsewhere / dataset.dataset_name / dataset.model().name / "fold_1" / "checkpoint_final.pth").is_file()
 
-    dataset.run(*predict(dataset, tmp_path / "predictions"))
+    dataset.call(*predict(dataset, tmp_path / "predictions"))
     assert_same_segmentations(read, tmp_path / "predictions", predictions)
 
 
@@ -140,7 +142,7 @@ def test_the_best_of_our_model_a_plain_one_and_both(dataset, phantom):
         *("nnUNetv2_find_best_configuration", dataset.dataset_id, "-c", "3d_fullres", "-tr", OURS, PLAIN),
         *("-f", 0, 1, "-np", 1),
     )
-    results = phantom.results / dataset.name
+    results = phantom.results / dataset.dataset_name
     found = json.loads((results / "inference_information.json").read_text())
     ours, plain = f"{OURS}__nnUNetPlans__3d_fullres", f"{PLAIN}__nnUNetPlans__3d_fullres"
     scores = found["all_results"]
@@ -171,7 +173,7 @@ def test_postprocessing_is_determined_on_validation_cases(dataset, tmp_path):
         *("-f", 0, 1, "-o", folder),
     )
     dataset.call(
-        *("nnUNetv2_determine_postprocessing", "-i", folder, "-ref", dataset.raw / "labelsTr", "-np", 1),
+        *("nnUNetv2_determine_postprocessing", "-i", folder, "-ref", dataset.raw_dataset / "labelsTr", "-np", 1),
     )
     scores = [
         json.loads((file / "summary.json").read_text())["foreground_mean"]["Dice"]
@@ -182,7 +184,6 @@ def test_postprocessing_is_determined_on_validation_cases(dataset, tmp_path):
 
 
 def test_predicting_with_a_pretrained_model_says_what_to_do(dataset, tmp_path):
-    done = dataset.run(*predict(dataset, tmp_path, "TopoMAEPretrainer"), check=False)
-    assert done.returncode != 0
-    assert "a network of TopoMAEPretrainer reconstructs images, it segments nothing" in done.stdout
-    assert "nnUNetv2_train Dataset140_Predict CONFIGURATION FOLD -tr TopoMAEFinetuner -p nnUNetPlans" in done.stdout
+    printed = dataset.call(*predict(dataset, tmp_path, "TopoMAEPretrainer"), check=False)
+    assert "it segments nothing" in printed
+    assert "nnUNetv2_train Dataset140_Predict CONFIGURATION FOLD -tr TopoMAEFinetuner -p nnUNetPlans" in printed

@@ -9,7 +9,9 @@ import SimpleITK as sitk
 from scipy.ndimage import label as connected_components
 from skimage.measure import euler_number
 
-from nnunet_topomae.data.phantom import BETTI_NUMBERS, LABELS, phantom_case, write_phantom_dataset
+from nnunet_topomae.data.phantom import LABELS, phantom_case, write_phantom_dataset
+
+BETTI_NUMBERS = {"ball": (1, 0, 0), "torus": (1, 1, 0), "shell": (1, 0, 1), "vessels": (2, 0, 0)}
 
 
 def betti_numbers(mask: np.ndarray) -> tuple[int, int, int]:
@@ -25,10 +27,6 @@ def betti_numbers(mask: np.ndarray) -> tuple[int, int, int]:
 def test_topology_of_each_class(seed: int, width: float) -> None:
     _, label, _ = phantom_case(np.random.default_rng(seed), width)
     assert {name: betti_numbers(label == LABELS[name]) for name in BETTI_NUMBERS} == BETTI_NUMBERS
-
-
-def test_classes_differ_in_topology() -> None:
-    assert len(set(BETTI_NUMBERS.values())) == len(BETTI_NUMBERS)
 
 
 def test_no_threshold_tells_classes_apart() -> None:

@@ -105,7 +105,7 @@ def test_what_becomes_a_validation_case_later_stops_pretraining(phantom, worksho
     shutil.copy(phantom.raw_dataset / "imagesTr" / f"{cases[0]}_0000.nii.gz", scans / "copy_0000.nii.gz")
     assert "copy" in add(scans)
     write_split(workshop.dataset, cases[1:], cases[:1])
-    message = f"copies of validation cases .copy of {cases[0]}.(.|\n)*remove-unlabelled -d Dataset100_Phantom .* copy$"
+    message = f"copies of validation cases .copy of {cases[0]}.(.|\n)*unlabelled remove -d Dataset100_Phantom .* copy$"
     with pytest.raises(ValueError, match=message):
         workshop.build(TopoMAEPretrainer).run_training()
 
@@ -224,7 +224,7 @@ def test_a_missing_channel_a_bad_name_and_an_empty_folder_are_said(add, scans, t
 def test_images_made_by_other_plans_are_refused_until_made_anew(workshop, add, added, scans):
     add(scans)
     plan_anew(workshop.dataset)
-    advice = "add-unlabelled -d Dataset100_Phantom -p nnUNetPlans -c 3d_fullres -i FOLDER"
+    advice = "unlabelled add -d Dataset100_Phantom -p nnUNetPlans -c 3d_fullres -i FOLDER"
     with pytest.raises(ValueError, match=f"made by other plans .normalization_schemes .*: scan_a, scan_b. .*{advice}"):
         workshop.build(TopoMAEPretrainer).run_training()
 
@@ -264,30 +264,30 @@ def test_a_labelled_case_wins_over_an_added_copy_of_its_name(workshop, add, adde
 
 
 def test_listed_and_removed_from_the_command_line(workshop, add, added, scans, refused, capsys):
-    cli.main(["list-unlabelled", "-d", "100"])
+    cli.main(["unlabelled", "list", "-d", "100"])
     assert capsys.readouterr().out.startswith("0 unlabelled images, 0 used")
     add(scans)
     shutil.copy(workshop.images / "phantom_tr_000.pkl", workshop.images / "scan_b.pkl")
     shutil.copy(workshop.images / "phantom_tr_000.b2nd", workshop.images / "scan_b.b2nd")
     capsys.readouterr()
-    cli.main(["list-unlabelled", "-d", "100"])
+    cli.main(["unlabelled", "list", "-d", "100"])
     lines = capsys.readouterr().out.splitlines()
     assert (
         lines[:2] == ["scan_a  used", "scan_b  not used: it has a label now"]
         and "2 unlabelled images, 1 used" in lines[2]
     )
 
-    refused("remove-unlabelled -d 100", saying="name images, or give --unusable, or --all")
+    refused("unlabelled remove -d 100", saying="name images, or give --unusable, or --all")
     refused(
-        "remove-unlabelled -d 100 scan_a ../scan_b scan*",
+        "unlabelled remove -d 100 scan_a ../scan_b scan*",
         saying="not in .*_unlabelled: ../scan_b, scan[*]. Nothing was",
     )
-    cli.main(["remove-unlabelled", "-d", "100", "--unusable"])
+    cli.main(["unlabelled", "remove", "-d", "100", "--unusable"])
     assert added.names == ["scan_a"] and {file.stem for file in added.folder.iterdir()} == {"scan_a", "scan_a_seg"}
     plan_anew(workshop.dataset)
-    cli.main(["list-unlabelled", "-d", "100"])
+    cli.main(["unlabelled", "list", "-d", "100"])
     assert "scan_a  made by other plans (normalization_schemes" in capsys.readouterr().out
-    cli.main(["remove-unlabelled", "-d", "100", "scan_a"])
+    cli.main(["unlabelled", "remove", "-d", "100", "scan_a"])
     assert not added.names and not list(added.folder.iterdir())
     assert (scans / "scan_a_0000.nii.gz").is_file()
 
@@ -296,6 +296,6 @@ def test_dataset_json_in_the_older_spelling(workshop, scans, capsys):
     content = json.loads((workshop.dataset / "dataset.json").read_text())
     content["modality"] = content.pop("channel_names")
     (workshop.dataset / "dataset.json").write_text(json.dumps(content))
-    cli.main(["add-unlabelled", "-d", "100", "-i", str(scans), "-np", "1"])
+    cli.main(["unlabelled", "add", "-d", "100", "-i", str(scans), "-np", "1"])
     assert "2 unlabelled images will be pre-trained on: scan_a, scan_b" in capsys.readouterr().out
     workshop.build(TopoMAEPretrainer).run_training()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -96,10 +97,10 @@ def test_apply_preset_says_what_comes_next(
 
 
 def test_the_commands_in_the_documentation_exist() -> None:
-    lines = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text().splitlines()
-    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("    nnunet-topomae ")]
-    parsed = [cli._parser().parse_args(command) for command in commands]
-    assert {options.name for options in parsed if options.command == "apply-preset"} == set(preset_names())
+    text = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+    for line in re.findall("^    nnunet-topomae (.+)$", text, re.MULTILINE):
+        cli._parser().parse_args(shlex.split(line.replace("-d ID", "-d 1"), comments=True))
+    assert set(re.findall(r"^\| .* \| `(\w+)` \|", text, re.MULTILINE)) == set(preset_names())
 
 
 def test_describe_says_what_it_cannot_do(dataset: Path, refused) -> None:

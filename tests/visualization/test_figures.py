@@ -7,11 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from nnunet_topomae.visualization.method import MethodRow, save_method_figure
-from nnunet_topomae.visualization.palette import CLASSES
 from nnunet_topomae.visualization.progress import save_progress_figure
 from nnunet_topomae.visualization.reconstruction import save_reconstruction_figure
-from nnunet_topomae.visualization.segmentation import SegmentedCase, save_segmentation_figure
 
 
 @pytest.fixture
@@ -88,36 +85,3 @@ def test_progress_has_a_panel_for_each_kind_of_term(tmp_path: Path, drawn: list)
     assert panels["reconstruction"].get_yscale() == "log" and panels["total loss"].get_yscale() == "linear"
     assert list(panels["seconds an epoch"].lines[0].get_ydata()) == [9.0, 15.0]
     assert imread(tmp_path / "progress.png").std() > 0
-
-
-def test_segmentation_colours_the_slices_that_show_most_classes(tmp_path: Path, drawn: list) -> None:
-    reference = np.zeros((5, 6, 7), int)
-    reference[3, 2, 1:4], reference[3, 5, 1:3] = 1, 2
-    reference[0] = 1  # more voxels, fewer classes
-    case = SegmentedCase("case", np.random.default_rng(0).normal(size=reference.shape), reference, 0 * reference)
-    save_segmentation_figure(tmp_path / "a.png", [case], {1: "liver", 2: "tumour"})
-    image, truth, prediction, *_ = drawn[0].axes
-    assert image.get_title() == "H × W, slice 3" and len(image.images) == 1
-    overlay = truth.images[1].get_array()
-    assert np.array_equal(overlay[..., 3] > 0, reference[3] > 0)
-    assert [matplotlib.colors.to_hex(overlay[place][:3]).upper() for place in ((2, 1), (5, 1))] == list(CLASSES[:2])
-    assert not prediction.images[1].get_array().any()
-    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["liver", "tumour"]
-
-
-def test_the_method_in_a_row_is_one_slice_of_all_volumes(tmp_path: Path, drawn: list) -> None:
-    image = np.random.default_rng(0).normal(size=(6, 8, 10))
-    mask = np.zeros(image.shape, bool)
-    mask[:, 4:] = True
-    reference, nothing = np.zeros(image.shape, int), np.zeros(image.shape, int)
-    reference[4, 2:5, 3:8] = 1
-    predictions = {"pre-trained": reference, "from scratch": nothing}
-    row = MethodRow("case", image, mask, {"ViT": image + 1}, reference, predictions, spacing=(3, 1, 0.5))
-    save_method_figure(tmp_path / "method.png", [row], {1: "ball"})
-    source, masked, reconstruction, truth, pretrained, scratch = drawn[0].axes
-    assert np.array_equal(shown(source), image[4]) and np.array_equal(shown(reconstruction), image[4] + 1)
-    assert np.array_equal(np.ma.getmaskarray(shown(masked)), mask[4])
-    coloured = [cell.images[1].get_array()[..., 3] > 0 for cell in (truth, pretrained, scratch)]
-    assert np.array_equal(coloured[0], reference[4] == 1) and np.array_equal(coloured[0], coloured[1])
-    assert not coloured[2].any() and scratch.get_title() == "prediction,\nfrom scratch"
-    assert source.get_aspect() == 1 / 0.5 and imread(tmp_path / "method.png").std() > 0

@@ -15,6 +15,7 @@ import SimpleITK as sitk
 from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
+from nnunet_topomae.data.image_files import write_image
 from nnunet_topomae.data.raw_images import require_whole
 
 ENDING = ".nii.gz"
@@ -155,4 +156,4 @@ def _convert_label(image: Path, label: Path, target: Path, organs: tuple[str, ..
     new_value = np.array([organs.index(organ) if organ in organs else 0 for organ in ORGANS], np.uint8)
     mapped = sitk.GetImageFromArray(new_value[values.astype(np.uint8)])
     mapped.CopyInformation(original)
-    sitk.WriteImage(mapped, str(target))
+    write_image(target, mapped)
