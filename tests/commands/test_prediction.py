@@ -19,7 +19,6 @@ CASES = ("phantom_ts_000", "phantom_ts_001")
 CONTRADICTIONS = {
     "NNUNET_TOPOMAE_PRESET": "base",
     "NNUNET_TOPOMAE_FUSION": "partner_only",
-    "NNUNET_TOPOMAE_LAYER_SCALE": 0.1,
     "NNUNET_TOPOMAE_PRETRAINED": "none",
 }
 
