@@ -56,7 +56,7 @@ class HybridSegmentationNetwork(nn.Module):
         network = partner.build(input_channels, num_classes, deep_supervision=deep_supervision)
         self.key_to_encoder, self.key_to_stem = network.key_to_encoder, network.key_to_stem
         self.keys_to_in_proj = (*network.keys_to_in_proj, "vit.token_embedding")
-        self.on_grid = partner.on_grid
+        self.on_grid = dict(partner.on_grid)  # a proxy cannot be copied
         self.deep_supervision_scales = network.deep_supervision_scales
         self.deep_supervision_weights = network.deep_supervision_weights
         self.fusion = self.vit = None

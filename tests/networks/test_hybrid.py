@@ -1,3 +1,4 @@
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -75,6 +76,12 @@ def test_weights_do_not_depend_on_deep_supervision(blueprint):
     torch.testing.assert_close(predictor(image), trained(image)[0])
     trained.decoder.deep_supervision = False
     torch.testing.assert_close(trained(image), predictor(image))
+
+
+def test_can_be_copied(beside_each):
+    network = HybridSegmentationNetwork(1, 3, *beside_each).eval()
+    image = torch.randn(1, 1, 8, 24, 32)
+    assert torch.equal(deepcopy(network)(image)[0], network(image)[0])
 
 
 def test_compiles_into_one_graph(beside_each):
