@@ -2,13 +2,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test quick lint docs clean
 
 demo: $(VENV)/installed  ## the whole method on a small phantom, with nnU-Net's own commands
 	$(BIN)/nnunet-topomae demo
 
 test: $(VENV)/installed-test  ## in two processes, each with a core of its own
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+quick: $(VENV)/installed-test  ## what trains nothing, for the working day
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow"
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

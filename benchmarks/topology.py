@@ -97,7 +97,9 @@ def loss_torch_topological() -> Callable:
 
     class Gudhi:  # torch-topological hands tensors to GUDHI, which GUDHI 3.13 refuses: hand it what it takes
         @staticmethod
-        def CubicalComplex(dimensions: Sequence[int], top_dimensional_cells: torch.Tensor) -> gudhi.CubicalComplex:
+        def CubicalComplex(  # noqa: N802
+            dimensions: Sequence[int], top_dimensional_cells: torch.Tensor
+        ) -> gudhi.CubicalComplex:
             return gudhi.CubicalComplex(
                 dimensions=list(dimensions), top_dimensional_cells=top_dimensional_cells.detach().numpy()
             )

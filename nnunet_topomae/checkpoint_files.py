@@ -34,7 +34,7 @@ def read_restricted(file: str | Path, mmap: bool = False) -> Any:
         OSError: there is no such file, or no right to read it.
         ValueError: the file is damaged, or holds objects that could run a program; the message names it.
     """
-    with open(file, "rb") as stream, torch.serialization.safe_globals(NUMBERS):
+    with Path(file).open("rb") as stream, torch.serialization.safe_globals(NUMBERS):
         try:
             return torch.load(file if mmap else stream, map_location="cpu", weights_only=True, mmap=mmap)
         except Exception as error:  # a damaged file fails in as many ways as a zip or a pickle has parts
@@ -58,7 +58,7 @@ def read_trusted_checkpoint(file: str | Path) -> dict[str, Any]:
         OSError: there is no such file, or no right to read it.
         ValueError: the file is damaged, or no checkpoint of a nnU-Net trainer.
     """
-    with open(file, "rb"):
+    with Path(file).open("rb"):
         pass
     try:
         content = torch.load(file, map_location="cpu", weights_only=False, mmap=zipfile.is_zipfile(file))

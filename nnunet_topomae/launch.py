@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not args.val:
         trainer.run_training()
     if args.val_best:
-        trainer.load_checkpoint(os.path.join(trainer.output_folder, "checkpoint_best.pth"))
+        trainer.load_checkpoint(str(Path(trainer.output_folder, "checkpoint_best.pth")))
     trainer.perform_actual_validation(args.npz)
     dist.barrier()
     dist.destroy_process_group()

@@ -37,6 +37,13 @@ from nnunet_topomae.folders import trainers_folder
 REPOSITORY = Path(__file__).parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs the planned phantom plans it, and trains on it: `make quick` leaves it out."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "phantom" in item.fixturenames:
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def listing_files_forks_nothing() -> Iterator[None]:
     """nnU-Net forks twelve times for each list of a data set's files: a second, from a process with PyTorch in it."""

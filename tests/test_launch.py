@@ -49,7 +49,7 @@ class Machine:
         options += f" --rdzv-endpoint localhost:{port}"
         command = "nnunet_topomae.launch Dataset100_Phantom 3d_fullres 0 -tr TopoMAEPretrainer -device cpu"
         self.log = log
-        with open(log, "a") as output:
+        with log.open("a") as output:
             self.agent = subprocess.Popen(
                 [Path(sys.executable).parent / "torchrun", *options.split(), "-m", *command.split()],
                 env=os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},  # see docs/speed.md

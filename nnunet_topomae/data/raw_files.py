@@ -42,7 +42,7 @@ def apples_note(folder: Path, ending: str) -> str:
 def file_fault(file: Path) -> str:
     """Why this is not one file that can be opened, as its folder shows it; empty if it is."""
     if file.is_symlink() and not file.exists():
-        target = os.readlink(file)
+        target = str(file.readlink())
         hint = ": `git annex get` fetches it" if "annex" in target else ""
         return f"is a link to {target}, which is not there{hint}"
     if not file.exists():

@@ -30,9 +30,9 @@ def as_array(values: Any, name: str) -> np.ndarray:
         array = np.stack([as_array(value, name) for value in values])
     else:
         array = np.asarray(values)
-    if array.dtype.kind in "iu" and array.dtype.itemsize == 8 and array.size:
-        if max(int(array.max()), -int(array.min())) > LARGEST_EXACT_INTEGER:
-            raise ValueError(f"{name} holds integers beyond 2**53, which float64 cannot tell apart: shift them first")
+    wide = array.dtype.kind in "iu" and array.dtype.itemsize == 8 and array.size
+    if wide and max(int(array.max()), -int(array.min())) > LARGEST_EXACT_INTEGER:
+        raise ValueError(f"{name} holds integers beyond 2**53, which float64 cannot tell apart: shift them first")
     return array
 
 

@@ -243,7 +243,7 @@ def _cube_pairings(cubes_of_square, forest, cubes_between):
                 for k in range(12):
                     a, b = cubes_of_square[k]
                     beyond = a + b - octant
-                    if unpaired >> k & 1 and (octant == a or octant == b) and source[beyond] < 0:
+                    if unpaired >> k & 1 and (octant == a or octant == b) and source[beyond] < 0:  # noqa: SIM109
                         source[beyond] = source[octant]
                         unpaired ^= 1 << k
                         queue[tail] = beyond

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 
 from nnunet_topomae.data.phantom import write_phantom_dataset
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.slow
 
 TWO_STEPS = {"NNUNET_TOPOMAE_ITERATIONS_PER_EPOCH": 2}
 

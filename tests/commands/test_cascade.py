@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.slow
 
 FIRST, SECOND = "3d_lowres", "3d_cascade_fullres"
 CASES = ("phantom_ts_000", "phantom_ts_001")

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from nnunet_topomae.planning.blueprint import geometry_of
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.slow
 
 TRAINERS = ("TopoMAEPretrainer", "TopoMAEFinetunerFromScratch")
 

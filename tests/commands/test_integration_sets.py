@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.slow
 
 GENERATORS = "nnunetv2.dataset_conversion.datasets_for_integration_tests"
 NUM_CASES = 6

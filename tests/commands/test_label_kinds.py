@@ -10,7 +10,7 @@ import pytest
 import torch
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.slow
 
 PHANTOM_LABELS = {"background": 0, "ball": 1, "torus": 2, "shell": 3, "vessels": 4}
 REGIONS = {"background": 0, "object": [1, 2, 3, 4], "tube": [2, 4], "vessels": 4}

@@ -14,7 +14,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_topomae.folders import trainers_folder
 from nnunet_topomae.training.finetuner import TopoMAEFinetuner
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.slow
 
 OURS, PLAIN = "TopoMAEFinetuner", "OneStepTrainer"
 CASES = ("phantom_ts_000", "phantom_ts_001")

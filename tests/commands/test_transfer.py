@@ -19,7 +19,7 @@ from nnunet_topomae.folders import trainers_folder
 from nnunet_topomae.networks.pretrained import repeat_channels
 from nnunet_topomae.networks.vit import ViTEncoder
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.slow
 
 UNCHANGED = {"NNUNET_TOPOMAE_FINETUNE_LR": 0}  # the weights in the checkpoint are those that were loaded
 

@@ -46,6 +46,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.parametrize("first_use", ["submit", "thread"])
 def test_a_child_forked_during_the_first_use_computes_too(tmp_path: Path, first_use: str) -> None:

@@ -37,7 +37,7 @@ SET_BY_CLASS = {
 def subclass(base: type, **attributes) -> type:
     """As nnU-Net documents it: attributes are set after `super().__init__()`. The name is the base's."""
 
-    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cpu")):  # noqa: B008
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cpu")):  # noqa: B008, N807
         super(changed, self).__init__(plans, configuration, fold, dataset_json, device)
         for name, value in attributes.items():
             setattr(self, name, value)
@@ -117,7 +117,7 @@ def test_the_environment_wins_over_the_class_and_the_checkpoint(workshop, base, 
 
 def test_a_knob_that_a_class_sets_in_its_config_outlives_an_interruption(workshop, monkeypatch):
     class OtherMasks(TopoMAEPretrainer):
-        def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cpu")):  # noqa: B008
+        def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cpu")):  # noqa: B008, N807
             super().__init__(plans, configuration, fold, dataset_json, device)
             self.config = replace(self.config, mask_ratio=0.25)
 
