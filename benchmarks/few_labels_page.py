@@ -1,4 +1,4 @@
-"""The pictures and tables on few labels in docs, from the results in benchmarks/results.
+"""The picture and tables on few labels in docs, from the results in benchmarks/results.
 
 Run without arguments. A test compares the tables with what stands in the pages.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from few_labels_report import Results, draw_lines, draw_rows, read_runs, results_of, spread
+from few_labels_report import Results, draw_lines, read_runs, results_of, spread
 from machine import REPOSITORY, replace_section
 from matplotlib.figure import Figure
 
@@ -51,19 +51,13 @@ NNUNET, OURS = Runs("nnunet", "nnU-Net"), Runs("plan_full", "nnU-Net's network: 
 LABELS = (4, 8, 16, 40, 140)
 AT_EIGHT = {
     "nnU-Net": NNUNET,
-    "nnU-Net with its AdamW (`nnUNetTrainerAdam1en3`)": Runs("nnunet_adam", "nnU-Net with AdamW"),
-    "nnU-Net's own network, our fine-tuning, from scratch": Runs(
-        "plan_scratch_no_vit: 1e-3", "nnU-Net's network: ours, from scratch"
-    ),
-    "the same pre-trained, without the ViT (`fusion = partner_only`)": Runs(
-        "plan_full_no_vit", "nnU-Net's network: pre-trained, without the ViT"
-    ),
+    "nnU-Net with its AdamW (`nnUNetTrainerAdam1en3`)": Runs("nnunet_adam"),
+    "nnU-Net's own network, our fine-tuning, from scratch": Runs("plan_scratch_no_vit: 1e-3"),
+    "the same pre-trained, without the ViT (`fusion = partner_only`)": Runs("plan_full_no_vit"),
     "the same pre-trained, with the ViT": OURS,
-    "UNETR++ of `tiny`, a ninth of the computing a step, from scratch": Runs(
-        "scratch", "UNETR++ of tiny: ours, from scratch"
-    ),
-    "UNETR++ of `tiny`, pre-trained, without the ViT": Runs("unetrpp", "UNETR++ of tiny: pre-trained, without the ViT"),
-    "UNETR++ of `tiny`, pre-trained, with the ViT": Runs("full", "UNETR++ of tiny: ours, pre-trained"),
+    "UNETR++ of `tiny`, a ninth of the computing a step, from scratch": Runs("scratch"),
+    "UNETR++ of `tiny`, pre-trained, without the ViT": Runs("unetrpp"),
+    "UNETR++ of `tiny`, pre-trained, with the ViT": Runs("full"),
 }
 Difference = tuple[str, int, int, str, str]  # what, labels, seeds, the runs and what is taken off them
 NO_TERM, TWO_RUNS = "plan_full: weight_topology 0", "scratch: second machine | second machine, again"
@@ -185,9 +179,6 @@ SECTIONS = {
 
 def main() -> None:
     docs: Path = REPOSITORY / "docs"
-    rows = Figure(figsize=(8, 3.1), layout="constrained")
-    draw_rows(rows, [runs.results(8) for runs in AT_EIGHT.values()])
-    rows.savefig(docs / "images" / "few_labels_8.png", dpi=120)
     lines = Figure(figsize=(8, 3.2), layout="constrained")
     draw_lines(lines, {(runs.title, labels): runs.results(labels) for runs in (NNUNET, OURS) for labels in LABELS})
     lines.savefig(docs / "images" / "few_labels_plan.png", dpi=120)
