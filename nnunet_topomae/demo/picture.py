@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 from nnunet_topomae.files import written_whole
 from nnunet_topomae.visualization.palette import CLASSES, MUTED_BLUE
 from nnunet_topomae.visualization.slices import bare, grey_window, plane_aspect, plane_name
+from nnunet_topomae.visualization.text import plain
 
 Volume = npt.NDArray[Any]
 
@@ -60,9 +61,9 @@ def save_method_figure(path: Path, rows: Sequence[MethodRow], label_names: Mappi
                 cell.imshow(_overlay(labels[index]), aspect=aspect, interpolation="nearest")
             cell.set_title(title, fontsize=11)
             bare(cell)
-        cells[0].set_ylabel(f"{row.name}\n{plane_name(0)}, slice {index}", fontsize=10, parse_math=False)
+        cells[0].set_ylabel(f"{plain(row.name)}\n{plane_name(0)}, slice {index}", fontsize=10, parse_math=False)
     handles = [Patch(color=_colour(label)) for label in sorted(label_names)]
-    names = [label_names[label] for label in sorted(label_names)]
+    names = [plain(label_names[label]) for label in sorted(label_names)]
     legend = figure.legend(handles, names, loc="outside lower center", ncols=8, fontsize=12, frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)

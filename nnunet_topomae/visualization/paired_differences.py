@@ -14,6 +14,7 @@ from nnunet_topomae.evaluation.comparison import SIGNIFICANT, PairedDifference
 from nnunet_topomae.evaluation.segmentation import MEASURES
 from nnunet_topomae.files import written_whole
 from nnunet_topomae.visualization.palette import BLUE, MUTED_BLUE, VERMILION
+from nnunet_topomae.visualization.text import plain
 
 UNDECIDED = "0.35"
 SHOWN = ("Dice", "NSD_1mm", "HD95", "betti_error")
@@ -38,7 +39,7 @@ def save_paired_differences(
         for axes, measure in zip(line, SHOWN, strict=True):
             rows = [row for row in compared if row.other == other and row.measure == measure]
             _draw(axes, rows, units[measure])
-        line[0].set_ylabel(f"{other}\n− {rows[0].baseline}", parse_math=False)
+        line[0].set_ylabel(f"{plain(other)}\n− {plain(rows[0].baseline)}", parse_math=False)
     for axes, measure in zip(panels[0], SHOWN, strict=True):
         axes.set_title(measure)
     title = "Paired differences: a dot a case; mean, from 8 cases on with its 95 % bootstrap interval; Wilcoxon's p "
@@ -63,7 +64,7 @@ def _draw(axes: Axes, rows: Sequence[PairedDifference], unit: str) -> None:
         axes.plot(row.mean, position, "D", color=colour, markersize=6)
         place = axes.get_yaxis_transform()
         axes.text(1, position - 0.3, _note(row), transform=place, ha="right", fontsize=7, color="0.3")
-    axes.set_yticks(range(len(rows)), [row.name for row in rows], parse_math=False)
+    axes.set_yticks(range(len(rows)), [plain(row.name) for row in rows], parse_math=False)
     axes.set_ylim(len(rows) - 0.5, -0.6)
     axes.grid(axis="x", alpha=0.3)
     axes.margins(x=0.1)

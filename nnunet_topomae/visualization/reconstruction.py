@@ -41,7 +41,7 @@ def save_reconstruction_figure(
     columns = {"input": image, "masked input": np.ma.array(image, mask=voxel_mask)}
     for name, volume in reconstructions.items():
         error = np.mean((volume[voxel_mask] - image[voxel_mask]) ** 2)
-        columns[f"{name}\nMSE {error:.3g} on masked voxels"] = np.where(voxel_mask, volume, image)
+        columns[f"{plain(name)}\nMSE {error:.3g} on masked voxels"] = np.where(voxel_mask, volume, image)
 
     sizes = [plane_size(axis, image.shape, spacing) for axis in range(3)]
     heights = [height / max(width for _, width in sizes) for height, _ in sizes]
