@@ -10,17 +10,13 @@ from math import isfinite, isnan, nan
 from statistics import fmean, pstdev, stdev
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from nnunet_topomae.evaluation.comparison import MEAN, PairedDifference, compare
+from nnunet_topomae.evaluation.comparison import MEAN, SIGNIFICANT, PairedDifference, compare
 from nnunet_topomae.evaluation.segmentation import MEASURES
 from nnunet_topomae.report.health import class_names, findings
 from nnunet_topomae.report.lenient import counted
-from nnunet_topomae.report.runs import NETWORKS, Run
+from nnunet_topomae.report.runs import COUNTS, NETWORKS, Run
 
-SIGNIFICANT = 0.05
 MOST_PAIRS = 12
-COUNTS = ("n_ref", "n_pred", "TP", "FP", "FN", "TN")
 Metrics = Mapping[str, Mapping[str, float]]  # by key
 
 
@@ -104,7 +100,7 @@ def result(model: Model, beside: Sequence[Model] = ()) -> str:
     spread = f" ± {stdev(defined):.3f}" if len(defined) > 1 else ""
     which = counted(len(defined))
     if not shared:
-        which += ", none of which the others have: not to be compared"
+        which += "; the trainers have no case in common, so that these means cannot be compared"
     elif len(shared) < len(own) or any(len(shared) < len(other.cases) for other in beside):
         which = f"the {counted(len(defined))} that all have, of {len(own)}"
     return f"Dice {fmean(defined):.3f}{spread} over {which}"
@@ -140,14 +136,14 @@ class Comparison(NamedTuple):
     @property
     def verdict(self) -> str:
         """In a word, by the test of `nnunet-topomae evaluate`."""
-        if self.overall.p_holm < SIGNIFICANT and not self.overall.low <= 0 <= self.overall.high:
+        if self.overall.is_decided:
             return "better" if self.overall.mean > 0 else "worse"
         return "no difference is shown"
 
     @property
     def too_few(self) -> bool:
-        """Whether no difference between so many cases could be told from chance: all signs alike is p 2 / 2^n."""
-        return bool(0.5 ** (np.count_nonzero(self.overall.differences) - 1) >= SIGNIFICANT)
+        """Whether no difference between so many cases could be told from chance."""
+        return self.overall.p_least >= SIGNIFICANT
 
     @property
     def question(self) -> str:

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import partial
 from math import isnan
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -15,16 +15,16 @@ from markupsafe import Markup
 from nnunet_topomae import __version__
 from nnunet_topomae.files import write_text
 from nnunet_topomae.report.curves import curve_figures
-from nnunet_topomae.report.diagrams import MatchedDiagrams, matched_diagrams
+from nnunet_topomae.report.diagrams import matched_diagrams
 from nnunet_topomae.report.health import state
 from nnunet_topomae.report.knobs import knobs, nnunet_settings
 from nnunet_topomae.report.lenient import counted, text
 from nnunet_topomae.report.models import Model, comparisons, models_of, result
-from nnunet_topomae.report.points import PointsFigure, points_figure
+from nnunet_topomae.report.points import points_figure
 from nnunet_topomae.report.reconstructions import ReconstructedCase, reconstructed_cases, reconstruction_viewer
 from nnunet_topomae.report.runs import NETWORKS, Run, read_runs
 from nnunet_topomae.report.segmentations import SegmentedCase, case_viewer, segmented_cases
-from nnunet_topomae.report.tables import duration, metric_tables, shown, timing_table
+from nnunet_topomae.report.tables import duration, metric_tables, shown
 from nnunet_topomae.report.viewer import Viewer
 from nnunet_topomae.visualization.palette import MUTED_BLUE, PINK, VERMILION, YELLOW
 from nnunet_topomae.visualization.palette import NETWORKS as NETWORK_COLOURS
@@ -33,24 +33,6 @@ HERE = Path(__file__).parent
 GENERATOR = "nnunet-topomae report"  # how a page is known as one of ours, which may be written again
 ERRORS = {"missed": VERMILION, "invented": YELLOW, "another class": PINK}
 Made = TypeVar("Made")
-
-
-class Diagrams(NamedTuple):
-    """Of a run's network, one entry a dimension."""
-
-    run: Run
-    network: str
-    epoch: int
-    compared: list[MatchedDiagrams]
-
-
-class Reconstruction(NamedTuple):
-    """A crop with everything about it; the nine points of each run."""
-
-    case: ReconstructedCase
-    viewer: Viewer
-    points: list[tuple[Run, PointsFigure]]
-    diagrams: list[Diagrams]
 
 
 def write_report(folders: Sequence[Path], out: Path, num_cases: int) -> Path:
@@ -91,7 +73,6 @@ def render(runs: Sequence[Run], num_cases: int, now: datetime) -> str:
         "settings": tried("settings of nnU-Net", nnunet_settings, models) or [],
         "reconstructions": _made(tried(f"reconstructions of {crop.name}", _reconstruction, crop) for crop in crops),
         "tables": tried("tables", metric_tables, runs, cases) or [],
-        "timing": tried("timing", timing_table, runs),
     }
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -165,12 +146,13 @@ def _overlay(case: SegmentedCase) -> tuple[SegmentedCase, Viewer | None, str]:
         return case, None, text(error) or type(error).__name__
 
 
-def _reconstruction(case: ReconstructedCase) -> Reconstruction:
+def _reconstruction(case: ReconstructedCase) -> dict[str, Any]:
+    """A crop; the nine points of each run, and the diagrams of each of its networks after its last epoch."""
     points, diagrams = [], []
     for run in case.runs:
         panels = case.panels[run.letter]
         points.append((run, points_figure([case.at(run.letter, epoch)._replace(epoch=epoch) for epoch in case.epochs])))
         for network, name in NETWORKS.items():
             compared = matched_diagrams(panels[-1], network, f"{case.name}, {run.name}, {name}")
-            diagrams.append(Diagrams(run, name, panels[-1].epoch, compared))
-    return Reconstruction(case, reconstruction_viewer(case), points, diagrams)
+            diagrams.append({"run": run, "network": name, "epoch": panels[-1].epoch, "compared": compared})
+    return {"case": case, "viewer": reconstruction_viewer(case), "points": points, "diagrams": diagrams}

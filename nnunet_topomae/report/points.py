@@ -42,7 +42,11 @@ def points_figure(panels: Sequence[Panel]) -> PointsFigure:
     """Of the panels of one crop, in the order of epochs."""
     last = panels[-1]
     extent = last.volume_shape * last.spacing  # mm
-    everything = [last.points, CORNERS, *(points for panel in panels for points in panel.predicted_points.values())]
+    predicted = {  # those of a network that has diverged lie nowhere
+        panel.epoch: {name: points for name, points in panel.predicted_points.items() if np.isfinite(points).all()}
+        for panel in panels
+    }
+    everything = [last.points, CORNERS, *(points for networks in predicted.values() for points in networks.values())]
     flat = np.concatenate([points * extent @ TO_PAGE for points in everything])
     low, scale = flat.min(axis=0), SIZE / np.ptp(flat, axis=0).max()
 
@@ -57,7 +61,7 @@ def points_figure(panels: Sequence[Panel]) -> PointsFigure:
         _edges(true[1:]),
         {"D": corners[4], "H": corners[2], "W": corners[1]},
         true,
-        {panel.epoch: {name: place(points) for name, points in panel.predicted_points.items()} for panel in panels},
+        {epoch: {name: place(points) for name, points in networks.items()} for epoch, networks in predicted.items()},
         {
             name: float(np.linalg.norm((points - last.points) * extent, axis=1).mean())
             for name, points in last.predicted_points.items()

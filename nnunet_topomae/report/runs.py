@@ -19,6 +19,7 @@ from nnunet_topomae.visualization.palette import RUNS
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")  # the first that can be read is
 FINISHED = CHECKPOINTS[0]
+COUNTS = ("TP", "FP", "FN", "TN", "n_pred", "n_ref")  # of nnU-Net's summary.json
 NETWORKS = {"vit": "ViT", "partner": "partner"}
 ALPHABET = 26
 DEFAULT_ENDING = ".nii.gz"
@@ -221,7 +222,7 @@ def _checkpoint(folder: Path, missing: list[str]) -> tuple[str, dict[str, Any]]:
             continue
         missing += [f"{reason}: curves are from {name}." for reason in unread]
         return name, content
-    missing.append(f"No curves: {'; '.join(unread)}." if unread else "No checkpoint, so no curves and no timing.")
+    missing.append(f"No curves: {'; '.join(unread)}." if unread else "No checkpoint, so no curves.")
     return "", {}
 
 
@@ -232,7 +233,7 @@ def read_curves(file: Path) -> dict[str, dict[str, Any]]:
         ValueError: the file is damaged, no checkpoint, or holds objects that could run code.
     """
     content = read_restricted(file, mmap=True)
-    kept = {name: content.get(name) or {} for name in ("logging", "init_args")} if isinstance(content, dict) else {}
+    kept = {name: content.get(name, {}) for name in ("logging", "init_args")} if isinstance(content, dict) else {}
     if not kept or not all(isinstance(value, dict) for value in kept.values()):
         raise ValueError(f"{file} cannot be read as a checkpoint: logging and init_args must be dictionaries")
     return kept

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import isnan, nan
+from math import isfinite, isnan, nan
 from statistics import fmean
 from typing import NamedTuple
 
-import numpy as np
-
 from nnunet_topomae.report.health import class_names
-from nnunet_topomae.report.lenient import number, text
 from nnunet_topomae.report.models import mean_dice
-from nnunet_topomae.report.runs import NETWORKS, Run
+from nnunet_topomae.report.runs import COUNTS, NETWORKS, Run
 from nnunet_topomae.report.segmentations import SegmentedCase
 
-COUNTS = ("TP", "FP", "FN", "TN", "n_pred", "n_ref")
 MAX_ROWS = 1000
 MAX_COLUMNS = 16  # of classes, or of further metrics
 DASH = "–"
-
 
 Row = Sequence[str | float]
 
@@ -37,20 +32,6 @@ def metric_tables(runs: Sequence[Run], cases: Sequence[SegmentedCase]) -> list[T
     """Means by class, every segmented case, every reconstructed case; without those that would be empty."""
     tables = [_class_means(runs), _segmented_cases(cases), _reconstructed_cases(runs)]
     return [table for table in tables if table.rows]
-
-
-def timing_table(runs: Sequence[Run]) -> Table:
-    rows: list[Row] = []
-    for run in runs:
-        seconds = run.epoch_seconds
-        if len(seconds):
-            device = text(run.debug.get("gpu_name") or run.debug.get("device", DASH))
-            median = float(np.median(seconds))
-            step = median / (number(run.setting("num_iterations_per_epoch")) or nan)
-            rows.append([run.name, device, len(seconds), median, float(seconds.max()), seconds.sum() / 60, step])
-    head = ["run", "device", "epochs", "median s an epoch", "slowest epoch, s", "all epochs, min", "s a step"]
-    note = "A step is the median epoch by its training steps, validation of the epoch included."
-    return Table("Timing", head, rows, note)
 
 
 def _class_means(runs: Sequence[Run]) -> Table:
@@ -130,7 +111,7 @@ def shown(cell: str | float) -> str:
 
 
 def duration(seconds: float) -> str:
-    if not np.isfinite(seconds):
+    if not isfinite(seconds):
         return ""
     minutes = round(seconds / 60)
     return f"{seconds:.0f} s" if seconds < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

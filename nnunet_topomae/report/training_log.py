@@ -28,7 +28,7 @@ class TrainingLog(NamedTuple):
 
 def read_logs(folder: Path) -> TrainingLog:
     """All logs of a fold, one for each time that it was started."""
-    files = sorted(folder.glob("training_log_*.txt"))
+    files = sorted(file for file in folder.glob("training_log_*.txt") if file.is_file())
     lines = [LINE.sub(r"\1", line)[:LONGEST] for file in files for line in _end_of(file).splitlines()]
     told = [line for line in lines if line]
     return TrainingLog(

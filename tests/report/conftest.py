@@ -75,7 +75,7 @@ class Results:
         """A training whose predictions are the references, moved: the later the case, the further."""
         folder = self.fold(trainer, **options)
         (folder / "validation").mkdir()
-        entries = []
+        measured = {}
         for number, case in enumerate(CASES):
             truth = reference(number)
             prediction = np.roll(truth, shift * number, axis=1)
@@ -87,30 +87,24 @@ class Results:
             write_image(raw / "imagesTr" / name.replace(".nii.gz", "_0000.nii.gz"), image.astype(np.float32))
             write_image(raw / "labelsTr" / name, truth)
             shutil.copyfile(folder.parent / "dataset.json", raw / "dataset.json")
-            entries.append(
-                {
-                    "prediction_file": f"/elsewhere/validation/{name}",
-                    "reference_file": f"/elsewhere/gt_segmentations/{name}",
-                    "metrics": {str(label): {"Dice": dice(prediction, truth, label), "TP": 3} for label in (1, 2)},
-                }
-            )
-        mean = {key: {"Dice": np.mean([e["metrics"][key]["Dice"] for e in entries])} for key in ("1", "2")}
-        summary = {"metric_per_case": entries, "mean": mean, "foreground_mean": {"Dice": 0.5}}
-        (folder / "validation" / "summary.json").write_text(json.dumps(summary))
+            measured[name.removesuffix(".nii.gz")] = {key: dice(prediction, truth, int(key)) for key in ("1", "2")}
+        self.summary(folder, measured)
         return folder
 
     def summary(self, folder: Path, dice: dict[str, dict[str, float]]) -> Path:
-        """Puts another summary.json into a fold: Dice by case and label."""
+        """The summary.json of a fold, by Dice of case and label."""
         entries = [
             {
-                "prediction_file": f"/elsewhere/{case}.nii.gz",
-                "reference_file": f"/elsewhere/{case}.nii.gz",
-                "metrics": {key: {"Dice": value} for key, value in of_case.items()},
+                "prediction_file": f"/elsewhere/validation/{case}.nii.gz",
+                "reference_file": f"/elsewhere/gt_segmentations/{case}.nii.gz",
+                "metrics": {key: {"Dice": value, "TP": 3} for key, value in of_case.items()},
             }
             for case, of_case in dice.items()
         ]
+        keys = dict.fromkeys(key for of_case in dice.values() for key in of_case)
+        mean = {key: {"Dice": np.mean([of_case[key] for of_case in dice.values()])} for key in keys}
         file = folder / "validation" / "summary.json"
-        file.write_text(json.dumps({"metric_per_case": entries, "mean": {}}))
+        file.write_text(json.dumps({"metric_per_case": entries, "mean": mean}))
         return file
 
     def pretraining(self, epochs: tuple[int, ...] = (1, 2), offset: float = 0.0, **options: Any) -> Path:

@@ -42,7 +42,7 @@ def test_only_the_same_cases_are_beside_each_other(results, trained):
     both = models(results)
     assert result(both["A"], list(both.values())) == "Dice 0.600 over the 1 case that all have, of 2"
     trained("C", [0.5], first=9)
-    assert "none of which the others have" in result(both["A"], list(models(results).values()))
+    assert "no case in common" in result(both["A"], list(models(results).values()))
 
 
 def test_fold_all_beside_others_does_not_count(results, trained):

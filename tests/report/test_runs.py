@@ -56,8 +56,12 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path, content):
 
 
 def test_a_checkpoint_of_another_tool_has_no_curves(tmp_path):
-    torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "checkpoint_final.pth")
-    assert read_curves(tmp_path / "checkpoint_final.pth") == {"logging": {}, "init_args": {}}
+    file = tmp_path / "checkpoint_final.pth"
+    torch.save({"state_dict": {"a": torch.zeros(1)}}, file)
+    assert read_curves(file) == {"logging": {}, "init_args": {}}
+    torch.save({"logging": torch.zeros(3)}, file)
+    with pytest.raises(ValueError, match="must be dictionaries"):
+        read_curves(file)
 
 
 @pytest.mark.parametrize(

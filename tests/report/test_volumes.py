@@ -73,6 +73,13 @@ def test_points_lie_where_they_are_predicted():
     assert figure.errors == pytest.approx({"vit": away, "partner": 0.0}, rel=1e-4)
 
 
+def test_points_of_a_network_that_has_diverged_are_left_out():
+    ill = panel("a", 1)
+    ill.predicted_points["vit"][:] = np.nan
+    figure = points_figure([ill])
+    assert list(figure.predicted[1]) == ["partner"] and np.isnan(figure.errors["vit"]) and min(figure.box) > 0
+
+
 def test_diagrams_are_matched_as_gudhi_matches_them():
     one = panel("a", 1)
     for dimension, compared in enumerate(matched_diagrams(one, "vit", "a")):
