@@ -61,20 +61,6 @@ def test_a_slider_moves_through_the_slices_of_a_case(opened):
     assert len(before) == 4 and all(a != b for a, b in zip(before, after, strict=True))
 
 
-def test_planes_keep_their_slice_and_their_shape(opened):
-    from selenium.webdriver.support.ui import Select
-
-    browser = opened(WIDE)
-    sizes = "return [...document.querySelectorAll('canvas')].slice(0, 1).flatMap(c => [c.width, c.height])"
-    first = browser.execute_script(sizes)
-    press(control(browser, 0, "slice"), "HOME")
-    Select(control(browser, 0, "plane")).select_by_index(1)
-    assert browser.execute_script(sizes) != first
-    assert not output(browser, 0, "slice").startswith("1 of")
-    Select(control(browser, 0, "plane")).select_by_index(0)
-    assert output(browser, 0, "slice").startswith("1 of") and browser.execute_script(sizes) == first
-
-
 def test_each_plane_shows_the_voxels_of_its_slice(opened):
     from selenium.webdriver.support.ui import Select
 

@@ -17,15 +17,6 @@ def test_knobs_that_differ_come_first(results):
     assert rows["weight_decay"].values == ["0.05", "0.05", NOT_USED] and not rows["weight_decay"].is_telling
 
 
-def test_runs_that_differ_are_told_though_one_has_the_default(results):
-    first = results.fold("TopoMAEPretrainer")
-    other = results.fold("TopoMAEPretrainerOfMine", knobs={"seed": 7}, logging={"train_reconstruction_vit": [1.0, 1.0]})
-    rows = {row.name: row for row in knobs(models_of(read_runs([first, other])))}
-    assert rows["seed"].differ and rows["seed"].values == ["-1", "7"]
-    assert [name for name, row in rows.items() if row.differ] == ["seed"]
-    assert knobs(models_of(read_runs([other])))[0].changed == [True]
-
-
 def test_nnunet_settings_are_marked_for_its_own_trainers_only(results):
     results.fold("TopoMAEFinetuner")
     results.fold("nnUNetTrainer")

@@ -14,6 +14,7 @@ from nnunet_topomae.report.models import models_of, result
 from nnunet_topomae.report.runs import read_runs, split_model_name
 
 NOW = datetime(2026, 11, 30)
+CIRCLE = {"3d_fullres": {"inherits_from": "b"}, "b": {"inherits_from": "3d_fullres"}}
 
 
 def rewrite(file, *path, value):
@@ -32,6 +33,7 @@ def rewrite(file, *path, value):
         ("plans.json", ["configurations", "3d_fullres", "inherits_from"], "3d_fullres", "inherits from itself"),
         ("plans.json", ["configurations", "3d_fullres", "inherits_from"], ["a"], "configuration ['a'] is not there"),
         ("plans.json", ["configurations", "3d_fullres", "inherits_from"], "none", "configuration none is not there"),
+        ("plans.json", ["configurations"], CIRCLE, "inherits from itself: 3d_fullres, b."),
         ("plans.json", ["configurations"], 3, "configuration 3d_fullres is not there"),
         ("dataset.json", ["file_ending"], 3, "file_ending is 3"),
         ("dataset.json", ["labels", "ignore"], [1, 2], "labels are not laid out as nnU-Net's: ignore"),
@@ -47,14 +49,6 @@ def test_an_odd_value_is_said_and_costs_itself_alone(results, file, path, value,
     assert any(said in sentence for sentence in run.missing)
     html = page.render([run], 3, NOW)
     assert "case_2" in html and '<section id="metrics">' in html
-
-
-def test_a_circle_of_configurations_ends(results):
-    folder = results.fold(checkpoint=None)
-    circle = {"3d_fullres": {"inherits_from": "b", "patch_size": [1, 2, 3]}, "b": {"inherits_from": "3d_fullres"}}
-    rewrite(folder.parent / "plans.json", "configurations", value=circle)
-    (run,) = read_runs([folder])
-    assert "inherits from itself: 3d_fullres, b." in " ".join(run.missing) and run.planned["patch_size"] == [1, 2, 3]
 
 
 def test_what_is_no_number_is_none(results):

@@ -19,17 +19,6 @@ def test_folds_of_a_fold_a_model_and_a_dataset(results):
     assert [run.letter for run in read_runs([first, results.dataset])] == ["A", "B0", "B1"]  # each once
 
 
-def test_what_is_no_results_folder_is_refused(results, tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
-        find_folds(tmp_path / "nowhere")
-    (tmp_path / "fold_0").mkdir()
-    with pytest.raises(ValueError, match="is no results folder of nnU-Net: name a fold_X"):
-        find_folds(tmp_path)
-    (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="is no results folder"):
-        find_folds(tmp_path / "file")
-
-
 def test_curves_hold_numbers_of_numpy(results):
     (run,) = read_runs([results.fold()])
     assert run.curve("val_losses").tolist() == [0.6, 0.3] and run.curve("train_losses").tolist() == [0.5, 0.25]
