@@ -13,7 +13,6 @@ from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.losses.consistency import PointConsistency, ReconstructionConsistency
 from nnunet_topomae.losses.position import Position
 from nnunet_topomae.losses.reconstruction import Reconstruction
-from nnunet_topomae.losses.term import BRANCHES as BRANCHES
 from nnunet_topomae.losses.term import Outputs, Target, Term
 from nnunet_topomae.losses.topology import Topology
 from nnunet_topomae.networks.copretrain import BranchOutput

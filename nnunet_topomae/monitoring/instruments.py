@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from nnunet_topomae.losses.position import position_loss
-from nnunet_topomae.losses.pretraining import BRANCHES, hidden_voxels
+from nnunet_topomae.losses.pretraining import hidden_voxels
 from nnunet_topomae.losses.reconstruction import masked_mean
+from nnunet_topomae.losses.term import BRANCHES
 from nnunet_topomae.monitoring.inpainting import harmonic_inpainting
 from nnunet_topomae.networks.ablation import ablated
 from nnunet_topomae.networks.copretrain import CoPretrainingNetwork

@@ -14,8 +14,9 @@ import torch
 
 from nnunet_topomae.data.dataloading import CropPositionDataLoader
 from nnunet_topomae.losses.position import point_distance
-from nnunet_topomae.losses.pretraining import BRANCHES, hidden_voxels
+from nnunet_topomae.losses.pretraining import hidden_voxels
 from nnunet_topomae.losses.reconstruction import masked_mean
+from nnunet_topomae.losses.term import BRANCHES
 from nnunet_topomae.networks.copretrain import CoPretrainingNetwork
 from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.pretext.masking import draw_masks

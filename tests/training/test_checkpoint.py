@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from nnunet_topomae.checkpoint_files import read_restricted, read_trusted_checkpoint
+from nnunet_topomae.networks.copretrain import PARTS
 from nnunet_topomae.planning.plans_file import configuration_of
 from nnunet_topomae.training.checkpoint import (
-    PRETRAINING_PARTS,
     Origin,
     read_checkpoint,
     read_pretraining,
@@ -114,7 +114,7 @@ def test_a_file_in_pytorchs_old_layout_is_read(checkpoint, read):
     assert read(checkpoint)
 
 
-PRETRAINING = {f"{part}a.weight": torch.ones(2) for part in PRETRAINING_PARTS}
+PRETRAINING = {f"{part}a.weight": torch.ones(2) for part in PARTS}
 WANTED = "not a checkpoint of TopoMAEPretrainer, which is wanted here"
 
 
