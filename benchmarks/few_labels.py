@@ -288,10 +288,10 @@ def _validate_without(part: str, trainer) -> dict[str, dict[str, dict[str, float
 
 def _measure(predictions: Path, preprocessed: Path) -> dict[str, dict[str, dict[str, float]]]:
     """Measures by case, then class."""
+    from nnunet_topomae.data.dataset_json import read_dataset_json
     from nnunet_topomae.evaluation.classes import Classes
     from nnunet_topomae.evaluation.folder import evaluate_folder
     from nnunet_topomae.evaluation.pairs import pair_files
-    from nnunet_topomae.planning.plans_file import read_dataset_json
 
     description = read_dataset_json(preprocessed)
     folder = pair_files(preprocessed / "gt_segmentations", predictions, description, only_predicted=True)

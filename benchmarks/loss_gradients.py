@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from machine import add_docs, add_fold, pretrainer, replace_section
 
-from nnunet_topomae.losses.pretraining import BRANCHES
+from nnunet_topomae.losses.term import BRANCHES
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 from nnunet_topomae.visualization.tables import markdown_table
 

@@ -12,6 +12,7 @@ from safetensors.torch import save
 from nnunet_topomae import __version__
 from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.files import write_json, written_whole
+from nnunet_topomae.networks.copretrain import VIT_ENCODER
 from nnunet_topomae.networks.partners import Partner
 from nnunet_topomae.networks.vit import ViTEncoder
 from nnunet_topomae.planning.blueprint import Blueprint
@@ -25,7 +26,7 @@ VIT = "vit_encoder.safetensors"
 NNSSL = "nnssl.pth"  # in the layout of nnssl's checkpoints: docs/transfer.md
 NNUNET = "nnunet.pth"  # for nnUNetv2_train -pretrained_weights
 
-VIT_PREFIX, PARTNER_PREFIX = "vit.encoder.", "partner."  # in the state dict of CoPretrainingNetwork
+PARTNER = "partner."  # in the names of the weights of CoPretrainingNetwork
 HEADS = ("partner.position_head.", "partner.decoder.seg_layers.")  # answers to the pretext tasks
 
 PRETRAINING_CITATION = (
@@ -52,7 +53,7 @@ def export_encoders(checkpoint: str | Path, folder: str | Path, overwrite: bool 
     content = read_pretraining(checkpoint)
     if content.origin is None:
         raise ValueError(f"{checkpoint} holds weights without the plans that they were trained with")
-    vit, partner = _part(content.weights, VIT_PREFIX), _part(content.weights, PARTNER_PREFIX, without=HEADS)
+    vit, partner = _part(content.weights, VIT_ENCODER), _part(content.weights, PARTNER, without=HEADS)
     try:
         blueprint = blueprint_of(content.origin)
         description = describe_encoders(content.origin, blueprint, content.cases_seen)

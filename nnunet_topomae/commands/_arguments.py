@@ -19,7 +19,7 @@ def add_configuration(parser: argparse.ArgumentParser) -> None:
 
 def add_memory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--memory", metavar="GIB", type=float, default=8.0, help="memory of the card in GiB (default: %(default)g)"
+        "--memory", metavar="GIB", type=float, default=8.0, help="memory of the GPU in GiB (default: %(default)g)"
     )
 
 

@@ -21,8 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from nnunet_topomae.data.dataset_json import read_dataset_json
     from nnunet_topomae.planning.describe import describe
-    from nnunet_topomae.planning.plans_file import dataset_folder, read_dataset_json, read_plans
+    from nnunet_topomae.planning.plans_file import dataset_folder, read_plans
 
     folder = dataset_folder(options.d)
     plans, dataset_json = read_plans(folder, options.p), read_dataset_json(folder)

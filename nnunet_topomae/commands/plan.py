@@ -1,7 +1,7 @@
-"""Write plans whose patch and batch fit a card.
+"""Write plans whose patch and batch fit a GPU.
 
 Patch and batch of each 3d configuration such that pre-training and fine-tuning both fit. A patch is never larger than
-nnU-Net's: start from plans for a larger card (-p nnUNetResEncUNetLPlans) to get larger ones. Spacing does not change,
+nnU-Net's: start from plans for a larger GPU (-p nnUNetResEncUNetLPlans) to get larger ones. Spacing does not change,
 so the variant trains on the data that are already preprocessed.
 """
 
@@ -36,9 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from nnunet_topomae.data.dataset_json import read_dataset_json
     from nnunet_topomae.files import write_json
     from nnunet_topomae.planning.memory import fit_plans
-    from nnunet_topomae.planning.plans_file import dataset_folder, new_plans_file, read_dataset_json, read_plans
+    from nnunet_topomae.planning.plans_file import dataset_folder, new_plans_file, read_plans
 
     folder = dataset_folder(options.d)
     file = new_plans_file(folder, options.o)

@@ -57,8 +57,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _add(options: argparse.Namespace) -> None:
+    from nnunet_topomae.data.dataset_json import read_dataset_json
     from nnunet_topomae.data.unlabelled_preprocessing import add_unlabelled
-    from nnunet_topomae.planning.plans_file import dataset_folder, read_dataset_json, read_plans
+    from nnunet_topomae.planning.plans_file import dataset_folder, read_plans
 
     folder = dataset_folder(options.d)
     plans, dataset_json = read_plans(folder, options.p), read_dataset_json(folder)
@@ -91,8 +92,9 @@ def _remove(options: argparse.Namespace) -> None:
 
 def _added(options: argparse.Namespace) -> tuple[UnlabelledImages, dict[str, str]]:
     """The images, and why some are not used, by name."""
+    from nnunet_topomae.data.dataset_json import read_dataset_json
     from nnunet_topomae.data.unlabelled import unlabelled_images
-    from nnunet_topomae.planning.plans_file import dataset_folder, read_dataset_json, read_plans
+    from nnunet_topomae.planning.plans_file import dataset_folder, read_plans
 
     folder = dataset_folder(options.d)
     return unlabelled_images(folder, read_plans(folder, options.p), options.c, read_dataset_json(folder))

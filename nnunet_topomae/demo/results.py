@@ -14,13 +14,14 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
+from nnunet_topomae.data.dataset_json import read_dataset_json
 from nnunet_topomae.data.raw_files import images_by_case
 from nnunet_topomae.demo.picture import MethodRow, save_method_figure
 from nnunet_topomae.demo.threshold import Case, best_threshold_dice
 from nnunet_topomae.evaluation.classes import Classes
 from nnunet_topomae.files import write_text
 from nnunet_topomae.monitoring.panels import FOLDER, labels_in_panel, read_panels
-from nnunet_topomae.planning.plans_file import configuration_of, read_dataset_json, read_plans
+from nnunet_topomae.planning.plans_file import configuration_of, read_plans
 from nnunet_topomae.visualization.tables import markdown_table
 
 NETWORKS = {"vit": "the ViT", "partner": "its partner"}

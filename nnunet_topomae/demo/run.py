@@ -15,13 +15,13 @@ from pathlib import Path
 
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 
+from nnunet_topomae.data.dataset_json import read_dataset_json
 from nnunet_topomae.data.few_label import write_few_label_split
 from nnunet_topomae.data.phantom import write_phantom_dataset
 from nnunet_topomae.data.raw_files import images_by_case, labels_by_case
 from nnunet_topomae.data.raw_images import require_whole_dataset
 from nnunet_topomae.demo.results import Results
 from nnunet_topomae.folders import EXT_TRAINER, external_trainers
-from nnunet_topomae.planning.plans_file import read_dataset_json
 
 PHANTOM = "Dataset100_Phantom"
 CONFIGURATION, FOLD = "3d_fullres", "0"

@@ -13,7 +13,6 @@ from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.losses.consistency import PointConsistency, ReconstructionConsistency
 from nnunet_topomae.losses.position import Position
 from nnunet_topomae.losses.reconstruction import Reconstruction
-from nnunet_topomae.losses.term import BRANCHES as BRANCHES
 from nnunet_topomae.losses.term import Outputs, Target, Term
 from nnunet_topomae.losses.topology import Topology
 from nnunet_topomae.networks.copretrain import BranchOutput
@@ -47,7 +46,8 @@ class PretrainingLoss(nn.Module):
         diagrams: list[Future[Diagrams]] | None = None,
     ) -> Target:
         """What images [B, C, D, H, W] at `points` [B, 9, 3] under `masks` [B, V, N] ask of the networks."""
-        return Target(image, points, hidden_voxels(masks, self.geometry), diagrams)
+        hidden = expand_mask(masks, self.geometry.token_grid, self.geometry.token_size)
+        return Target(image, points, hidden, diagrams)
 
     def forward(self, outputs: Outputs, target: Target) -> dict[str, torch.Tensor]:
         """The terms of one network or both, scalars by the names of `CURVES`; topology where there are diagrams."""
@@ -66,9 +66,3 @@ class PretrainingLoss(nn.Module):
             if curve in values
         )
         return reduce(torch.add, weighted)
-
-
-def hidden_voxels(masks: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-    """Masks of tokens [B, V, N] as masks of voxels [B, V, 1, D, H, W]."""
-    voxels = expand_mask(masks.flatten(0, 1), geometry.token_grid, geometry.token_size)
-    return voxels.unflatten(0, masks.shape[:2])

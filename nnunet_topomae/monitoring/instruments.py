@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from nnunet_topomae.losses.position import position_loss
-from nnunet_topomae.losses.pretraining import BRANCHES, hidden_voxels
 from nnunet_topomae.losses.reconstruction import masked_mean
+from nnunet_topomae.losses.term import BRANCHES
 from nnunet_topomae.monitoring.inpainting import harmonic_inpainting
 from nnunet_topomae.networks.ablation import ablated
 from nnunet_topomae.networks.copretrain import CoPretrainingNetwork
 from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
+from nnunet_topomae.networks.tokens import expand_mask
 
 DEAD_TOKEN_STD = 0.1  # a ViT's output has passed a layer norm: a healthy one varies by 0.5 to 0.8 over its tokens
 NUM_CROPS = 16
@@ -69,7 +70,7 @@ class PretrainingInstruments:
         self.image, self.points, self.masks = image, points, masks
         self.batch_size = batch_size
         self.asks_for_points = asks_for_points
-        self.voxel_mask = hidden_voxels(masks, geometry)[:, 0]
+        self.voxel_mask = expand_mask(masks[:, 0], geometry.token_grid, geometry.token_size)
         self.harmonic_error = self._masked_error(harmonic_inpainting(image, self.voxel_mask))
         self.zero_error = self._masked_error(torch.zeros_like(image))
         self.constant_error = position_loss(points.mean(dim=0), points).item()

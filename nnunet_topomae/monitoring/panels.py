@@ -11,7 +11,7 @@ import torch
 
 from nnunet_topomae.augmentation.random_streams import numpy_generator_kept
 from nnunet_topomae.files import written_whole
-from nnunet_topomae.losses.pretraining import BRANCHES
+from nnunet_topomae.losses.term import BRANCHES
 from nnunet_topomae.monitoring.reconstructions import PretrainingEvaluation, ReconstructedCrop
 from nnunet_topomae.topology.loss import average_pool
 from nnunet_topomae.visualization.slices import grey_window

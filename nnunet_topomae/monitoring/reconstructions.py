@@ -14,10 +14,11 @@ import torch
 
 from nnunet_topomae.data.dataloading import CropPositionDataLoader
 from nnunet_topomae.losses.position import point_distance
-from nnunet_topomae.losses.pretraining import BRANCHES, hidden_voxels
 from nnunet_topomae.losses.reconstruction import masked_mean
+from nnunet_topomae.losses.term import BRANCHES
 from nnunet_topomae.networks.copretrain import CoPretrainingNetwork
 from nnunet_topomae.networks.geometry import Geometry
+from nnunet_topomae.networks.tokens import expand_mask
 from nnunet_topomae.pretext.masking import draw_masks
 from nnunet_topomae.topology import TopologicalLoss
 from nnunet_topomae.visualization.reconstruction import save_reconstruction_figure
@@ -110,7 +111,7 @@ class PretrainingEvaluation:
         image = sample["data"][None].to(self.device)
         masks = draw_masks(1, 1, self.geometry.num_tokens, self.mask_ratio, generator).to(self.device)
         output = self.network(image, masks)
-        voxel_mask = hidden_voxels(masks, self.geometry)[:, 0]
+        voxel_mask = expand_mask(masks[:, 0], self.geometry.token_grid, self.geometry.token_size)
         branches = output._asdict().items()
         volumes = {name: branch.reconstruction[:, 0].float() for name, branch in branches}
         return ReconstructedCrop(

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from nnunet_topomae.networks.copretrain import VIT_ENCODER
 from nnunet_topomae.networks.vit import num_position_bands
 
-VIT_ENCODER = "vit.encoder."
 # Parameters of the ViT encoder that write to, or read from, the channels in which positions are encoded, and the axis
 # along which they do.
 POSITION_CHANNELS = {

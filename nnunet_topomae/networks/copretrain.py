@@ -5,6 +5,7 @@ The ViT, which costs a tenth of the pair, answers for several masks of a crop (v
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,14 @@ from nnunet_topomae.networks.presets import ViTConfig
 from nnunet_topomae.networks.tokens import expand_mask, visible_tokens
 from nnunet_topomae.networks.vit import MAEDecoder, ViTEncoder
 from nnunet_topomae.pretext.position import NUM_POINTS
+
+# What fine-tuning and export take of a pre-training, in the names of its weights.
+VIT_ENCODER, PARTNER_ENCODER, PARTNER_DECODER = PARTS = ("vit.encoder.", "partner.encoder.", "partner.decoder.")
+
+
+def is_pretraining(weights: Mapping[str, torch.Tensor]) -> bool:
+    """Whether they are a `CoPretrainingNetwork`'s."""
+    return all(any(name.startswith(part) for name in weights) for part in PARTS)
 
 
 class BranchOutput(NamedTuple):

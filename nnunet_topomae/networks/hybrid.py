@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from nnunet_topomae.networks.copretrain import PARTNER_DECODER, PARTNER_ENCODER, PARTS, VIT_ENCODER, is_pretraining
 from nnunet_topomae.networks.fusion import FUSIONS
 from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.networks.partners import Partner
@@ -15,7 +16,7 @@ from nnunet_topomae.networks.pretrained import LoadReport, load_adapted
 from nnunet_topomae.networks.vit import ViTEncoder
 
 # Where the parts of this network lie in the state dict of CoPretrainingNetwork.
-PRETRAINED_PARTS = {"vit.": "vit.encoder.", "encoder.": "partner.encoder.", "decoder.": "partner.decoder."}
+PRETRAINED_PARTS = {"vit.": VIT_ENCODER, "encoder.": PARTNER_ENCODER, "decoder.": PARTNER_DECODER}
 NEW_PARTS = ("decoder.seg_layers.", "fusion.")
 NOT_NEEDED = ("vit.decoder.", "vit.position_head.", "partner.decoder.seg_layers.", "partner.position_head.")
 
@@ -91,12 +92,12 @@ class HybridSegmentationNetwork(nn.Module):
             ValueError: not such a state dict; or layers are missing, left over or of other widths: the message lists
                 the mismatch by layer, and nothing has been loaded.
         """
-        if not all(any(key.startswith(part) for key in state_dict) for part in PRETRAINED_PARTS.values()):
+        if not is_pretraining(state_dict):
             raise ValueError(
                 "these are not the weights of pre-training (CoPretrainingNetwork): there must be names that begin with "
-                f"each of {', '.join(PRETRAINED_PARTS.values())}; the first names are {', '.join(list(state_dict)[:3])}"
+                f"each of {', '.join(PARTS)}; the first names are {', '.join(list(state_dict)[:3])}"
             )
-        not_needed = NOT_NEEDED if self.vit is not None else (*NOT_NEEDED, PRETRAINED_PARTS["vit."])
+        not_needed = NOT_NEEDED if self.vit is not None else (*NOT_NEEDED, VIT_ENCODER)
         return load_adapted(self, state_dict, self._pretrained_name, not_needed, label_channels)
 
     def parts(self) -> dict[str, list[nn.Parameter]]:

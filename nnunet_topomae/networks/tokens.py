@@ -29,9 +29,9 @@ def unpatchify(
 
 
 def expand_mask(mask: torch.Tensor, token_grid: Sequence[int], token_size: Sequence[int]) -> torch.Tensor:
-    """A mask over tokens [B, N] to one over voxels [B, 1, D, H, W]."""
-    voxels = mask.unsqueeze(-1).expand(-1, -1, math.prod(token_size))
-    return unpatchify(voxels, token_grid, token_size, channels=1)
+    """Masks over tokens [..., N] to masks over voxels [..., 1, D, H, W]."""
+    voxels = mask.flatten(0, -2).unsqueeze(-1).expand(-1, -1, math.prod(token_size))
+    return unpatchify(voxels, token_grid, token_size, channels=1).unflatten(0, mask.shape[:-1])
 
 
 @_disable_dynamo  # the number of visible tokens is read on the host; everything after has a static shape

@@ -118,26 +118,22 @@ class ResidualConvBlock(nn.Module):
 
 
 class EPABlock(nn.Module):
-    """Position embedding, EPA with a residual scaled by γ, then convolutions with a residual."""
+    """Position embedding, EPA (whose options are `attention`) scaled by γ, then convolutions; both with a residual."""
 
     def __init__(
         self,
         dim: int,
         grid: Size3D,
         projection_size: int,
-        num_heads: int = 4,
         n_conv_blocks: int = 1,
-        shared_projection: bool = True,
-        branch_fusion: Literal["concat", "sum"] = "concat",
         dropout: float = 0.1,
+        **attention: Any,
     ) -> None:
         super().__init__()
         self.position_embedding = nn.Parameter(torch.zeros(dim, *grid))
         self.norm = nn.LayerNorm(dim)
         self.gamma = nn.Parameter(torch.full((dim,), 1e-6))
-        self.attention = EfficientPairedAttention(
-            dim, grid, projection_size, num_heads, shared_projection, branch_fusion, dropout
-        )
+        self.attention = EfficientPairedAttention(dim, grid, projection_size, dropout=dropout, **attention)
         self.convs = nn.Sequential(*(ResidualConvBlock(dim, dim, nn.BatchNorm3d) for _ in range(n_conv_blocks)))
         self.out = nn.Sequential(nn.Dropout3d(dropout), nn.Conv3d(dim, dim, 1))
 

@@ -1,1 +1,1 @@
-"""Variants of a plan that nnU-Net made: for the memory of a card, or as a dataset preset says."""
+"""Variants of a plan that nnU-Net made: for the memory of a GPU, or as a dataset preset says."""

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
-
 from nnunet_topomae.config import TopoMAEConfig, or_preset
 from nnunet_topomae.networks.geometry import Geometry, geometry_from_plan
 from nnunet_topomae.networks.partners import Partner, partner_class
@@ -24,7 +22,7 @@ class Blueprint(NamedTuple):
     @classmethod
     def of(cls, configuration: Mapping[str, Any], config: TopoMAEConfig) -> Blueprint:
         """For a configuration of nnU-Net's plans. Raises ValueError that says what is wrong with the plans."""
-        geometry = _geometry(configuration)
+        geometry = geometry_of(configuration)
         return cls(geometry, vit_config(config), partner_class(config.partner).of(configuration, config.preset))
 
 
@@ -38,12 +36,8 @@ def vit_config(config: TopoMAEConfig) -> ViTConfig:
     )
 
 
-def geometry_of(configuration: ConfigurationManager) -> Geometry:
-    """The tokens for one configuration of a plan. Raises ValueError that says what is wrong."""
-    return _geometry(configuration.configuration)
-
-
-def _geometry(configuration: Mapping[str, Any]) -> Geometry:
+def geometry_of(configuration: Mapping[str, Any]) -> Geometry:
+    """The tokens for a configuration of nnU-Net's plans. Raises ValueError that says what is wrong with the plans."""
     try:
         patch_size, strides = configuration["patch_size"], configuration["architecture"]["arch_kwargs"]["strides"]
     except (KeyError, TypeError) as error:

@@ -23,7 +23,7 @@ def describe(
         plans: of a nnU-Net dataset.
         dataset_json: of the same dataset.
         configuration: a 3d one.
-        memory_gib: of the card that the batch is to fit.
+        memory_gib: of the GPU that the batch is to fit.
         all_presets: show every preset, not only the one in force.
 
     Raises:
@@ -56,7 +56,7 @@ def describe(
             markdown_table(head, phases),
             "",
             f"Preset in force: {config.preset}. Memory is an estimate for mixed precision, without the loss, the",
-            f"workspace of convolutions and CUDA itself; the batch leaves {1 - USABLE_MEMORY:.0%} of a card to these.",
+            f"workspace of convolutions and CUDA itself; the batch leaves {1 - USABLE_MEMORY:.0%} of a GPU to these.",
         ]
     )
 

@@ -62,7 +62,7 @@ class GPUFit:
         partner = "" if self.config.partner == TopoMAEConfig.partner else f" --partner {self.config.partner}"
         by_phase = ", ".join(f"{phase} {need:.1f} GiB" for phase, need in needs.items())
         return (
-            f"By estimate preset {preset} needs, at patch {patch} and batch {self.batch_size}: {by_phase}; this card "
+            f"By estimate preset {preset} needs, at patch {patch} and batch {self.batch_size}: {by_phase}; this GPU "
             f"has {self.memory_gib:.1f} GiB. {beside}:\n"
             f"  nnunet-topomae plan {shlex.join(['-d', self.plans['dataset_name'], '-p', self.plans['plans_name']])} "
             f"--memory {memory_gib:.1f} --preset {preset}{partner}"

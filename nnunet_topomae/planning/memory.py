@@ -1,4 +1,4 @@
-"""Patch and batch such that both phases fit into the memory of a card."""
+"""Patch and batch such that both phases fit into the memory of a GPU."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig
-from nnunet_topomae.networks.geometry import geometry_from_plan
 from nnunet_topomae.networks.summary import NetworkSummary, summarise_finetuning, summarise_pretraining
-from nnunet_topomae.planning.blueprint import Blueprint
+from nnunet_topomae.planning.blueprint import Blueprint, geometry_of
 from nnunet_topomae.planning.configuration import Configuration, pooling, with_patch
 from nnunet_topomae.planning.plans_file import Plans
 
@@ -85,7 +84,7 @@ def fit_plans(
     Args:
         plans: made by nnU-Net; not changed.
         dataset_json: of the same dataset.
-        memory_gib: of the card.
+        memory_gib: of the GPU.
         new_name: of the variant.
         preset, partner: the knobs of that name; None: as in the plans.
 
@@ -127,16 +126,12 @@ def _fit(configuration: Configuration, workload: Workload, memory_gib: float, nu
     return {**fitting, "batch_size": max(MIN_BATCH, min(batches[chosen], cap))}
 
 
-def _require_geometry(configuration: Configuration) -> None:
-    geometry_from_plan(configuration["patch_size"], configuration["architecture"]["arch_kwargs"]["strides"])
-
-
 def _smaller_and_smaller(configuration: Configuration) -> Iterator[Configuration]:
     """The configuration, then with ever smaller patches as long as the networks have a geometry for them.
 
     As nnU-Net's planner does: the axis that is longest relative to the median image loses as little as it can.
     """
-    _require_geometry(configuration)  # the plan's own patch must have one: its error says why not
+    geometry_of(configuration)  # the plan's own patch must have one: its error says why not
     spacing, median = configuration["spacing"], np.array(configuration["median_image_size_in_voxels"])
     patch = tuple(configuration["patch_size"])
     while True:
@@ -148,7 +143,7 @@ def _smaller_and_smaller(configuration: Configuration) -> Iterator[Configuration
             return
         configuration = with_patch(configuration, patch)
         try:
-            _require_geometry(configuration)
+            geometry_of(configuration)
         except ValueError:
             return
 

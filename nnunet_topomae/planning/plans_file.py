@@ -9,8 +9,6 @@ from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunet_topomae.data.dataset_json import channel_names as channel_names
-from nnunet_topomae.data.dataset_json import read_dataset_json as read_dataset_json
 from nnunet_topomae.files import read_json
 
 Plans = dict[str, Any]

@@ -89,7 +89,7 @@ class Pretraining:
         dataset = infer_dataset_class(self._images)(self._images, [case])
         return PretrainingEvaluation(
             cast(CoPretrainingNetwork, network.eval()),
-            geometry_of(configuration),
+            geometry_of(configuration.configuration),
             topological_loss(self.config, normalisation="none"),
             CropPositionDataLoader(dataset, 1, patch, patch, labels, transforms=None),
             self.config.mask_ratio,

@@ -12,11 +12,15 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_topomae.checkpoint_files import read_restricted, read_trusted_checkpoint
+from nnunet_topomae.networks.copretrain import is_pretraining
 from nnunet_topomae.planning.plans_file import Plans, configuration_of
 from nnunet_topomae.training.cases_seen import CasesSeen, recorded_cases
 
 IN_ORDER = (0, 1, 2)
-PRETRAINING_PARTS = ("vit.encoder.", "partner.encoder.", "partner.decoder.")  # in the names of its weights
+WANTED = (
+    "not a checkpoint of TopoMAEPretrainer, which is wanted here, such as "
+    "TopoMAEPretrainer__nnUNetPlans__3d_fullres/fold_0/checkpoint_final.pth"
+)
 
 
 @dataclass(frozen=True)
@@ -102,21 +106,10 @@ def read_pretraining(file: str | Path) -> Checkpoint:
     """As `read_checkpoint`, of a checkpoint of TopoMAEPretrainer. Raises ValueError that says what another one is."""
     if Path(file).suffix == ".safetensors":
         raise ValueError(f"{file} holds one network, as nnunet-topomae export-encoder writes it, {WANTED}")
-    checkpoint = read_checkpoint(file)
+    checkpoint = read_checkpoint(file)  # known by its weights: a subclass of its trainer has another name
     if not is_pretraining(checkpoint.weights):
         raise ValueError(f"{file} is {checkpoint.kind}, {WANTED}")
     return checkpoint
-
-
-WANTED = (
-    "not a checkpoint of TopoMAEPretrainer, which is wanted here, such as "
-    "TopoMAEPretrainer__nnUNetPlans__3d_fullres/fold_0/checkpoint_final.pth"
-)
-
-
-def is_pretraining(weights: Mapping[str, torch.Tensor]) -> bool:
-    """Whether they are a CoPretrainingNetwork's; a subclass of its trainer has another name."""
-    return all(any(name.startswith(part) for name in weights) for part in PRETRAINING_PARTS)
 
 
 def _origin(init_args: Any) -> Origin | None:

@@ -27,7 +27,7 @@ class ConfiguredTrainer(nnUNetTrainer):
     Attributes:
         config: the knobs; what a subclass has set holds from `settle_knobs` on.
         knob_of: nnU-Net's attributes that stand for knobs.
-        architecture_knobs: the knobs that shape the network.
+        architecture_knobs: the knobs that shape the network, and the recipe, which is asked for before them.
     """
 
     config: TopoMAEConfig
@@ -36,7 +36,7 @@ class ConfiguredTrainer(nnUNetTrainer):
         "num_val_iterations_per_epoch": "val_iterations_per_epoch",
         "weight_decay": "weight_decay",
     }
-    architecture_knobs: ClassVar[tuple[str, ...]] = ("preset", "partner", "recipe")
+    architecture_knobs: ClassVar[tuple[str, ...]] = ("recipe", "preset", "partner")
 
     def take_knobs(self, config: TopoMAEConfig) -> None:
         """Knobs and attributes are those of `config`; what differs from them in `settle_knobs`, a subclass has set."""

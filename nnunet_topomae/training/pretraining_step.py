@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_topomae.losses.position import point_distance
-from nnunet_topomae.losses.pretraining import BRANCHES, PretrainingLoss
-from nnunet_topomae.losses.term import Target
+from nnunet_topomae.losses.pretraining import PretrainingLoss
+from nnunet_topomae.losses.term import BRANCHES, Target
 from nnunet_topomae.losses.topology import Topology
 from nnunet_topomae.networks.copretrain import BranchOutput, CoPretrainingNetwork
 from nnunet_topomae.pretext.masking import draw_masks

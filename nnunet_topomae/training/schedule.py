@@ -13,6 +13,8 @@ from nnunet_topomae.config import TopoMAEConfig, or_preset
 from nnunet_topomae.networks.partners import partner_class
 from nnunet_topomae.networks.presets import PRESETS
 
+WARMUP_FRACTION = 0.05  # of the steps: He et al. 2022 warm up in 40 of 800 epochs
+
 
 class Rates(NamedTuple):
     """Peak learning rates of the partner and of new layers, and the ViT's as factors on these."""
@@ -31,9 +33,6 @@ def peak_rates(config: TopoMAEConfig) -> Rates:
     return Rates(*map(or_preset, asked, preset))
 
 
-WARMUP_FRACTION = 0.05  # of the steps: He et al. 2022 warm up in 40 of 800 epochs
-
-
 class ParameterGroup(NamedTuple):
     """Parameters that learn at a rate of their own: a part of a network."""
 
@@ -50,17 +49,11 @@ class WarmupCosineSchedule:
     parameter group carries its own `peak_lr`.
     """
 
-    def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        num_epochs: int,
-        steps_per_epoch: int,
-        warmup_fraction: float = WARMUP_FRACTION,
-    ) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, num_epochs: int, steps_per_epoch: int) -> None:
         self.optimizer = optimizer
         self.steps_per_epoch = steps_per_epoch
         self.num_steps = num_epochs * steps_per_epoch
-        self.warmup_steps = round(warmup_fraction * self.num_steps)
+        self.warmup_steps = round(WARMUP_FRACTION * self.num_steps)
         self.current_step = 0
 
     def factor(self, step: int) -> float:

@@ -65,7 +65,7 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer, ConfiguredTr
     ) -> None:
         config = TopoMAEConfig.resolve(plans)
         plans[PLANS_SECTION] = config.to_section()
-        self.geometry = geometry_of(configuration_of(plans, configuration))
+        self.geometry = geometry_of(configuration_of(plans, configuration).configuration)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.take_knobs(config)  # instead of what nnU-Net has set
         self.change_defaults()
@@ -138,7 +138,7 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer, ConfiguredTr
         if self.local_rank == 0:
             self.remove_partial_checkpoints()
             self._record_named_weights()
-            self._compare_with_card()
+            self._compare_with_gpu()
             self._check_data()
         if self.is_ddp:
             dist.barrier()  # rank 0 may have written the split that the others are about to read
@@ -146,20 +146,20 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer, ConfiguredTr
         super().on_train_start()
 
     def run_training(self) -> None:
-        """As nnU-Net's; an error of memory says what fits the card."""
+        """As nnU-Net's; an error of memory says what fits the GPU."""
         try:
             super().run_training()
         except torch.cuda.OutOfMemoryError as error:
-            advice = "" if self._card_fit is None else f"\n{self._card_fit.advice()}"
+            advice = "" if self._gpu_fit is None else f"\n{self._gpu_fit.advice()}"
             raise torch.cuda.OutOfMemoryError(f"{error}{advice}") from error
 
-    def _compare_with_card(self) -> None:
+    def _compare_with_gpu(self) -> None:
         """Says before a training on a GPU if its memory will hardly do."""
-        if self._card_fit is not None and not self._card_fit.fits:
-            self.print_to_log_file(f"WARNING: the GPU may be too small. {self._card_fit.advice()}")
+        if self._gpu_fit is not None and not self._gpu_fit.fits:
+            self.print_to_log_file(f"WARNING: the GPU may be too small. {self._gpu_fit.advice()}")
 
     @property
-    def _card_fit(self) -> GPUFit | None:
+    def _gpu_fit(self) -> GPUFit | None:
         memory = gpu_memory(self.device)
         if memory is None:
             return None

@@ -7,8 +7,6 @@ import json
 import numpy as np
 import pytest
 
-from nnunet_topomae.planning.blueprint import geometry_of
-
 pytestmark = pytest.mark.slow
 
 TRAINERS = ("TopoMAEPretrainer", "TopoMAEFinetunerFromScratch")
@@ -36,7 +34,7 @@ def thick_slices(derive):
 
 def test_four_channels_of_thick_slices(thick_slices, read, tmp_path):
     pretrainer = thick_slices.train("TopoMAEPretrainer")
-    patch, geometry = pretrainer.configuration_manager.patch_size, geometry_of(pretrainer.configuration_manager)
+    patch, geometry = pretrainer.configuration_manager.patch_size, pretrainer.geometry
     assert 3 * patch[0] < patch[1] == patch[2]  # where nnU-Net augments in the plane alone
     assert geometry.token_size[0] < geometry.token_size[1]
     errors = thick_slices.validate(pretrainer)["mean"]

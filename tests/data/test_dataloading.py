@@ -106,14 +106,13 @@ def test_the_device_gives_the_crops_and_points_of_the_workers():
         torch.manual_seed(3)
         return batch_of()
 
-    # One sample a batch: a worker draws a mirroring right after the rotation, the device for all samples afterwards.
     by_workers = CropPositionDataLoader(
-        Volumes(case=volume), 1, (15, 17, 16), (8, 12, 10), LABELS, transforms=transforms
+        Volumes(case=volume), 4, (15, 17, 16), (8, 12, 10), LABELS, transforms=transforms
     )
     in_worker, on_device = split_pipeline(transforms)
-    samples = CropSampleDataLoader(Volumes(case=volume), 1, (15, 17, 16), (8, 12, 10), LABELS, transforms=in_worker)
+    samples = CropSampleDataLoader(Volumes(case=volume), 4, (15, 17, 16), (8, 12, 10), LABELS, transforms=in_worker)
     expected = seeded(lambda: next(by_workers))
-    found = seeded(lambda: collate_crops([located(on_device(**next(samples)["samples"][0]), (8, 12, 10))]))
+    found = seeded(lambda: collate_crops([located(on_device(**s), (8, 12, 10)) for s in next(samples)["samples"]]))
     for name in ("data", "points", "crop_to_volume", "volume_shape"):
         torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5)
 

@@ -12,9 +12,10 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_topomae import cli
+from nnunet_topomae.data.dataset_json import read_dataset_json
 from nnunet_topomae.data.unlabelled import UnlabelledImages
 from nnunet_topomae.data.unlabelled_preprocessing import BadImageError, add_unlabelled
-from nnunet_topomae.planning.plans_file import configuration_of, read_dataset_json
+from nnunet_topomae.planning.plans_file import configuration_of
 from nnunet_topomae.training.finetuner import TopoMAEFinetunerFromScratch
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 

@@ -66,14 +66,21 @@ def test_errors_stand_beside_those_of_knowing_nothing(share):
     assert 0.3 < readings["vit_token_std"] < 1.5
 
 
-def test_points_that_no_loss_asks_for_are_not_judged():
-    image, points = torch.randn(2, 1, 16, 16, 24), torch.rand(2, 9, 3)
+def readings_at(points: torch.Tensor, asks_for_points: bool = True) -> dict[str, float]:
+    """Of an untrained network on noise at these places."""
     masks = draw_masks(2, 1, GEOMETRY.num_tokens, 0.75, torch.Generator().manual_seed(0))
-    network = CoPretrainingNetwork(1, *BLUEPRINT).eval()
-    readings = PretrainingInstruments(image, points, masks, GEOMETRY, 2, asks_for_points=False).read(
-        network, torch.device("cpu")
-    )
+    instruments = PretrainingInstruments(torch.randn(2, 1, 16, 16, 24), points, masks, GEOMETRY, 2, asks_for_points)
+    return instruments.read(CoPretrainingNetwork(1, *BLUEPRINT).eval(), torch.device("cpu"))
+
+
+def test_points_that_no_loss_asks_for_are_not_judged():
+    readings = readings_at(torch.rand(2, 9, 3), asks_for_points=False)
     assert set(readings) == set(PRETRAINING_INSTRUMENTS) - set(POINT_RATIOS)
+
+
+def test_where_all_crops_lie_at_one_place_a_constant_is_no_yardstick():
+    readings = readings_at(torch.rand(1, 9, 3).expand(2, -1, -1))
+    assert math.isnan(readings["points_over_constant_vit"]) and readings["error_over_harmonic_vit"] > 0
 
 
 @pytest.mark.parametrize("has_regions", [False, True])
@@ -96,16 +103,5 @@ def test_cosine_of_a_part_is_that_of_its_weights_as_one_vector():
     now = {"cosine_vit": [torch.tensor([1.0, 0.0]), torch.tensor([[-1.0]])]}
     assert cosines(parts, parts)["cosine_vit"] == pytest.approx(1)
     assert cosines(now, parts)["cosine_vit"] == pytest.approx(0, abs=1e-6)
-
-
-def test_cosine_is_exact_for_many_weights():
     many = {"vit": [torch.full([20_000_000], 0.02)]}
     assert cosines(many, many)["vit"] == pytest.approx(1, abs=1e-9)
-
-
-def test_where_all_crops_lie_at_one_place_a_constant_is_no_yardstick():
-    image, points = torch.randn(2, 1, 16, 16, 24), torch.rand(1, 9, 3).expand(2, -1, -1)
-    masks = draw_masks(2, 1, GEOMETRY.num_tokens, 0.75, torch.Generator().manual_seed(0))
-    network = CoPretrainingNetwork(1, *BLUEPRINT).eval()
-    readings = PretrainingInstruments(image, points, masks, GEOMETRY, 2).read(network, torch.device("cpu"))
-    assert math.isnan(readings["points_over_constant_vit"]) and readings["error_over_harmonic_vit"] > 0

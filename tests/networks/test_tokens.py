@@ -35,6 +35,7 @@ def test_mask_over_voxels_covers_the_voxels_of_masked_tokens():
 
     assert voxel_mask.shape == (2, 1, *SIZE) and voxel_mask.dtype == torch.bool
     assert torch.equal(patchify(voxel_mask, TOKEN), mask.unsqueeze(-1).expand(-1, -1, 24))
+    assert torch.equal(expand_mask(mask[:, None], GRID, TOKEN), voxel_mask[:, None])  # a mask of several
 
 
 def test_volume_that_does_not_divide_is_refused():

@@ -70,7 +70,7 @@ def changed(plans: dict, place: tuple, value: object) -> object:
 
 
 def test_the_unspoilt_plans_have_a_geometry():
-    assert geometry_of(configuration_of(PLANS, "3d_lowres")).patch_size == (32, 64, 64)
+    assert geometry_of(configuration_of(PLANS, "3d_lowres").configuration).patch_size == (32, 64, 64)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_the_unspoilt_plans_have_a_geometry():
 def test_numbers_that_would_kill_a_data_worker_are_refused(place, value):
     plans = changed(PLANS, ("configurations", "3d_fullres", *place), value)
     with pytest.raises(ValueError, match=f"{place[0]} in the plans must .*integer"):
-        geometry_of(configuration_of(plans, "3d_lowres"))
+        geometry_of(configuration_of(plans, "3d_lowres").configuration)
 
 
 def test_a_configuration_that_is_not_there_is_answered_with_those_that_are():
@@ -96,7 +96,7 @@ def test_any_plans_give_config_and_geometry_or_a_value_error(place, value, name)
         try:
             plans = read_plans(Path(folder), "plans")
             config = TopoMAEConfig.resolve(plans, {})
-            geometry = geometry_of(configuration_of(plans, name))
+            geometry = geometry_of(configuration_of(plans, name).configuration)
         except ValueError as error:  # ConfigError is one
             assert len(str(error)) > 20
             return

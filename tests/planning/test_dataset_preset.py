@@ -107,13 +107,6 @@ def test_plans_and_split_are_written_and_share_the_preprocessed_data(folder: Pat
     assert TopoMAEConfig.from_plans(written).finetune_epochs == 7
 
 
-def test_another_spacing_has_preprocessed_data_of_its_own(folder: Path) -> None:
-    resampled = replace(PRESET, spacing=[2.0, 1.0, 1.0])
-    plans_file, _ = apply_preset(resampled, folder, "abcde", "nnUNetPlans", "new")
-    configuration = json.loads(plans_file.read_text())["configurations"]["3d_fullres"]
-    assert configuration["data_identifier"] == "new_3d_fullres" and configuration["spacing"] == [2.0, 1.0, 1.0]
-
-
 def test_nothing_is_overwritten(folder: Path) -> None:
     apply_preset(PRESET, folder, "abcd", "nnUNetPlans", "new")
     with pytest.raises(FileExistsError, match="new.json exists and is not overwritten: choose another name with -o"):

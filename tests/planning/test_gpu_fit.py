@@ -51,7 +51,7 @@ def test_the_advice_names_need_card_preset_and_command(plans: dict, dataset_json
     advice = fit(plans, dataset_json, 3).advice()
     need = 4 * 2000 * np.prod(PATCH) / USABLE_MEMORY / GIB
     assert f"preset base needs, at patch 64×64×64 and batch 4: pre-training {need / 2:.1f} GiB, fine-tuning" in advice
-    assert f"fine-tuning {need:.1f} GiB; this card has {need * 3 / 4:.1f} GiB" in advice
+    assert f"fine-tuning {need:.1f} GiB; this GPU has {need * 3 / 4:.1f} GiB" in advice
     assert "Preset small fits: NNUNET_TOPOMAE_PRESET=small, in both phases." in advice
     command = f"plan -d {plans['dataset_name']} -p {plans['plans_name']} --memory {need * 3 / 4:.1f} --preset base"
     assert advice.endswith(f"nnunet-topomae {command}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_topomae.planning.plans_file import channel_names, read_dataset_json
+from nnunet_topomae.data.dataset_json import channel_names, read_dataset_json
 
 CONTENT = {"channel_names": {"0": "CT"}, "labels": {"background": 0}, "file_ending": ".nii.gz", "numTraining": 3}
 

@@ -124,25 +124,6 @@ def betti_numbers_at_zero(shape: np.ndarray) -> list[int]:
     return [int((d.birth == 0).sum()) for d in persistence_diagrams(np.where(shape, 0.0, 1.0))]
 
 
-def test_ball_torus_and_shell():
-    z, y, x = np.indices((25, 25, 25)) - 12.0
-    radius = np.sqrt(z**2 + y**2 + x**2)
-    assert betti_numbers_at_zero(radius < 9) == [1, 0, 0]
-    assert betti_numbers_at_zero((radius < 9) & (radius > 5)) == [1, 0, 1]
-    ring = np.hypot(np.hypot(x, y) - 8, z)
-    assert betti_numbers_at_zero(ring < 3) == [1, 1, 0]
-    assert betti_numbers_at_zero((ring < 3.6) & (ring > 1.8)) == [1, 2, 1]
-
-
-def test_blocks_of_wire_and_scattered_voxels():
-    z, y, x = np.indices((9, 9, 9)) % 4 == 0
-    wires = (z & y) | (z & x) | (y & x)  # the edges of 2 x 2 x 2 cubes: 27 nodes, 54 edges
-    assert betti_numbers_at_zero(wires) == [1, 54 - 27 + 1, 0]
-    walls = z | y | x
-    assert betti_numbers_at_zero(walls) == [1, 0, 8]
-    assert betti_numbers_at_zero(z & y & x) == [27, 0, 0]
-
-
 def closed_serpentine(n: int) -> np.ndarray:
     """[n, n] mask of one closed path, a voxel wide, that fills a square (n = 4k + 2)."""
     mask = np.zeros((n, n), bool)

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from nnunet_topomae.monitoring.instruments import FINETUNING_INSTRUMENTS
-from nnunet_topomae.networks.partners.unetrpp import SIZES
 from nnunet_topomae.training.finetuner import TopoMAEFinetuner, TopoMAEFinetunerFromScratch
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 
@@ -112,12 +111,6 @@ def test_another_preset_is_an_error_that_names_it_and_lists_the_layers(workshop,
         workshop.build(TopoMAEFinetuner, preset="small").run_training()
 
 
-def test_a_checkpoint_of_another_kind_is_named(trained, workshop):
-    file = Path(trained.finetuner.output_folder, "checkpoint_final.pth")
-    with pytest.raises(ValueError, match=f"{file} is a checkpoint of TopoMAEFinetuner, not a checkpoint of"):
-        workshop.build(TopoMAEFinetuner, pretrained=str(file)).run_training()
-
-
 def test_weights_follow_the_order_of_axes(workshop, pretrained, tmp_path):
     content = torch.load(pretrained.output_folder + "/checkpoint_final.pth", weights_only=True)
     content["init_args"]["plans"]["transpose_forward"] = [2, 0, 1]
@@ -129,12 +122,6 @@ def test_weights_follow_the_order_of_axes(workshop, pretrained, tmp_path):
     name = "encoder.image_block.conv1.weight"  # axis 0 of an image was the network's second one
     theirs = pretrained.network.state_dict()[f"partner.{name}"].permute(0, 1, 3, 4, 2)
     assert torch.equal(trainer.network.state_dict()[name], theirs)
-
-
-def test_a_file_that_is_no_checkpoint_is_refused(workshop, tmp_path):
-    (tmp_path / "broken.pth").write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match="broken.pth cannot be read as a checkpoint"):
-        workshop.build(TopoMAEFinetuner, pretrained=str(tmp_path / "broken.pth")).run_training()
 
 
 def test_weights_without_their_plans_are_taken_and_the_log_says_so(workshop, pretrained, tmp_path):
@@ -165,12 +152,6 @@ def test_each_part_learns_at_its_own_rate(workshop):
     assert len(peak) == len(from_scratch) and sorted(set(from_scratch.values())) == pytest.approx([1e-4, 1e-3])
 
 
-def test_the_learning_rate_follows_from_the_preset_unless_it_is_set(workshop):
-    assert workshop.build(TopoMAEFinetuner, preset="tiny").initial_lr == SIZES["tiny"].learning_rates.finetune
-    assert workshop.build(TopoMAEFinetuner, preset="base").initial_lr == SIZES["base"].learning_rates.finetune
-    assert workshop.build(TopoMAEFinetuner, preset="base", finetune_lr=0).initial_lr == 0
-
-
 def test_deep_supervision_matches_the_targets(workshop):
     trainer = workshop.build(TopoMAEFinetuner, pretrained="none")
     trainer.initialize()
@@ -181,14 +162,15 @@ def test_deep_supervision_matches_the_targets(workshop):
     assert trainer.loss.weight_factors == (4 / 7, 2 / 7, 1 / 7)
 
 
-def test_folds_of_one_folder_must_share_an_architecture(workshop):
+@pytest.mark.parametrize(("knob", "there", "here"), [("preset", "base", "tiny"), ("recipe", "paper", "ours")])
+def test_folds_of_one_folder_must_share_an_architecture(workshop, knob, there, here):
     trainer = workshop.build(TopoMAEFinetuner, pretrained="none")
     trainer.initialize()
     other_fold = Path(trainer.output_folder_base, "fold_1")
     other_fold.mkdir(parents=True)
     (other_fold / "checkpoint_final.pth").touch()
-    Path(trainer.output_folder_base, "plans.json").write_text(json.dumps({"topomae": {"preset": "base"}}))
-    with pytest.raises(ValueError, match="preset = 'base', this run has 'tiny'"):
+    Path(trainer.output_folder_base, "plans.json").write_text(json.dumps({"topomae": {knob: there}}))
+    with pytest.raises(ValueError, match=f"{knob} = '{there}', this run has '{here}'.*_{knob.upper()}={there}"):
         trainer.run_training()
 
 

@@ -30,7 +30,7 @@ def on_gpu(workshop, monkeypatch):
 @pytest.mark.parametrize("trainer_class", [TopoMAEPretrainer, TopoMAEFinetunerFromScratch])
 def test_a_small_card_is_warned_of_before_training_and_named_when_out_of_memory(on_gpu, monkeypatch, trainer_class):
     def out_of_memory(trainer) -> None:
-        trainer._compare_with_card()
+        trainer._compare_with_gpu()
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(nnUNetTrainer, "run_training", out_of_memory)
@@ -44,6 +44,6 @@ def test_a_small_card_is_warned_of_before_training_and_named_when_out_of_memory(
     Path(small.log_file).unlink()  # a trainer of the same second writes into the same file
 
     large = on_gpu(trainer_class, 64)
-    with pytest.raises(torch.cuda.OutOfMemoryError, match="this card has 64.0 GiB"):
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="this GPU has 64.0 GiB"):
         large.run_training()
     assert "WARNING" not in Path(large.log_file).read_text()

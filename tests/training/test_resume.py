@@ -103,7 +103,8 @@ def test_the_command_goes_on_after_sigkill(phantom, workshop, monkeypatch):
     assert (fold / "validation" / "summary.json").is_file()
 
 
-def test_the_environment_changes_a_resumed_training_but_not_its_architecture(workshop, monkeypatch):
+@pytest.mark.parametrize(("knob", "here", "there"), [("preset", "small", "tiny"), ("recipe", "paper", "ours")])
+def test_the_environment_changes_a_resumed_training_but_not_its_architecture(workshop, monkeypatch, knob, here, there):
     first = workshop.build(TopoMAEPretrainer)
     first.initialize()
     first.save_checkpoint(str(checkpoint(first, "latest")))
@@ -115,8 +116,8 @@ def test_the_environment_changes_a_resumed_training_but_not_its_architecture(wor
     again = torch.load(checkpoint(first, "latest"), weights_only=True)
     assert again["init_args"]["plans"]["topomae"]["pretrain_epochs"] == 7
 
-    monkeypatch.setenv("NNUNET_TOPOMAE_PRESET", "small")
-    with pytest.raises(ValueError, match="latest.pth was trained with preset = 'tiny', this run has 'small'"):
+    monkeypatch.setenv(f"NNUNET_TOPOMAE_{knob.upper()}", here)
+    with pytest.raises(ValueError, match=f"latest.pth was trained with {knob} = '{there}', this run has '{here}'"):
         maybe_load_checkpoint(workshop.build(TopoMAEPretrainer), continue_training=True, validation_only=False)
 
 
