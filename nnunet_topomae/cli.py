@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 import textwrap
@@ -46,12 +47,15 @@ EPILOGUE = "nnunet-topomae COMMAND --help tells more, with an example."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # no result is lost because a terminal has no "−"
     options = _parser().parse_args(_renamed(list(sys.argv[1:] if arguments is None else arguments)))
     try:
         options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:  # `nnunet-topomae knobs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + 13)  # as a shell calls an end by SIGPIPE
     except KeyboardInterrupt:
         _stop(f"nnunet-topomae {options.command}: interrupted", status=130)
     except (OSError, ValueError, RuntimeError) as error:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,20 @@ def test_an_interruption_is_one_line(work):
     os.killpg(command.pid, signal.SIGINT)
     _, errors = command.communicate(timeout=60)
     assert command.returncode == 130 and errors == "nnunet-topomae evaluate: interrupted\n"
+
+
+@pytest.mark.parametrize("arguments", ["labelsTs good", "labelsTs bad good"])
+@pytest.mark.parametrize("terminal", ["ascii", "closed"])
+def test_what_cannot_be_shown_is_written(work, monkeypatch, arguments, terminal):
+    """On a terminal without "−", and where nobody listens (`| head`)."""
+    listening, speaking = os.pipe()
+    if terminal == "closed":
+        os.close(listening)
+    monkeypatch.setattr(sys, "stdout", open(speaking, "w", encoding="ascii"))
+    with nullcontext() if terminal == "ascii" else pytest.raises(SystemExit) as stop:
+        cli.main(f"evaluate {arguments} -np 1 -o result.json --csv result.csv".split())
+    assert stop is None or stop.value.code == 141
+    assert (work / "result.json").is_file() and (work / "result.csv").is_file()
 
 
 def test_labels_without_a_dataset_json(work):
