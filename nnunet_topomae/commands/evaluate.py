@@ -8,6 +8,7 @@ bootstrap intervals, a picture of the paired differences. docs/evaluation.md has
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,9 +84,13 @@ def _outputs(options: argparse.Namespace) -> list[Path]:
     if outputs[0].suffix != ".json":
         raise ValueError(f"-o {options.o}: its name must end in .json")
     outputs += [options.csv] if options.csv else []
+    if len({file.absolute() for file in outputs}) < len(outputs):
+        raise ValueError(f"{options.csv} is named for two of the files to write")
     for file in outputs:
         if not file.parent.is_dir():
             raise FileNotFoundError(f"{file.parent} is no folder")
+        if not os.access(file.parent, os.W_OK):
+            raise PermissionError(f"{file.parent} may not be written to by this user: name another folder")
         if file.exists() and not options.force:
             raise FileExistsError(f"{file} exists")
     return outputs
@@ -105,7 +110,7 @@ def _classes(options: argparse.Namespace) -> tuple[dict[str, Any], Classes]:
         return description, Classes({}, options.ignore_label).choose(options.labels)
     print(f"Labels of {file}")
     description = _read_object(file)
-    if "file_ending" not in description:
+    if not isinstance(description.get("file_ending"), str):
         raise ValueError(f"{file} has no file_ending: it is not a dataset.json of nnU-Net v2")
     classes = Classes.of_dataset(description, _read_object(options.pfile) if options.pfile else None)
     if options.ignore_label not in (None, classes.ignore_label):
