@@ -120,7 +120,8 @@ def _by_simpleitk(file: Path) -> Geometry:
     try:
         header.ReadImageInformation()
     except RuntimeError as error:
-        raise ValueError(SHEARED if "orthonormal" in str(error) else str(error)) from error
+        unreadable = "it is damaged, or no image: ITK cannot read its header"
+        raise ValueError(SHEARED if "orthonormal" in str(error) else unreadable) from error
     axes = header.GetDimension()
     directions = np.reshape(header.GetDirection(), (axes, axes))
     _refuse_sheared(directions)

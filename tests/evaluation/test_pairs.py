@@ -201,7 +201,7 @@ def make_folder(file: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda file: file.write_bytes(b"not an image"), ""),
+        (lambda file: file.write_bytes(b"not an image"), "is damaged, or no image"),
         (lambda file: file.write_bytes(b""), "is empty"),
         (break_link, "is a link to .git/annex/objects/x, which is not there"),
         (lambda file: file.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "pointer.*git lfs pull"),
