@@ -55,7 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except BrokenPipeError:  # `nnunet-topomae knobs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + 13)  # as a shell calls an end by SIGPIPE
     except KeyboardInterrupt:
         _stop(f"nnunet-topomae {options.command}: interrupted", status=130)
     except (OSError, ValueError, RuntimeError) as error:

@@ -51,7 +51,8 @@ def evaluate_folders(folders: Mapping[str, Folder], classes: Classes, num_proces
         for key, outcome in in_processes(_outcome, tasks, num_processes, "Measuring"):
             outcomes[key] = outcome
     except RuntimeError as error:  # what is measured is kept
-        outcomes = {(name, case): f"{case} was not measured: {error}" for name, case in tasks} | outcomes
+        for name, case in tasks.keys() - outcomes.keys():
+            outcomes[name, case] = f"{case} was not measured: {error}"
     faults += [(case, outcome) for (_, case), outcome in outcomes.items() if isinstance(outcome, str)]
     bad = {name: "; ".join(dict.fromkeys(fault for case, fault in faults if case == name)) for name in dict(faults)}
     summaries = {}

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -126,10 +125,8 @@ def test_what_cannot_be_shown_is_written(work, monkeypatch, arguments, terminal)
     listening, speaking = os.pipe()
     if terminal == "closed":
         os.close(listening)
-    monkeypatch.setattr(sys, "stdout", open(speaking, "w", encoding="ascii"))
-    with nullcontext() if terminal == "ascii" else pytest.raises(SystemExit) as stop:
-        cli.main(f"evaluate {arguments} -np 1 -o result.json --csv result.csv".split())
-    assert stop is None or stop.value.code == 141
+    monkeypatch.setattr(sys, "stdout", os.fdopen(speaking, "w", encoding="ascii"))
+    cli.main(f"evaluate {arguments} -np 1 -o result.json --csv result.csv".split())
     assert (work / "result.json").is_file() and (work / "result.csv").is_file()
 
 
