@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 import textwrap
@@ -46,6 +47,8 @@ EPILOGUE = "nnunet-topomae COMMAND --help tells more, with an example."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # no result is lost because a terminal has no "−"
     options = _parser().parse_args(_renamed(list(sys.argv[1:] if arguments is None else arguments)))
     try:
         options.run(options)

@@ -8,11 +8,14 @@ bootstrap intervals, a picture of the paired differences. docs/evaluation.md has
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nnunet_topomae.evaluation.classes import Classes
+    from nnunet_topomae.evaluation.comparison import PairedDifference
+    from nnunet_topomae.evaluation.folder import Summary
 
 EXAMPLE = "nnunet-topomae evaluate labelsTs predictions -djfile dataset.json -o summary.json"
 
@@ -46,30 +49,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from nnunet_topomae.evaluation.comparison import folder_names
+    from nnunet_topomae.evaluation.comparison import compare, folder_names
     from nnunet_topomae.evaluation.folder import evaluate_folders
     from nnunet_topomae.evaluation.pairs import pair_folders
-    from nnunet_topomae.evaluation.results import definitions_text, heading, summary_table, write_csv, write_json
 
     outputs = _outputs(options)
     description, classes = _classes(options)
     folders = pair_folders(options.references, options.predictions, description, options.chill)
     remarks = [f"Cannot be measured: {fault}" for folder in folders for fault in folder.bad.values()]
     remarks += [f"Note: {note}" for folder in folders for note in folder.notes]
-    print(*dict.fromkeys(remarks), sep="\n", end="\n" if remarks else "", flush=True)
+    print(*dict.fromkeys(remarks), sep="\n", end="\n" if remarks else "")
     names = folder_names(options.predictions)
     summaries = evaluate_folders(dict(zip(names, folders, strict=True)), classes, options.np)
-    for name, summary in summaries.items():
-        print(f"\n{heading(name, summary)}\n\n{summary_table(summary)}")
-    print(f"\n{definitions_text(summary)}\n")
-    if len(summaries) == 1:
-        write_json(outputs[0], summary)
-    else:
-        _compare(summaries, *outputs[:2])
-    if options.csv:
-        write_csv(options.csv, summaries)
+    compared = compare(summaries) if len(summaries) > 1 else []
+    try:
+        _write(outputs, options.csv, summaries, compared)
+    finally:  # who has no room has the numbers, and who has closed the pipe (`| head`) the files
+        _print(summaries, compared)
     print("\n".join(map(str, outputs)))
-    if bad := summary.get("partial"):
+    if bad := next(iter(summaries.values())).get("partial"):
         raise ValueError(f"partial, {len(bad)} cases could not be measured: {'; '.join(bad.values())}")
 
 
@@ -86,9 +84,13 @@ def _outputs(options: argparse.Namespace) -> list[Path]:
     if outputs[0].suffix != ".json":
         raise ValueError(f"-o {options.o}: its name must end in .json")
     outputs += [options.csv] if options.csv else []
+    if len({file.absolute() for file in outputs}) < len(outputs):
+        raise ValueError(f"{options.csv} is named for two of the files to write")
     for file in outputs:
         if not file.parent.is_dir():
             raise FileNotFoundError(f"{file.parent} is no folder")
+        if not os.access(file.parent, os.W_OK):
+            raise PermissionError(f"{file.parent} may not be written to by this user: name another folder")
         if file.exists() and not options.force:
             raise FileExistsError(f"{file} exists")
     return outputs
@@ -108,7 +110,7 @@ def _classes(options: argparse.Namespace) -> tuple[dict[str, Any], Classes]:
         return description, Classes({}, options.ignore_label).choose(options.labels)
     print(f"Labels of {file}")
     description = _read_object(file)
-    if "file_ending" not in description:
+    if not isinstance(description.get("file_ending"), str):
         raise ValueError(f"{file} has no file_ending: it is not a dataset.json of nnU-Net v2")
     classes = Classes.of_dataset(description, _read_object(options.pfile) if options.pfile else None)
     if options.ignore_label not in (None, classes.ignore_label):
@@ -125,15 +127,35 @@ def _read_object(file: Path) -> dict[str, Any]:
     return content
 
 
-def _compare(summaries: dict[str, dict[str, Any]], file: Path, picture: Path) -> None:
-    from nnunet_topomae.evaluation.comparison import compare
-    from nnunet_topomae.evaluation.results import comparison_notes, comparison_table, write_json
-    from nnunet_topomae.visualization.paired_differences import SHOWN, save_paired_differences
+def _write(
+    outputs: list[Path], table: Path | None, summaries: dict[str, Summary], compared: list[PairedDifference]
+) -> None:
+    from nnunet_topomae.evaluation.results import write_csv, write_json
+    from nnunet_topomae.visualization.paired_differences import save_paired_differences
 
-    compared = compare(summaries)
-    print(f"{comparison_table(compared, SHOWN)}\n\n{comparison_notes(compared)}\n")
-    of_all = next(iter(summaries.values()))
-    partial = {"partial": of_all["partial"]} if "partial" in of_all else {}
-    write_json(file, partial | {"folders": summaries, "comparison": [row.as_row() for row in compared]})
-    units = {name: meaning["unit"] for name, meaning in of_all["definitions"].items()}
-    save_paired_differences(picture, compared, units, num_not_measured=len(of_all.get("partial", ())))
+    summary = next(iter(summaries.values()))
+    bad = summary.get("partial", {})
+    content = {"folders": summaries, "comparison": [row.as_row() for row in compared]} if compared else summary
+    write_json(outputs[0], content | ({"partial": bad} if bad else {}))
+    if table:
+        write_csv(table, summaries)
+    if compared:
+        units = {name: meaning["unit"] for name, meaning in summary["definitions"].items()}
+        save_paired_differences(outputs[1], compared, units, num_not_measured=len(bad))
+
+
+def _print(summaries: dict[str, Summary], compared: list[PairedDifference]) -> None:
+    from nnunet_topomae.evaluation.results import (
+        comparison_notes,
+        comparison_table,
+        definitions_text,
+        heading,
+        summary_table,
+    )
+    from nnunet_topomae.visualization.paired_differences import SHOWN
+
+    for name, summary in summaries.items():
+        print(f"\n{heading(name, summary)}\n\n{summary_table(summary)}")
+    print(f"\n{definitions_text(summary)}\n")
+    if compared:
+        print(f"{comparison_table(compared, SHOWN)}\n\n{comparison_notes(compared)}\n")

@@ -41,8 +41,8 @@ def write_few_label_split(
     if str(num_labelled) not in entries:
         raise ValueError(f"{description} has no split with {num_labelled} labelled cases, only {', '.join(entries)}")
     entry = entries[str(num_labelled)]
-    if not (isinstance(entry, dict) and all(isinstance(entry.get(name), list) for name in LISTS)):
-        raise ValueError(f"{description}, entry {num_labelled}: there must be lists {', '.join(LISTS)}")
+    if not (isinstance(entry, dict) and all(_is_list_of_names(entry.get(name)) for name in LISTS)):
+        raise ValueError(f"{description}, entry {num_labelled}: there must be lists of cases {', '.join(LISTS)}")
     lists = {name: entry[name] for name in LISTS}
     listed = [case for cases in lists.values() for case in cases]
     repeated = sorted({case for case in listed if listed.count(case) > 1})
@@ -54,6 +54,10 @@ def write_few_label_split(
         raise ValueError(f"{description}, entry {num_labelled}: not in {preprocessed_dataset}: {', '.join(missing)}")
 
     return write_json(split_file, [as_fold(lists)])
+
+
+def _is_list_of_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(case, str) for case in value)
 
 
 def as_fold(entry: Mapping[str, list[str]]) -> dict[str, list[str]]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 CHANNEL_DIGITS = 4
 APPLE_DOUBLE = "._"  # what macOS's archives put beside each file, under its name
+# What stands in the place of a file that was not fetched.
+POINTERS = {b"version https://git-lfs": "git lfs pull", b"/annex/objects/": "git annex get"}
 
 
 def labels_by_case(folder: Path, ending: str) -> dict[str, Path]:
@@ -41,6 +43,10 @@ def apples_note(folder: Path, ending: str) -> str:
 
 def file_fault(file: Path) -> str:
     """Why this is not one file that can be opened, as its folder shows it; empty if it is."""
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        return "has a name that is not UTF-8, which ITK cannot open: rename it"
     if file.is_symlink() and not file.exists():
         target = str(file.readlink())
         hint = ": `git annex get` fetches it" if "annex" in target else ""
@@ -53,6 +59,10 @@ def file_fault(file: Path) -> str:
         return "is empty"
     if not os.access(file, os.R_OK):
         return "may not be read by this user"
+    with file.open("rb") as content:
+        begin = content.read(max(map(len, POINTERS)))
+    if fetch := next((fetch for pointer, fetch in POINTERS.items() if begin.startswith(pointer)), ""):
+        return f"is a pointer to the file that was meant: `{fetch}` fetches it"
     other = twin(file)
     return f"stands beside {other.name}, and ITK may open either: remove one of them" if other else ""
 

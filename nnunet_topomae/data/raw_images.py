@@ -80,8 +80,11 @@ def _nifti(file: Path) -> str:
         return f"has its voxels in {voxels.name}, which {fault}"
     with _opened(file) as content:
         block = content.read(nibabel.Nifti2Header.sizeof_hdr)
-    is_second = nibabel.Nifti2Header.sizeof_hdr in (int.from_bytes(block[:4], order) for order in ("little", "big"))
-    header_class: Any = nibabel.Nifti2Header if is_second else nibabel.Nifti1Header
+    sizes = [int.from_bytes(block[:4], order) for order in ("little", "big")]
+    classes: list[Any] = [nibabel.Nifti1Header, nibabel.Nifti2Header]
+    header_class = next((each for each in classes if each.sizeof_hdr in sizes), None)
+    if header_class is None:
+        return "is no NIfTI file, or is damaged at its beginning"
     if len(block) < header_class.sizeof_hdr:
         return "is cut off within its header"
     header = header_class(block[: header_class.sizeof_hdr], check=False)

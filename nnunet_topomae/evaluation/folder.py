@@ -37,7 +37,6 @@ def evaluate_folders(folders: Mapping[str, Folder], classes: Classes, num_proces
 
     Raises:
         ValueError: no case can be measured.
-        RuntimeError: a process was ended from outside, as systems do when memory is short.
     """
     faults = [fault for folder in folders.values() for fault in folder.bad.items()]
     unusable = dict(faults)
@@ -47,7 +46,13 @@ def evaluate_folders(folders: Mapping[str, Folder], classes: Classes, num_proces
         for pair in folder.pairs
         if pair.name not in unusable
     }
-    outcomes = dict(in_processes(_outcome, tasks, num_processes, "Measuring"))
+    outcomes: dict[tuple[str, str], _Measured | str] = {}
+    try:
+        for key, outcome in in_processes(_outcome, tasks, num_processes, "Measuring"):
+            outcomes[key] = outcome
+    except RuntimeError as error:  # what is measured is kept
+        for name, case in tasks.keys() - outcomes.keys():
+            outcomes[name, case] = f"{case} was not measured: {error}"
     faults += [(case, outcome) for (_, case), outcome in outcomes.items() if isinstance(outcome, str)]
     bad = {name: "; ".join(dict.fromkeys(fault for case, fault in faults if case == name)) for name in dict(faults)}
     summaries = {}
@@ -161,7 +166,7 @@ def _outcome(pair: Pair, classes: Classes, reader: type[BaseReaderWriter]) -> _M
         metrics = segmentation_metrics(
             prediction.labels, reference.labels, classes.names, spacing, classes.ignore_label
         )
-    except ValueError as error:
-        return f"{pair.prediction}: {error}"
+    except (ValueError, MemoryError) as error:
+        return f"{pair.prediction}: {str(error) or repr(error)}"
     strangers = set() if classes.values else (reference.present | prediction.present) - classes.measured
     return _Measured(metrics, strangers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -70,11 +71,14 @@ def read_geometry(file: Path, ending: str, reader: type[BaseReaderWriter]) -> Ge
 
     Raises:
         ValueError: the file is damaged, or its header says that the reader's spacing gives no distances: axes that are
-            not perpendicular, a unit other than mm that the reader does not look at.
+            not perpendicular, lengths that are 0 or infinite, a unit other than mm that the reader does not look at.
     """
     ending = ending.lower()
     try:
-        return _read(file, ending, reader)
+        geometry = _read(file, ending, reader)
+        if geometry.spacing and not all(0 < length < math.inf for length in geometry.spacing):
+            raise ValueError(f"no voxel has a size of {_rounded(geometry.spacing)} mm: correct its header")
+        return geometry
     except Exception as error:  # a damaged file fails in as many ways as there are readers
         raise ValueError(f"{file}: {(str(error).strip() or repr(error)).splitlines()[-1]}") from error
 
@@ -100,10 +104,13 @@ def _contradiction(file: Path, spacing: tuple[float, ...] | None, image: Any) ->
     return f"{file.name}: spacing {_rounded(spacing)}, affine of voxels of {_rounded(sizes[::-1])} mm"
 
 
-def _refuse_sheared(directions: npt.NDArray[np.float64]) -> None:
-    """Of a matrix whose columns are the axes, of length 1."""
-    cosine = np.abs(directions.T @ directions - np.eye(directions.shape[1])).max()
-    if not cosine <= MAX_COSINE:  # NaN, too
+def _refuse_sheared(axes: npt.NDArray[np.float64]) -> None:
+    """Of a matrix whose columns are the axes."""
+    sizes = np.linalg.norm(axes, axis=0)
+    if not (np.isfinite(sizes).all() and sizes.all()):
+        raise ValueError(f"its header gives its axes the lengths {_rounded(sizes)}: correct it")
+    directions = axes / sizes
+    if np.abs(directions.T @ directions - np.eye(axes.shape[1])).max() > MAX_COSINE:
         raise ValueError(SHEARED)
 
 
@@ -113,7 +120,8 @@ def _by_simpleitk(file: Path) -> Geometry:
     try:
         header.ReadImageInformation()
     except RuntimeError as error:
-        raise ValueError(SHEARED if "orthonormal" in str(error) else str(error)) from error
+        unreadable = "it is damaged, or no image: ITK cannot read its header"
+        raise ValueError(SHEARED if "orthonormal" in str(error) else unreadable) from error
     axes = header.GetDimension()
     directions = np.reshape(header.GetDirection(), (axes, axes))
     _refuse_sheared(directions)
@@ -129,8 +137,7 @@ def _by_nibabel(file: Path) -> Geometry:
     if unit not in ("mm", "unknown"):
         raise ValueError(f"its header is in {unit}s, which nnU-Net's reader takes for mm: write it in mm")
     spacing = tuple(map(float, image.header.get_zooms()[::-1]))
-    axes = image.affine[:3, : min(len(spacing), 3)]
-    _refuse_sheared(axes / np.linalg.norm(axes, axis=0))
+    _refuse_sheared(image.affine[:3, : min(len(spacing), 3)])
     return Geometry(image.shape[::-1], spacing, image.affine, _contradiction(file, spacing, image))
 
 
@@ -141,8 +148,8 @@ def _by_tifffile(file: Path, ending: str) -> Geometry:
     if not companion.is_file():
         return Geometry(shape, None, None)
     spacing = read_json(companion).get("spacing", [])
-    if len(spacing) != len(shape) or min(spacing) <= 0:
-        raise ValueError(f"{companion.name} beside it must give a positive spacing for each axis, not {spacing}")
+    if len(spacing) != len(shape):
+        raise ValueError(f"{companion.name} beside it must give a spacing for each axis, not {spacing}")
     return Geometry(shape, tuple(map(float, spacing)), None)
 
 

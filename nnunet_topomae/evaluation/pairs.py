@@ -85,9 +85,7 @@ def pair_files(
         problems.append(f"no reference in {references} for {_listed(ours[case] for case in extra)}")
     if missing and not only_predicted:
         problems.append(f"no prediction for {_listed(theirs[case] for case in missing)}; --chill leaves them out")
-    twins = {file: other for file in (*theirs.values(), *ours.values()) if (other := twin(file))}
-    for file, other in twins.items():
-        problems.append(f"{file} stands beside {other.name}, and ITK may open either: remove one of them")
+    problems += [f"{file} {file_fault(file)}" for file in (*theirs.values(), *ours.values()) if twin(file)]
     cases = sorted(theirs.keys() & ours)
     if problems or not cases:
         raise ValueError(f"{predictions}: {'; '.join(problems) or f'no prediction *{ending} of any reference'}")

@@ -26,10 +26,11 @@ def save_paired_differences(
     """A row of panels a folder, a column a measure: a dot a case, the mean with its interval, the corrected p.
 
     Blue: better, by the corrected p and by the interval where there is one; orange: worse; grey: neither is decided.
-    Classes that nobody has are left out.
+    Classes that nobody has are left out, if there are others.
     """
-    somewhere = {(row.other, row.label) for row in compared if row.measure in SHOWN and (row.cases or row.left_out)}
-    compared = [row for row in compared if row.measure in SHOWN and (row.other, row.label) in somewhere]
+    compared = [row for row in compared if row.measure in SHOWN]
+    somewhere = {(row.other, row.label) for row in compared if row.cases or row.left_out}
+    compared = [row for row in compared if (row.other, row.label) in somewhere] or compared
     others = list(dict.fromkeys(row.other for row in compared))
     num_classes = len({row.label for row in compared})
     height = 1.3 + 0.42 * num_classes

@@ -118,6 +118,18 @@ def test_an_interruption_is_one_line(work):
     assert command.returncode == 130 and errors == "nnunet-topomae evaluate: interrupted\n"
 
 
+@pytest.mark.parametrize("arguments", ["labelsTs good", "labelsTs bad good"])
+@pytest.mark.parametrize("terminal", ["ascii", "closed"])
+def test_what_cannot_be_shown_is_written(work, monkeypatch, arguments, terminal):
+    """On a terminal without "−", and where nobody listens (`| head`)."""
+    listening, speaking = os.pipe()
+    if terminal == "closed":
+        os.close(listening)
+    monkeypatch.setattr(sys, "stdout", os.fdopen(speaking, "w", encoding="ascii"))
+    cli.main(f"evaluate {arguments} -np 1 -o result.json --csv result.csv".split())
+    assert (work / "result.json").is_file() and (work / "result.csv").is_file()
+
+
 def test_labels_without_a_dataset_json(work):
     (work / "dataset.json").unlink()
     cli.main("evaluate labelsTs good --labels 1 2 --ignore-label 3 -np 1 -o explicit.json".split())
@@ -141,11 +153,18 @@ def test_labels_without_a_dataset_json(work):
         ("labelsTs good -np 0", "at least one process"),
         ("labelsTs good good -o c.json", "named twice"),
         ("nowhere good", "nowhere is no folder"),
+        ("labelsTs good -o c.json --csv ./c.json", "c.json is named for two"),
+        ("labelsTs bad good -o c.json --csv c.png", "c.png is named for two"),
     ],
 )
 def test_mistakes(work, refused, arguments, says):
     refused("evaluate", *arguments.split(), saying=says)
     assert not list(work.glob("**/summary.json"))
+
+
+def test_a_folder_that_may_not_be_written_to_is_named_before_the_work(work, refused, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda folder, mode: folder != Path("good"))
+    refused("evaluate labelsTs good", saying="good may not be written to")
 
 
 def test_nothing_is_overwritten_unasked(work, refused):
@@ -171,6 +190,7 @@ def test_dataset_json_is_found_beside_predictions_as_nnunet_writes_it(work):
         ("{", "no valid JSON"),
         ("[]", "no JSON object"),
         ('{"labels": {"background": 0, "a": 1}}', "no file_ending"),
+        ('{"labels": {"background": 0, "a": 1}, "file_ending": 3}', "no file_ending"),
         ('{"labels": {"a": 1}, "file_ending": ".mha"}', "cannot read the labels .*Background"),
         ('{"labels": {"background": 0, "ignore": 1, "a": 2}, "file_ending": ".mha"}', "cannot read .* highest"),
         ('{"labels": {"background": 0, "a": [1, 2], "b": 2}, "file_ending": ".mha"}', "regions_class_order"),

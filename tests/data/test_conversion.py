@@ -105,8 +105,9 @@ def test_each_image_needs_its_label_and_each_label_its_image(source: Path, raw: 
 
 
 def test_unknown_values_are_named_with_their_file(source: Path, raw: Path, refuses) -> None:
-    write(source / "Training/label/label0022.nii.gz", np.full(SIZE, 14, np.uint8))
-    refuses(source, raw, r"label0022.nii.gz has values that are no organ: \[14\]")
+    for number, value in (("0001", 15), ("0022", 14)):
+        write(source / f"Training/label/label{number}.nii.gz", np.full(SIZE, value, np.uint8))
+    refuses(source, raw, r"label0001.nii.gz has .* no organ: \[15\].*label0022.nii.gz has .* no organ: \[14\]")
 
 
 def test_label_and_image_have_one_size(source: Path, raw: Path, refuses) -> None:

@@ -46,8 +46,10 @@ def test_a_split_is_overwritten_on_demand_only(dataset: Path) -> None:
         ({}, 3, "no split with 3 labelled cases, only 2"),
         ({"val": ["a", "e"]}, 2, "more than once: a"),
         ({"unlabelled": ["c", "x"]}, 2, "not in .*: x"),
-        ({"unlabelled": None}, 2, "must be lists labelled, unlabelled, val"),
-        ({"val": "e"}, 2, "must be lists labelled, unlabelled, val"),
+        ({"unlabelled": None}, 2, "must be lists of cases labelled, unlabelled, val"),
+        ({"val": [3]}, 2, "must be lists of cases labelled, unlabelled, val"),
+        ({"val": [{}]}, 2, "must be lists of cases labelled, unlabelled, val"),
+        ({"val": "e"}, 2, "must be lists of cases labelled, unlabelled, val"),
     ],
 )
 def test_bad_descriptions_are_refused(dataset: Path, entry: dict, labels: int, message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +81,22 @@ def test_a_cut_file_is_found(tmp_path, kind, part):
     assert image_fault(file)
     with pytest.raises(DamagedImageError, match=f"{file.name} "):
         require_whole([file])
+
+
+def test_a_name_that_is_no_text_does_not_end_the_process(tmp_path):
+    """ITK would abort; archives of other systems have such names."""
+    file = tmp_path / os.fsdecode(b"M\xfcller.nii.gz")
+    try:
+        nifti_as(file, "b.nii.gz")
+    except OSError:
+        pytest.skip("this file system has names in UTF-8 alone")
+    assert "not UTF-8" in image_fault(file)
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_what_is_no_nifti_is_called_so(tmp_path, compress):
+    (tmp_path / "a.nii.gz").write_bytes(compress(b"<html>404: not found</html>" * 20))
+    assert "is no NIfTI file" in image_fault(tmp_path / "a.nii.gz")
 
 
 def read(file: Path) -> np.ndarray:

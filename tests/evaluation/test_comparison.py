@@ -222,8 +222,9 @@ def test_table_and_picture(tmp_path):
     rows = compare({"first$x^$": first, "second": second})
     table = comparison_table(rows, ["Dice"])
     assert "+0.1333" in table and "second − first" in table and "nowhere" not in table
-    save_paired_differences(tmp_path / "picture.png", rows, dict.fromkeys(MEASURES, ""))
-    assert (tmp_path / "picture.png").stat().st_size > 10_000
+    for name, of in {"picture": rows, "nothing": compare({"a": summary(absent), "b": summary(absent)})}.items():
+        save_paired_differences(tmp_path / f"{name}.png", of, dict.fromkeys(MEASURES, ""))
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
     json.dumps([row.as_row() for row in rows])
 
 

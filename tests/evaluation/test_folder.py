@@ -106,6 +106,19 @@ def test_several_processes_give_the_same(folders):
     assert str(measure(*folders, KINDS["labels"], num_processes=2)) == str(measure(*folders, KINDS["labels"]))
 
 
+def test_what_was_measured_before_a_process_was_ended_is_kept(folders, monkeypatch):
+    def ended(work, tasks, num_processes, title):
+        yield from ((key, work(*arguments)) for key, arguments in list(tasks.items())[:3])
+        raise RuntimeError("a process was ended from outside")
+
+    folders = folders()
+    whole = measure(*folders, KINDS["labels"])
+    monkeypatch.setattr("nnunet_topomae.evaluation.folder.in_processes", ended)
+    summary = measure(*folders, KINDS["labels"])
+    assert str(summary["metric_per_case"]) == str(whole["metric_per_case"][:3])
+    assert summary["partial"] == {"case[3]": "case[3] was not measured: a process was ended from outside"}
+
+
 def test_a_class_that_is_nowhere_leaves_the_foreground_mean(folders):
     """nnU-Net's turns NaN."""
     labels = LABELS | {"nowhere": 4}

@@ -138,6 +138,8 @@ def write_nifti(file: Path, affine: np.ndarray, labels=CUBE, sform=None, unit: s
         ("SimpleITKIO", {"affine": SHEARED}, "axes are sheared"),
         ("NibabelIO", {"affine": SHEARED}, "axes are sheared"),
         ("NibabelIO", {"affine": MICRONS, "unit": "micron"}, "in microns"),
+        ("NibabelIO", {"affine": ACDC, "sform": np.diag([0, 1.3, 10, 1])}, "axes the lengths 0×1.3×10"),
+        ("NibabelIO", {"affine": ACDC, "sform": np.diag([np.nan, 1.3, 10, 1])}, "axes the lengths nan×1.3×10"),
     ],
 )
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
@@ -199,9 +201,11 @@ def make_folder(file: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda file: file.write_bytes(b"not an image"), ""),
+        (lambda file: file.write_bytes(b"not an image"), "is damaged, or no image"),
         (lambda file: file.write_bytes(b""), "is empty"),
         (break_link, "is a link to .git/annex/objects/x, which is not there"),
+        (lambda file: file.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "pointer.*git lfs pull"),
+        (lambda file: file.write_bytes(b"/annex/objects/SHA256E-s9--0.nii.gz\n"), "pointer.*git annex get"),
         (make_folder, "is no file"),
     ],
 )
@@ -266,12 +270,20 @@ def test_companions_that_disagree_or_lack_are_named(tmp_path):
         pair_files(gt, predicted, TIF)
 
 
-@pytest.mark.parametrize("content", ["{}", '{"spacing": [1, 1]}', '{"spacing": [0, 1, 1]}'])
-def test_a_companion_without_a_spacing_is_named(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{}", "a.json beside it"),
+        ('{"spacing": [1, 1]}', "a.json beside it"),
+        ('{"spacing": [0, 1, 1]}', "size of 0×1×1 mm"),
+        ('{"spacing": [1, NaN, 1]}', "size of 1×nan×1 mm"),
+    ],
+)
+def test_a_companion_without_a_spacing_is_named(tmp_path, content, says):
     for folder in ("gt", "predicted"):
         write_tif(tmp_path / folder, "a", CUBE, None)
     (tmp_path / "gt" / "a.json").write_text(content)
-    with pytest.raises(ValueError, match="gt/a.tif: a.json beside it .* positive spacing"):
+    with pytest.raises(ValueError, match=f"gt/a.tif: .*{says}"):
         pair_files(tmp_path / "gt", tmp_path / "predicted", TIF)
 
 

@@ -91,9 +91,15 @@ def convert_abdomen(source: str | Path, raw: str | Path, dataset_id: int, datase
         partial = Path(folder, f"Dataset{dataset_id:03d}_{dataset.name}")
         for part in ("imagesTr", "labelsTr"):
             (partial / part).mkdir(parents=True)
+        faults = []
         for case, (image, label) in pairs.items():
             shutil.copyfile(image, partial / "imagesTr" / f"{case}_0000{ENDING}")
-            _convert_label(image, label, partial / "labelsTr" / f"{case}{ENDING}", dataset.organs)
+            try:
+                _convert_label(image, label, partial / "labelsTr" / f"{case}{ENDING}", dataset.organs)
+            except ValueError as error:
+                faults.append(str(error))
+        if faults:
+            raise ValueError("; ".join(faults))
         for image in unlabelled:
             (partial / "imagesTs").mkdir(exist_ok=True)
             shutil.copyfile(image, partial / "imagesTs" / f"{image.name.removesuffix(ENDING)}_0000{ENDING}")
