@@ -124,7 +124,7 @@ def test_one_bad_image_does_not_cost_the_others(workshop, add, added, scans):
     message = str(error.value)
     assert "2 of 6 images are added" in message and "--skip-bad" in message
     for name, fault in (
-        ("broken", "cut off within its header"),
+        ("broken", "is no NIfTI file"),
         ("cut", "cut off or damaged"),
         ("flat", "all voxels have one value"),
         ("huge", "voxels are NaN or infinite"),
