@@ -22,6 +22,7 @@ def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.slow
 def test_every_step_runs_dry_and_is_not_run_again(tmp_path):
     done = run("--dry-run", tmp_path)
     logs = "\n".join(f"== {log.name}\n{log.read_text()[-1500:]}" for log in sorted(tmp_path.glob("*.log")))
