@@ -19,15 +19,16 @@ def low_pass(volumes: Tensor, scale: Sequence[int]) -> Tensor:
     """
     for axis, step in zip((-3, -2, -1), scale, strict=True):
         if step > 1:
-            weights = _gaussian_means(volumes.shape[axis], step).to(volumes)
+            weights = _gaussian_means(volumes.shape[axis], step, volumes.device, volumes.dtype)
             volumes = (volumes.movedim(axis, -1) @ weights).movedim(-1, axis)
     return volumes
 
 
 @lru_cache
-def _gaussian_means(size: int, step: int) -> Tensor:
-    """[size, ⌈size / step⌉]: the weight of each voxel in each mean."""
+def _gaussian_means(size: int, step: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """[size, ⌈size / step⌉]: the weight of each voxel in each mean. Kept where it is used: no step copies it anew."""
     centres = step * torch.arange(-(-size // step)) + (step - 1) / 2
     distance = (torch.arange(size)[:, None] - centres) / step
     weights = torch.where(distance.abs() <= REACH, torch.exp(-0.5 * distance**2), 0.0)
-    return weights / weights.sum(dim=0)
+    with torch.inference_mode(False):  # whoever asks first, the next may want a gradient
+        return (weights / weights.sum(dim=0)).to(device, dtype).clone()

@@ -25,3 +25,11 @@ def test_a_constant_stays_one_whatever_the_sides(shape: tuple[int, int, int]) ->
 def test_its_gradient_is_that_of_finite_differences() -> None:
     volume = torch.rand(1, 1, 5, 6, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: low_pass(x, (2, 1, 2)), volume)
+
+
+def test_a_gradient_is_had_after_a_first_use_without() -> None:
+    volume = torch.rand(1, 1, 9, 9, 9, requires_grad=True)
+    with torch.inference_mode():
+        low_pass(volume, (3, 3, 3))
+    low_pass(volume, (3, 3, 3)).sum().backward()
+    assert volume.grad is not None and volume.grad.sum().item() == pytest.approx(27)
