@@ -9,22 +9,15 @@ norm of the gradient of each term, times its weight, on the weights of the ViT e
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import torch
 from machine import add_docs, add_fold, pretrainer, replace_section
 
 from nnunet_topomae.losses.term import BRANCHES
+from nnunet_topomae.monitoring.instruments import pull
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 from nnunet_topomae.visualization.tables import markdown_table
-
-
-def gradient_norm(term: torch.Tensor, parameters: Iterable[torch.Tensor]) -> float:
-    """Of a scalar with respect to all parameters together."""
-    gradients = torch.autograd.grad(term, list(parameters), retain_graph=True, allow_unused=True)
-    return sum(gradient.square().sum() for gradient in gradients if gradient is not None).sqrt().item()
 
 
 def norms_of_batch(trainer: TopoMAEPretrainer, batch: dict) -> dict[str, dict[str, float]]:
@@ -37,7 +30,7 @@ def norms_of_batch(trainer: TopoMAEPretrainer, batch: dict) -> dict[str, dict[st
         if term.weight
     }
     return {
-        name: {branch: gradient_norm(term, parameters) for branch, parameters in encoders.items()}
+        name: {branch: pull(term, parameters) for branch, parameters in encoders.items()}
         for name, term in weighted.items()
     }
 

@@ -29,10 +29,14 @@ def topological_loss(
 
 
 def pretraining_topology(config: TopoMAEConfig, geometry: Geometry) -> TopologicalLoss:
-    """Of pre-training, with its scale and place: a token, which is what is hidden, is as wide as so many points."""
-    points = config.topology_scale
-    scale = [max(1, side // points) if points else 1 for side in geometry.token_size]
+    """Of pre-training, with its scale and place."""
+    scale = scale_of_tokens(geometry, config.topology_scale)
     return topological_loss(config, "voxels", scale, config.topology_place)
+
+
+def scale_of_tokens(geometry: Geometry, points: int) -> list[int]:
+    """Voxels an axis, so that a token, which is what is hidden, is as wide as so many points; 0 points: 1 voxel."""
+    return [max(1, side // points) if points else 1 for side in geometry.token_size]
 
 
 class Topology(BranchTerm):

@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from nnunet_topomae.losses.position import position_loss
+from nnunet_topomae.losses.pretraining import PretrainingLoss
 from nnunet_topomae.losses.reconstruction import masked_mean
 from nnunet_topomae.losses.term import BRANCHES
 from nnunet_topomae.monitoring.inpainting import harmonic_inpainting
+from nnunet_topomae.monitoring.shape import BettiNumbersOfLevels, hidden_share
 from nnunet_topomae.networks.ablation import ablated
 from nnunet_topomae.networks.copretrain import CoPretrainingNetwork
-from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
 from nnunet_topomae.networks.tokens import expand_mask
 
@@ -28,8 +29,12 @@ NUM_CROPS = 16
 TOKEN_STD = "vit_token_std"
 LABEL_SHARE = "vit_label_share"
 RECONSTRUCTION_RATIOS = tuple(f"error_over_harmonic_{name}" for name in (*BRANCHES, "zero"))
+BETTI_RATIOS = tuple(f"betti_over_harmonic_{name}" for name in BRANCHES)
 POINT_RATIOS = tuple(f"points_over_constant_{name}" for name in BRANCHES)
-PRETRAINING_INSTRUMENTS = (*RECONSTRUCTION_RATIOS, *POINT_RATIOS, TOKEN_STD)
+HIDDEN_SHARES = tuple(f"topology_hidden_share_{name}" for name in BRANCHES)
+PULLING = ("topology", "position")  # terms that are worth nothing where they are too weak to be felt
+PULLS = tuple(f"{term}_pull_{name}" for term in PULLING for name in BRANCHES)
+PRETRAINING_INSTRUMENTS = (*RECONSTRUCTION_RATIOS, *BETTI_RATIOS, *POINT_RATIOS, *HIDDEN_SHARES, *PULLS, TOKEN_STD)
 FINETUNING_INSTRUMENTS = ("cosine_vit", "cosine_partner", TOKEN_STD, LABEL_SHARE)
 
 
@@ -47,31 +52,30 @@ class PretrainingInstruments:
     """The same crops under the same masks, whenever they are read.
 
     `error_over_harmonic_*`: mean squared error on masked voxels over that of harmonic inpainting, which learns nothing
-    (`monitoring/inpainting.py`), of each network, and of zero, the mean of a z-scored image. `points_over_constant_*`:
-    error of the nine points over that of their mean over the crops. `vit_token_std`: see `token_std`.
+    (`monitoring/inpainting.py`), of each network, and of zero, the mean of a z-scored image. `betti_over_harmonic_*`:
+    the same of the Betti error (`monitoring/shape.py`). `points_over_constant_*`: error of the nine points over that of
+    their mean over the crops. `topology_hidden_share_*`: see `hidden_share`. `topology_pull_*`, `position_pull_*`: how
+    strongly a term pulls at an encoder (`pull`), over reconstruction. `vit_token_std`: see `token_std`.
+
+    What has no weight in the loss nobody has asked the networks for, and is not judged.
 
     Args:
         image: [B, C, D, H, W], crops; points: [B, 9, 3], where they lie; masks: [B, 1, N]. All on the CPU.
-        geometry: of the networks.
+        loss: of pre-training.
         batch_size: crops at a time.
-        asks_for_points: whether their loss has a weight; else nobody has asked the networks for them, and they are not
-            judged.
     """
 
     def __init__(
-        self,
-        image: torch.Tensor,
-        points: torch.Tensor,
-        masks: torch.Tensor,
-        geometry: Geometry,
-        batch_size: int,
-        asks_for_points: bool = True,
+        self, image: torch.Tensor, points: torch.Tensor, masks: torch.Tensor, loss: PretrainingLoss, batch_size: int
     ) -> None:
         self.image, self.points, self.masks = image, points, masks
+        self.loss = loss
         self.batch_size = batch_size
-        self.asks_for_points = asks_for_points
-        self.voxel_mask = expand_mask(masks[:, 0], geometry.token_grid, geometry.token_size)
-        self.harmonic_error = self._masked_error(harmonic_inpainting(image, self.voxel_mask))
+        self.weights = {term.name: term.weight for term in loss.terms}
+        self.voxel_mask = expand_mask(masks[:, 0], loss.geometry.token_grid, loss.geometry.token_size)
+        self.betti = BettiNumbersOfLevels(image, loss.geometry)
+        harmonic = harmonic_inpainting(image, self.voxel_mask)
+        self.harmonic_error, self.harmonic_betti_error = self._masked_error(harmonic), self.betti.error(harmonic)
         self.zero_error = self._masked_error(torch.zeros_like(image))
         self.constant_error = position_loss(points.mean(dim=0), points).item()
 
@@ -91,14 +95,45 @@ class PretrainingInstruments:
                 torch.cat([answer[:, 0].float().cpu() for answer in answers])
                 for answers in zip(*(getattr(output, name) for output in outputs), strict=True)
             )
+            completed = torch.where(self.voxel_mask, volume, self.image)
             readings[f"error_over_harmonic_{name}"] = _ratio(self._masked_error(volume), self.harmonic_error)
-            if self.asks_for_points:
+            readings[f"betti_over_harmonic_{name}"] = _ratio(self.betti.error(completed), self.harmonic_betti_error)
+            if self.weights["topology"]:
+                share = hidden_share(self.loss.topology.loss, completed, self.image, self.voxel_mask)
+                readings[f"topology_hidden_share_{name}"] = share
+            if self.weights["position"]:
                 error = position_loss(points, self.points).item()
                 readings[f"points_over_constant_{name}"] = _ratio(error, self.constant_error)
-        return {**readings, TOKEN_STD: token_std(torch.cat(features))}
+        return {**readings, **self._pulls(network, device), TOKEN_STD: token_std(torch.cat(features))}
+
+    @torch.enable_grad()
+    def _pulls(self, network: CoPretrainingNetwork, device: torch.device) -> dict[str, float]:
+        """On the first batch."""
+        terms = [name for name in PULLING if self.weights[name]]
+        if not terms:
+            return {}
+        image, points, masks = (value[: self.batch_size].to(device) for value in (self.image, self.points, self.masks))
+        with torch.autocast("cuda", enabled=device.type == "cuda"):  # no more memory than a step of training
+            outputs = network(image, masks)._asdict()
+        values = self.loss(outputs, self.loss.target(image, points, masks, self.loss.submit_target(image)))
+        pulls: dict[str, float] = {}
+        for branch in BRANCHES:
+            weights = list(getattr(network, branch).encoder.parameters())
+            of_term = {
+                name: self.weights[name] * pull(values[f"{name}_{branch}"], weights)
+                for name in ("reconstruction", *terms)
+            }
+            pulls |= {f"{name}_pull_{branch}": _ratio(of_term[name], of_term["reconstruction"]) for name in terms}
+        return pulls
 
     def _masked_error(self, volume: torch.Tensor) -> float:
         return masked_mean((volume - self.image) ** 2, self.voxel_mask).item()
+
+
+def pull(term: torch.Tensor, weights: Sequence[torch.Tensor]) -> float:
+    """Norm of the gradient of a scalar with respect to all these weights together."""
+    gradients = torch.autograd.grad(term, weights, retain_graph=True, allow_unused=True)
+    return math.hypot(*(gradient.norm().item() for gradient in gradients if gradient is not None))
 
 
 def _ratio(error: float, yardstick: float) -> float:

@@ -16,6 +16,7 @@ from nnunet_topomae.data.dataloading import CropPositionDataLoader
 from nnunet_topomae.losses.position import point_distance
 from nnunet_topomae.losses.reconstruction import masked_mean
 from nnunet_topomae.losses.term import BRANCHES
+from nnunet_topomae.monitoring.shape import BettiNumbersOfLevels
 from nnunet_topomae.networks.copretrain import CoPretrainingNetwork
 from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.networks.tokens import expand_mask
@@ -86,7 +87,8 @@ class PretrainingEvaluation:
         """Metrics of one case, by network, and its first crop.
 
         `masked_mse` is in squared z-scored intensities, `psnr` in dB, `topological_distance` is (Σ_k W2(D_k, D̂_k)²)^½
-        of the completed crop in z-scored intensities, the point errors are mean distances of the nine points.
+        of the completed crop in z-scored intensities, `betti_error` that of `monitoring/shape.py`, the point errors are
+        mean distances of the nine points.
         """
         generator = self.seed(key)
         first = self.reconstruct(key, generator)
@@ -136,11 +138,13 @@ class PretrainingEvaluation:
 
     def _metrics(self, crop: ReconstructedCrop) -> dict[str, dict[str, float]]:
         target_diagrams = self.topology.diagrams(crop.image)
+        betti = BettiNumbersOfLevels(crop.image, self.geometry)
         return {
             name: {
                 "masked_mse": masked_mean((completed - crop.image) ** 2, crop.voxel_mask).item(),
                 "psnr": psnr(completed, crop.image, crop.voxel_mask),
                 "topological_distance": (2 * self.topology(completed, crop.image, target_diagrams)).sqrt().item(),
+                "betti_error": betti.error(completed),
                 "point_error_voxels": self._point_error(crop, name, crop.volume_shape),
                 "point_error_mm": self._point_error(crop, name, crop.volume_shape * self._mm(crop.volume_shape)),
             }

@@ -7,12 +7,13 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from nnunet_topomae.monitoring.instruments import LABEL_SHARE, TOKEN_STD, is_dead
+from nnunet_topomae.monitoring.instruments import LABEL_SHARE, PULLING, TOKEN_STD, is_dead
 from nnunet_topomae.report.lenient import counted, number
 from nnunet_topomae.report.runs import FINISHED, NETWORKS, Run
 
 RECENT = timedelta(minutes=15)  # a log that was written since may be of a training that goes on
 LITTLE = 0.01  # part of the labels
+WEAK = 0.03  # of the pull of reconstruction
 LOSSES = {"train": "training", "val": "validation"}
 
 
@@ -82,6 +83,12 @@ def _worse_than_trivial(run: Run) -> Iterator[str]:
                 f"The {network} places crops no better than one answer for all would: its error is {ratio:.3g} times "
                 "as large."
             )
+        for term in PULLING:
+            if (strength := _last(run, f"{term}_pull_{key}")) < WEAK:
+                yield (
+                    f"The {network} hardly feels the loss of {term}: it pulls at the encoder {strength:.2g} times as "
+                    f"strongly as reconstruction does. NNUNET_TOPOMAE_WEIGHT_{term.upper()} can be raised, or set to 0."
+                )
     if is_dead(spread := _last(run, TOKEN_STD)):
         yield f"The ViT says the same everywhere: its tokens vary by {spread:.2g}, in health by 0.5 to 0.8."
     if (share := _last(run, LABEL_SHARE)) < LITTLE:

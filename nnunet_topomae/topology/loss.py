@@ -144,11 +144,11 @@ class TopologicalLoss(nn.Module):
         self._check(reconstruction, target)
         values: np.ndarray | Future[np.ndarray]
         with torch.autocast(reconstruction.device.type, enabled=False):
-            pooled = self._pooled(reconstruction)
+            pooled = self.pooled(reconstruction)
             if target_diagrams is not None:
                 values = _to_host(pooled)
             elif target is not None:
-                values, target_values = _to_numpy(pooled, self._pooled(target))
+                values, target_values = _to_numpy(pooled, self.pooled(target))
                 target_diagrams = self._submit_diagrams(_finite_target(target_values), target_values.shape)
             else:
                 raise ValueError("give a target or its diagrams")
@@ -174,7 +174,7 @@ class TopologicalLoss(nn.Module):
         """`diagrams` in the background: futures, which `forward` and `submit` take as `target_diagrams`."""
         _check_volumes(volumes, "volumes")
         with torch.autocast(volumes.device.type, enabled=False):
-            (values,) = _to_numpy(self._pooled(volumes))
+            (values,) = _to_numpy(self.pooled(volumes))
         return self._submit_diagrams(_finite_target(values), values.shape)
 
     def _submit_diagrams(self, values: np.ndarray | Future[np.ndarray], shape: Sequence[int]) -> list[Future[Diagrams]]:
@@ -222,7 +222,8 @@ class TopologicalLoss(nn.Module):
                     f"{self.max_side}"
                 )
 
-    def _pooled(self, volumes: Tensor) -> Tensor:
+    def pooled(self, volumes: Tensor) -> Tensor:
+        """[B, C, d, h, w], what of [B, C, D, H, W] volumes is compared."""
         volumes = low_pass(volumes.float(), self.scale)
         return volumes if self.max_side is None else average_pool(volumes, self.max_side)
 

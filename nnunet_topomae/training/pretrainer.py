@@ -236,8 +236,7 @@ class TopoMAEPretrainer(UnlabelledCasesTrainer):
         generator = torch.Generator().manual_seed(0)
         masks = draw_masks(NUM_CROPS, 1, self.geometry.num_tokens, self.config.mask_ratio, generator)
         image, points = (torch.stack([sample[name] for sample in samples]) for name in ("data", "points"))
-        asks_for_points = self.config.weight_position > 0
-        return PretrainingInstruments(image, points, masks, self.geometry, self.batch_size, asks_for_points)
+        return PretrainingInstruments(image, points, masks, self.loss, self.batch_size)
 
     def on_train_epoch_end(self, train_outputs: list[Readings]) -> None:
         self._log("train", train_outputs, (*TERMS_AND_ERRORS, *GRADIENTS))

@@ -1,13 +1,17 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from nnunet_topomae.config import TopoMAEConfig
+from nnunet_topomae.losses.pretraining import PretrainingLoss
 from nnunet_topomae.monitoring.instruments import (
+    HIDDEN_SHARES,
     POINT_RATIOS,
     PRETRAINING_INSTRUMENTS,
+    PULLS,
     PretrainingInstruments,
     cosines,
     is_dead,
@@ -19,8 +23,10 @@ from nnunet_topomae.planning.blueprint import Blueprint
 from nnunet_topomae.pretext.masking import draw_masks
 
 PLAN = {"patch_size": (16, 16, 24), "architecture": {"arch_kwargs": {"strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]]}}}
-BLUEPRINT = Blueprint.of(PLAN, TopoMAEConfig(partner="unetrpp", preset="tiny"))
+CONFIG = TopoMAEConfig(partner="unetrpp", preset="tiny")
+BLUEPRINT = Blueprint.of(PLAN, CONFIG)
 GEOMETRY = BLUEPRINT.geometry
+LOSS = PretrainingLoss(CONFIG, GEOMETRY)
 
 
 def test_tokens_that_are_all_alike_have_no_deviation():
@@ -34,18 +40,20 @@ class Oracle(nn.Module):
 
     def __init__(self, network: CoPretrainingNetwork, image: torch.Tensor, points: torch.Tensor, share: float) -> None:
         super().__init__()
-        self.vit, self.network = network.vit, network
+        self.vit, self.partner, self.network = network.vit, network.partner, network
         self.image, self.points, self.share = image, points, share
 
     def forward(self, image: torch.Tensor, masks: torch.Tensor):
         rows = (self.image[:, None] == image).flatten(2).all(dim=2).float().argmax(dim=0)
         output = self.network(image, masks)
         middle = self.points.mean(dim=0)
-        right = output.vit._replace(
-            reconstruction=(1 - self.share) * image[:, None],
-            points=(middle + (1 - self.share) * (self.points[rows] - middle))[:, None],
-        )
-        return output._replace(vit=right, partner=right)
+        volume = (1 - self.share) * image[:, None]
+        points = (middle + (1 - self.share) * (self.points[rows] - middle))[:, None]
+        rights = {
+            name: answer._replace(reconstruction=volume + 0 * answer.reconstruction, points=points + 0 * answer.points)
+            for name, answer in output._asdict().items()
+        }
+        return output._replace(**rights)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -54,7 +62,7 @@ def test_errors_stand_beside_those_of_knowing_nothing(share):
     image, points = torch.randn(4, 1, 16, 16, 24), torch.rand(4, 9, 3)
     masks = draw_masks(4, 1, GEOMETRY.num_tokens, 0.75, torch.Generator().manual_seed(0))
     network = CoPretrainingNetwork(1, *BLUEPRINT).eval()
-    instruments = PretrainingInstruments(image, points, masks, GEOMETRY, batch_size=2)
+    instruments = PretrainingInstruments(image, points, masks, LOSS, batch_size=2)
     readings = instruments.read(Oracle(network, image, points, share), torch.device("cpu"))
 
     assert set(readings) == set(PRETRAINING_INSTRUMENTS)
@@ -66,16 +74,25 @@ def test_errors_stand_beside_those_of_knowing_nothing(share):
     assert 0.3 < readings["vit_token_std"] < 1.5
 
 
-def readings_at(points: torch.Tensor, asks_for_points: bool = True) -> dict[str, float]:
+def readings_at(points: torch.Tensor, **knobs: float) -> dict[str, float]:
     """Of an untrained network on noise at these places."""
+    torch.manual_seed(0)
     masks = draw_masks(2, 1, GEOMETRY.num_tokens, 0.75, torch.Generator().manual_seed(0))
-    instruments = PretrainingInstruments(torch.randn(2, 1, 16, 16, 24), points, masks, GEOMETRY, 2, asks_for_points)
+    loss = PretrainingLoss(replace(CONFIG, **knobs), GEOMETRY)
+    instruments = PretrainingInstruments(torch.randn(2, 1, 16, 16, 24), points, masks, loss, 2)
     return instruments.read(CoPretrainingNetwork(1, *BLUEPRINT).eval(), torch.device("cpu"))
 
 
-def test_points_that_no_loss_asks_for_are_not_judged():
-    readings = readings_at(torch.rand(2, 9, 3), asks_for_points=False)
-    assert set(readings) == set(PRETRAINING_INSTRUMENTS) - set(POINT_RATIOS)
+def test_what_no_loss_asks_for_is_not_judged():
+    readings = readings_at(torch.rand(2, 9, 3), weight_position=0, weight_topology=0)
+    assert set(readings) == set(PRETRAINING_INSTRUMENTS) - {*POINT_RATIOS, *HIDDEN_SHARES, *PULLS}
+
+
+@pytest.mark.parametrize("name", PULLS)
+def test_a_term_pulls_as_many_times_as_strongly_as_its_weight_is_larger(name):
+    term, points = name.split("_")[0], torch.rand(2, 9, 3)
+    weak, strong = (readings_at(points, **{f"weight_{term}": weight}) for weight in (1, 3))
+    assert strong[name] == pytest.approx(3 * weak[name], rel=1e-4) and weak[name] > 0
 
 
 def test_where_all_crops_lie_at_one_place_a_constant_is_no_yardstick():

@@ -67,6 +67,7 @@ def test_a_training_without_validation_is_told_how_to_validate(results):
     [
         ("error_over_harmonic_vit", [0.8, 1.2], "1.2 times that of harmonic inpainting"),
         ("points_over_constant_partner", [0.5, 3.0], "The partner places crops no better"),
+        ("topology_pull_vit", [0.2, 0.004], "reconstruction does. NNUNET_TOPOMAE_WEIGHT_TOPOLOGY can"),
         ("vit_token_std", [0.6, 0.01], "The ViT says the same everywhere"),
         ("vit_label_share", [0.2, 0.001], "The ViT decides 0.1% of the labels"),
         ("train_losses", [1.0, 2.0], "The training loss has not fallen: 1 at first, 2 at last"),

@@ -46,7 +46,14 @@ def test_its_validation_tells_how_well_cases_are_reconstructed_and_placed(traine
     assert val_cases == sorted(splits[0]["val"])
     for network in ("vit", "partner"):
         metrics = summary["mean"][network]
-        assert set(metrics) == {"masked_mse", "psnr", "topological_distance", "point_error_voxels", "point_error_mm"}
+        assert set(metrics) == {
+            "masked_mse",
+            "psnr",
+            "topological_distance",
+            "betti_error",
+            "point_error_voxels",
+            "point_error_mm",
+        }
         assert all(np.isfinite(list(metrics.values())))
         # The first axis of the phantom is coarser than 1 mm, the others are 1 mm.
         assert metrics["point_error_voxels"] < metrics["point_error_mm"] < 2 * metrics["point_error_voxels"]

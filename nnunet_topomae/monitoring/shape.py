@@ -1,0 +1,63 @@
+"""Has a completed crop the shape of the true one, and what does the topological term do about it?"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from nnunet_topomae.losses.topology import scale_of_tokens
+from nnunet_topomae.networks.geometry import Geometry
+from nnunet_topomae.topology import TopologicalLoss, batched_persistence_diagrams, betti_curve
+from nnunet_topomae.topology.low_pass import low_pass
+
+LEVELS = (0.5, 0.7, 0.9)  # of the voxels lie below
+POINTS = 4  # a side of a token, of the low-pass: what is finer cannot be known of what is hidden
+
+
+class BettiNumbersOfLevels:
+    """Betti numbers of crops, low-passed, above the levels that part their voxels as `LEVELS` says.
+
+    Args:
+        image: [B, C, D, H, W], the true crops.
+        geometry: whose tokens are hidden.
+    """
+
+    def __init__(self, image: torch.Tensor, geometry: Geometry) -> None:
+        self.scale = scale_of_tokens(geometry, POINTS)
+        volumes = self._low_passed(image)
+        self.levels = [np.quantile(volume, LEVELS) for volume in volumes]
+        self.numbers = self._numbers(volumes)
+
+    def error(self, completed: torch.Tensor) -> float:
+        """Σ_k |β_k − β_k of the true crop| at the levels of the true crop, mean over levels, crops and channels."""
+        return float(np.abs(self._numbers(self._low_passed(completed)) - self.numbers).sum(axis=1).mean())
+
+    def _low_passed(self, volumes: torch.Tensor) -> np.ndarray:
+        return low_pass(volumes.detach().cpu().float(), self.scale).flatten(0, 1).numpy()
+
+    def _numbers(self, volumes: np.ndarray) -> np.ndarray:
+        """[B · C, 3, levels]."""
+        diagrams = batched_persistence_diagrams(volumes, superlevel=True)
+        return np.array(
+            [[betti_curve(of_k, at) for of_k in of_volume] for of_volume, at in zip(diagrams, self.levels, strict=True)]
+        )
+
+
+@torch.enable_grad()
+def hidden_share(loss: TopologicalLoss, completed: torch.Tensor, image: torch.Tensor, hidden: torch.Tensor) -> float:
+    """Part of the topological loss that hangs on hidden voxels: what a network can do something about.
+
+    The rest is classes of the image that nothing answers, and classes whose critical voxels it shows. A coordinate that
+    is off by δ costs weight · δ² and pulls at its voxel by 2 · weight · δ, so that slopes tell the costs; at the points
+    of a low-pass the voxels around count as they weigh there.
+
+    Args:
+        completed, image: [B, C, D, H, W].
+        hidden: [B, 1, D, H, W] bool.
+    """
+    pending = loss.submit(completed.detach().requires_grad_(), image)
+    terms = pending.result()
+    (slopes,) = torch.autograd.grad(terms.loss, pending.pooled)
+    weight = 0.5 / slopes[:, :, 0, 0, 0].numel() / (slopes[0, 0].numel() if loss.normalisation == "voxels" else 1)
+    of_hidden = loss.pooled(hidden.expand_as(completed).float())
+    return ((slopes**2 * of_hidden).sum() / (4 * weight * terms.loss)).item()
