@@ -206,6 +206,10 @@ class Dataset:
         """By nnU-Net, which takes 0 data workers for a number of threads."""
         command = ("nnUNetv2_plan_and_preprocess", "-d", self.dataset_id, "-c", "3d_fullres", "-np", 1, "-npfp", 1)
         self.call(*command, nnUNet_n_proc_DA=1)
+        file = self.preprocessed_dataset / "nnUNetPlans.json"
+        plans = json.loads(file.read_text())
+        plans["configurations"]["3d_fullres"]["median_image_size_in_voxels"] = [33, 33, 33]  # else position is left out
+        file.write_text(json.dumps(plans))
 
     def write_split(self, *folds: tuple[Sequence[int], Sequence[int]]) -> None:
         """splits_final.json with (training, validation) cases by number."""

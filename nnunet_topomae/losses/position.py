@@ -12,8 +12,8 @@ def position_loss(points: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Mean over points and axes of (p̂ − p)².
 
     Args:
-        points, target: [..., 9, 3], coordinates in which the whole volume spans [0, 1] (`pretext/position.py`); axes
-            that a target lacks are broadcast.
+        points, target: [..., 9, 3], from the centre of the volume (`from_centre` of `pretext/position.py`); axes that a
+            target lacks are broadcast.
     """
     return ((points - target) ** 2).mean()
 
@@ -31,7 +31,7 @@ def point_distance(points: torch.Tensor, target: torch.Tensor, unit: torch.Tenso
     """Mean Euclidean distance of the nine points of each crop, [B].
 
     Args:
-        points, target: [B, 9, 3] in coordinates of the volume.
-        unit: [B, 3], extent of the volume per axis in the unit wanted: voxels, or mm.
+        points, target: [B, 9, 3], in any coordinates.
+        unit: [B, 3] or [3], how long 1 is on each axis, in the unit wanted: voxels, or mm.
     """
-    return ((points - target) * unit[:, None]).norm(dim=2).mean(dim=1)
+    return ((points - target) * unit[..., None, :]).norm(dim=2).mean(dim=1)

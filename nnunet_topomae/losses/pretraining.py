@@ -45,7 +45,7 @@ class PretrainingLoss(nn.Module):
         masks: torch.Tensor,
         diagrams: list[Future[Diagrams]] | None = None,
     ) -> Target:
-        """What images [B, C, D, H, W] at `points` [B, 9, 3] under `masks` [B, V, N] ask of the networks."""
+        """What images [B, C, D, H, W] at `points` [B, 9, 3] (`Target`) under `masks` [B, V, N] ask of the networks."""
         hidden = expand_mask(masks, self.geometry.token_grid, self.geometry.token_size)
         return Target(image, points, hidden, diagrams)
 

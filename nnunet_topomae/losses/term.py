@@ -25,7 +25,7 @@ class Target:
 
     Attributes:
         image: [B, C, D, H, W], what is to be reconstructed.
-        points: [B, 9, 3], where the crops lie (`pretext/position.py`).
+        points: [B, 9, 3], where the crops lie (`from_centre` of `pretext/position.py`).
         hidden: [B, V, 1, D, H, W] bool, True where the networks saw nothing, for each mask of a crop (view).
         diagrams: of the images, under way; None: topology is left out.
         pending: topological losses that have been begun, by branch.

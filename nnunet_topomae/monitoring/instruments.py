@@ -54,19 +54,28 @@ class PretrainingInstruments:
     `error_over_harmonic_*`: mean squared error on masked voxels over that of harmonic inpainting, which learns nothing
     (`monitoring/inpainting.py`), of each network, and of zero, the mean of a z-scored image. `betti_over_harmonic_*`:
     the same of the Betti error (`monitoring/shape.py`). `points_over_constant_*`: error of the nine points over that of
-    their mean over the crops. `topology_hidden_share_*`: see `hidden_share`. `topology_pull_*`, `position_pull_*`: how
-    strongly a term pulls at an encoder (`pull`), over reconstruction. `vit_token_std`: see `token_std`.
+    their mean over the crops, on each axis over those that show padding on it apart from those that do not: a volume
+    smaller than the patch lies in its middle, and to see that is not to know a place. `topology_hidden_share_*`: see
+    `hidden_share`. `topology_pull_*`, `position_pull_*`: how strongly a term pulls at an encoder (`pull`), over
+    reconstruction. `vit_token_std`: see `token_std`.
 
     What has no weight in the loss nobody has asked the networks for, and is not judged.
 
     Args:
-        image: [B, C, D, H, W], crops; points: [B, 9, 3], where they lie; masks: [B, 1, N]. All on the CPU.
+        image: [B, C, D, H, W], crops; points: [B, 9, 3], where they lie (`from_centre`); padded: [B, 3], on which axes
+            they reach out of their volume; masks: [B, 1, N]. All on the CPU.
         loss: of pre-training.
         batch_size: crops at a time.
     """
 
     def __init__(
-        self, image: torch.Tensor, points: torch.Tensor, masks: torch.Tensor, loss: PretrainingLoss, batch_size: int
+        self,
+        image: torch.Tensor,
+        points: torch.Tensor,
+        padded: torch.Tensor,
+        masks: torch.Tensor,
+        loss: PretrainingLoss,
+        batch_size: int,
     ) -> None:
         self.image, self.points, self.masks = image, points, masks
         self.loss = loss
@@ -77,7 +86,7 @@ class PretrainingInstruments:
         harmonic = harmonic_inpainting(image, self.voxel_mask)
         self.harmonic_error, self.harmonic_betti_error = self._masked_error(harmonic), self.betti.error(harmonic)
         self.zero_error = self._masked_error(torch.zeros_like(image))
-        self.constant_error = position_loss(points.mean(dim=0), points).item()
+        self.constant_error = position_loss(_means_by_padding(points, padded), points).item()
 
     @torch.no_grad()
     def read(self, network: CoPretrainingNetwork, device: torch.device) -> dict[str, float]:
@@ -128,6 +137,12 @@ class PretrainingInstruments:
 
     def _masked_error(self, volume: torch.Tensor) -> float:
         return masked_mean((volume - self.image) ** 2, self.voxel_mask).item()
+
+
+def _means_by_padding(points: torch.Tensor, padded: torch.Tensor) -> torch.Tensor:
+    """[B, 9, 3], the mean over those crops whose axis is padded likewise."""
+    alike = (padded[:, None] == padded).float()  # [B, B, 3]
+    return torch.einsum("bcx,cpx->bpx", alike / alike.sum(dim=1, keepdim=True), points)
 
 
 def pull(term: torch.Tensor, weights: Sequence[torch.Tensor]) -> float:

@@ -21,6 +21,7 @@ from nnunet_topomae.networks.copretrain import CoPretrainingNetwork
 from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.networks.tokens import expand_mask
 from nnunet_topomae.pretext.masking import draw_masks
+from nnunet_topomae.pretext.position import in_volume
 from nnunet_topomae.topology import TopologicalLoss
 from nnunet_topomae.visualization.reconstruction import save_reconstruction_figure
 
@@ -46,7 +47,7 @@ class ReconstructedCrop(NamedTuple):
         voxel_mask: [1, 1, D, H, W] bool, True where the networks saw nothing.
         completed: [1, C, D, H, W] by network, the image where it was visible, the reconstruction where it was masked.
         points: [1, 9, 3], where the crop lies in its volume (`pretext/position.py`).
-        predicted_points: [1, 9, 3] by network.
+        predicted_points: [1, 9, 3] by network, in coordinates of the volume as well.
         volume_shape: [1, 3], voxels of the volume.
     """
 
@@ -116,13 +117,14 @@ class PretrainingEvaluation:
         voxel_mask = expand_mask(masks[:, 0], self.geometry.token_grid, self.geometry.token_size)
         branches = output._asdict().items()
         volumes = {name: branch.reconstruction[:, 0].float() for name, branch in branches}
+        shape = sample["volume_shape"][None].to(self.device)
         return ReconstructedCrop(
             image,
             voxel_mask,
             {name: torch.where(voxel_mask, volume, image) for name, volume in volumes.items()},
             sample["points"][None].to(self.device),
-            {name: branch.points[:, 0].float() for name, branch in branches},
-            sample["volume_shape"][None].to(self.device),
+            {name: in_volume(branch.points[:, 0].float(), shape, self._mm(shape)) for name, branch in branches},
+            shape,
         )
 
     def draw(self, path: Path, title: str, crop: ReconstructedCrop) -> None:

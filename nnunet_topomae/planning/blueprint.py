@@ -46,3 +46,11 @@ def geometry_of(configuration: Mapping[str, Any]) -> Geometry:
             "plan the dataset again with nnUNetv2_plan_experiment"
         ) from error
     return geometry_from_plan(patch_size, strides)
+
+
+def patch_holds_most_volumes(configuration: Mapping[str, Any]) -> bool:
+    """Whether the median volume of a configuration of nnU-Net's plans fits into its patch; False if none is named."""
+    median = configuration.get("median_image_size_in_voxels")
+    return median is not None and all(
+        side <= patch for side, patch in zip(median, configuration["patch_size"], strict=True)
+    )

@@ -13,6 +13,7 @@ from itertools import product
 import torch
 
 NUM_POINTS = 9  # the crop's centre and its eight corners
+LENGTH = 100.0  # mm
 
 
 def crop_at(lower: Sequence[int]) -> torch.Tensor:
@@ -44,3 +45,22 @@ def nine_points(crop_to_volume: torch.Tensor, patch_size: Sequence[int], volume_
     points = torch.cat([torch.full((1, 3), 0.5, dtype=torch.float64), corners]) * size - 0.5
     in_volume = points @ crop_to_volume[:, :3].T + crop_to_volume[:, 3]
     return ((in_volume + 0.5) / torch.as_tensor(volume_shape, dtype=torch.float64)).float()
+
+
+def from_centre(points: torch.Tensor, volume_shape: torch.Tensor, spacing: torch.Tensor) -> torch.Tensor:
+    """What the networks are asked for: where points lie from the centre of their volume, in units of `LENGTH` mm.
+
+    Coordinates of the volume would ask for its extent as well, which is not to be seen in a crop, or, where padding
+    shows it, nothing but it.
+
+    Args:
+        points: [B, 9, 3], in coordinates of the volume (`nine_points`).
+        volume_shape: [B, 3], voxels.
+        spacing: [3], mm a voxel.
+    """
+    return (points - 0.5) * (volume_shape * spacing / LENGTH)[:, None]
+
+
+def in_volume(places: torch.Tensor, volume_shape: torch.Tensor, spacing: torch.Tensor) -> torch.Tensor:
+    """The points in coordinates of the volume of places as of `from_centre`."""
+    return places / (volume_shape * spacing / LENGTH)[:, None] + 0.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import time
 from typing import Any, TypeVar
@@ -42,8 +43,9 @@ from nnunet_topomae.monitoring.pictures import log_picture, never_fatal
 from nnunet_topomae.monitoring.reconstructions import MAX_PICTURES, PretrainingEvaluation, mean_over_cases
 from nnunet_topomae.networks.checkpointing import with_checkpoints
 from nnunet_topomae.networks.copretrain import CoPretrainingNetwork
-from nnunet_topomae.planning.blueprint import Blueprint, vit_config
+from nnunet_topomae.planning.blueprint import Blueprint, patch_holds_most_volumes, vit_config
 from nnunet_topomae.pretext.masking import draw_masks
+from nnunet_topomae.pretext.position import from_centre
 from nnunet_topomae.private_names import curves
 from nnunet_topomae.training.pretraining_step import (
     GRADIENTS,
@@ -111,7 +113,14 @@ class TopoMAEPretrainer(UnlabelledCasesTrainer):
         return with_checkpoints(network, blueprint.partner) if config.gradient_checkpointing else network
 
     def _build_loss(self) -> PretrainingLoss:
-        return PretrainingLoss(self.config, self.geometry)
+        config = self.config
+        if config.weight_position and patch_holds_most_volumes(self.configuration_manager.configuration):
+            self.print_to_log_file(
+                "Position is left out: the patch holds most volumes, which lie in its middle, so that padding would "
+                "tell all there is to know of the nine points"
+            )
+            config = replace(config, weight_position=0, weight_consistency_points=0)
+        return PretrainingLoss(config, self.geometry)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupCosineSchedule]:
         network = self.plain_network
@@ -133,6 +142,7 @@ class TopoMAEPretrainer(UnlabelledCasesTrainer):
             self.grad_scaler,
             self.config.mask_ratio,
             vit_config(self.config).views,
+            self.configuration_manager.spacing,
             self.device,
         )
 
@@ -235,8 +245,10 @@ class TopoMAEPretrainer(UnlabelledCasesTrainer):
             samples = [loader.draw_sample(keys[index % len(keys)]) for index in range(NUM_CROPS)]
         generator = torch.Generator().manual_seed(0)
         masks = draw_masks(NUM_CROPS, 1, self.geometry.num_tokens, self.config.mask_ratio, generator)
-        image, points = (torch.stack([sample[name] for sample in samples]) for name in ("data", "points"))
-        return PretrainingInstruments(image, points, masks, self.loss, self.batch_size)
+        batch = collate_crops(samples)
+        shape, patch_size = batch["volume_shape"], torch.tensor(self.configuration_manager.patch_size)
+        places = from_centre(batch["points"], shape, torch.tensor(self.configuration_manager.spacing))
+        return PretrainingInstruments(batch["data"], places, shape < patch_size, masks, self.loss, self.batch_size)
 
     def on_train_epoch_end(self, train_outputs: list[Readings]) -> None:
         self._log("train", train_outputs, (*TERMS_AND_ERRORS, *GRADIENTS))

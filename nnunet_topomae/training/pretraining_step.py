@@ -16,6 +16,7 @@ from nnunet_topomae.losses.term import BRANCHES, Target
 from nnunet_topomae.losses.topology import Topology
 from nnunet_topomae.networks.copretrain import BranchOutput, CoPretrainingNetwork
 from nnunet_topomae.pretext.masking import draw_masks
+from nnunet_topomae.pretext.position import LENGTH, from_centre
 
 Batch = Mapping[str, torch.Tensor]  # of `data/dataloading.py`
 Readings = dict[str, torch.Tensor]  # scalars by name, on the device: to read them would make the host wait
@@ -36,6 +37,7 @@ class PretrainingStep:
         scaler: of gradients in half precision; None: all is done in single precision.
         mask_ratio: part of the tokens that is masked.
         views: masks a crop.
+        spacing: mm a voxel.
         device: of the networks.
     """
 
@@ -48,6 +50,7 @@ class PretrainingStep:
         scaler: torch.amp.GradScaler | None,
         mask_ratio: float,
         views: int,
+        spacing: Sequence[float],
         device: torch.device,
     ) -> None:
         self.network = network
@@ -57,6 +60,7 @@ class PretrainingStep:
         self.scaler = scaler
         self.mask_ratio = mask_ratio
         self.views = views
+        self.spacing = torch.tensor(spacing, dtype=torch.float32, device=device)
         self.device = device
         self.mask_generator = torch.Generator()
         self.early_topology = EarlyTopology(self.branches, loss.topology)
@@ -92,11 +96,12 @@ class PretrainingStep:
             topology: how many times its term counts in this step; 0: it is left out.
         """
         diagrams = self.loss.submit_target(batch.get("data_on_host", batch["data"])) if topology else None
-        image, points, extent = (
+        image, points, shape = (
             batch[name].to(self.device, non_blocking=True) for name in ("data", "points", "volume_shape")
         )
+        places = from_centre(points, shape, self.spacing)
         masks = self.draw_masks(len(image))
-        target = self.loss.target(image, points, masks.to(self.device, non_blocking=True), diagrams)
+        target = self.loss.target(image, places, masks.to(self.device, non_blocking=True), diagrams)
         with_partner = len(branches) == len(BRANCHES)
         with self.early_topology.during(target), torch.autocast("cuda", enabled=self.device.type == "cuda"):
             answer = self.network(image, masks, with_partner=with_partner)
@@ -104,7 +109,7 @@ class PretrainingStep:
         values = self.loss(outputs, target)
         total = self.loss.total(values, topology)
         for branch, output in outputs.items():
-            distance = point_distance(output.points[:, 0].detach().float(), points, extent)
+            distance = point_distance(output.points[:, 0].detach().float(), places, LENGTH / self.spacing)
             values[f"point_error_{branch}"] = distance.mean()
         if not with_partner and isinstance(self.network, DistributedDataParallel):  # awaits a gradient of each weight
             total = total + 0 * sum(weight.sum() for weight in self.branches["partner"].parameters())

@@ -62,7 +62,7 @@ def test_errors_stand_beside_those_of_knowing_nothing(share):
     image, points = torch.randn(4, 1, 16, 16, 24), torch.rand(4, 9, 3)
     masks = draw_masks(4, 1, GEOMETRY.num_tokens, 0.75, torch.Generator().manual_seed(0))
     network = CoPretrainingNetwork(1, *BLUEPRINT).eval()
-    instruments = PretrainingInstruments(image, points, masks, LOSS, batch_size=2)
+    instruments = PretrainingInstruments(image, points, torch.zeros(4, 3, dtype=torch.bool), masks, LOSS, batch_size=2)
     readings = instruments.read(Oracle(network, image, points, share), torch.device("cpu"))
 
     assert set(readings) == set(PRETRAINING_INSTRUMENTS)
@@ -79,7 +79,8 @@ def readings_at(points: torch.Tensor, **knobs: float) -> dict[str, float]:
     torch.manual_seed(0)
     masks = draw_masks(2, 1, GEOMETRY.num_tokens, 0.75, torch.Generator().manual_seed(0))
     loss = PretrainingLoss(replace(CONFIG, **knobs), GEOMETRY)
-    instruments = PretrainingInstruments(torch.randn(2, 1, 16, 16, 24), points, masks, loss, 2)
+    padded = torch.zeros(2, 3, dtype=torch.bool)
+    instruments = PretrainingInstruments(torch.randn(2, 1, 16, 16, 24), points, padded, masks, loss, 2)
     return instruments.read(CoPretrainingNetwork(1, *BLUEPRINT).eval(), torch.device("cpu"))
 
 
@@ -98,6 +99,16 @@ def test_a_term_pulls_as_many_times_as_strongly_as_its_weight_is_larger(name):
 def test_where_all_crops_lie_at_one_place_a_constant_is_no_yardstick():
     readings = readings_at(torch.rand(1, 9, 3).expand(2, -1, -1))
     assert math.isnan(readings["points_over_constant_vit"]) and readings["error_over_harmonic_vit"] > 0
+
+
+def test_the_best_guess_of_points_knows_what_padding_shows():
+    """Two volumes fit into the patch along the first axis and lie in its middle; of the others nothing is seen."""
+    places = torch.tensor([[0.0, 1, 1], [0, 3, 3], [4, 5, 5], [6, 7, 7]])[:, None].expand(-1, 9, -1)
+    padded = torch.zeros(4, 3, dtype=torch.bool)
+    padded[:2, 0] = True
+    masks = draw_masks(4, 1, GEOMETRY.num_tokens, 0.75, torch.Generator().manual_seed(0))
+    instruments = PretrainingInstruments(torch.randn(4, 1, 16, 16, 24), places, padded, masks, LOSS, batch_size=2)
+    assert instruments.constant_error == pytest.approx((2 * 1.0 / 4 + 5 + 5) / 3)
 
 
 @pytest.mark.parametrize("has_regions", [False, True])

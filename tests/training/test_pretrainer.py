@@ -61,6 +61,17 @@ def test_its_validation_tells_how_well_cases_are_reconstructed_and_placed(traine
     assert (folder.parent / "progress.png").stat().st_size > 0
 
 
+def test_position_is_left_out_where_the_patch_holds_most_volumes(workshop):
+    plans = workshop.plans
+    configuration = plans["configurations"]["3d_fullres"]
+    configuration["median_image_size_in_voxels"] = configuration["patch_size"]
+    trainer = workshop.build(TopoMAEPretrainer, plans=plans)
+    trainer.initialize()
+    weights = {term.name: term.weight for term in trainer.loss.terms}
+    assert weights["position"] == weights["consistency_points"] == 0 < weights["reconstruction"]
+    assert "Position is left out" in Path(trainer.log_file).read_text()
+
+
 def test_a_dead_vit_is_reported(workshop):
     trainer = workshop.build(TopoMAEPretrainer, vit_pretrain_lr_factor=0, weight_topology=0, iterations_per_epoch=1)
     trainer.initialize()

@@ -13,6 +13,7 @@ from nnunet_topomae.losses.consistency import ReconstructionConsistency
 from nnunet_topomae.losses.pretraining import PretrainingLoss
 from nnunet_topomae.networks import CoPretrainingNetwork
 from nnunet_topomae.planning.blueprint import Blueprint
+from nnunet_topomae.pretext.position import from_centre
 from nnunet_topomae.training.pretraining_step import VIT_ALONE, PretrainingStep
 from nnunet_topomae.training.schedule import ParameterGroup, adamw
 
@@ -32,7 +33,8 @@ def build(views: int = 2, **knobs: float) -> PretrainingStep:
     network = CoPretrainingNetwork(1, *BLUEPRINT)
     optimizer = adamw([ParameterGroup("all", network.parameters(), 1e-3)], 0.05)
     loss = PretrainingLoss(config, GEOMETRY)
-    step = PretrainingStep(network, network, loss, optimizer, None, config.mask_ratio, views, torch.device("cpu"))
+    spacing, device = (1.0, 1.0, 1.0), torch.device("cpu")
+    step = PretrainingStep(network, network, loss, optimizer, None, config.mask_ratio, views, spacing, device)
     step.seed_masks(0, 0, 0)
     return step
 
@@ -123,7 +125,8 @@ def test_early_topology_is_the_topology_of_the_loss():
     step.seed_masks(0, 0, 0)
     masks = step.draw_masks(2)
     outputs = step.network(BATCH["data"], masks)._asdict()
-    target = step.loss.target(BATCH["data"], BATCH["points"], masks, step.loss.submit_target(BATCH["data"]))
+    places = from_centre(BATCH["points"], BATCH["volume_shape"], step.spacing)
+    target = step.loss.target(BATCH["data"], places, masks, step.loss.submit_target(BATCH["data"]))
     assert not target.pending  # nothing is handed over outside of a step
     for name, value in step.loss(outputs, target).items():
         torch.testing.assert_close(early[name], value)
