@@ -14,6 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from scipy import ndimage
 
+from nnunet_topomae.data.phantom import phantom_case
 from nnunet_topomae.topology import (
     TopologicalLoss,
     betti_numbers,
@@ -123,6 +124,41 @@ def descent(ours: np.ndarray, target: np.ndarray, steps: int = 60) -> Figure:
     return figure
 
 
+def pulls(image: np.ndarray, token: int = 8, sigma: float = 2) -> Figure:
+    """What the plain term and that with scale and place pull at, where hidden tokens hold the truth blurred."""
+    image = image[tuple(slice((side - 32) // 2, (side - 32) // 2 + 32) for side in image.shape)].astype(np.float32)
+    image = (image - image.mean()) / image.std()
+    tokens = np.random.default_rng(0).random((32 // token,) * 3) < 0.75
+    hidden = np.kron(tokens, np.ones((token,) * 3)) > 0
+    completed = np.where(hidden, ndimage.gaussian_filter(image, sigma), image)
+    slopes = {}
+    for name, loss in (
+        ("plain", TopologicalLoss()),
+        ("with scale and place", TopologicalLoss(scale=token // 4, place=0.1)),
+    ):
+        x = torch.from_numpy(completed)[None, None].requires_grad_()
+        loss(x, torch.from_numpy(image)[None, None]).backward()
+        slopes[name] = np.where(hidden, -x.grad[0, 0].numpy(), 0)
+
+    figure, axes = plt.subplots(1, 4, figsize=(12, 3.6), layout="constrained")
+    middle = 18
+    for axis, volume, title in (
+        (axes[0], image, "truth"),
+        (axes[1], completed, f"hidden tokens: blurred, σ {sigma:g}"),
+    ):
+        axis.imshow(volume[middle], cmap="gray", vmin=image.min(), vmax=image.max())
+        axis.set_title(title, fontsize=10)
+    for axis, (name, slope) in zip(axes[2:], slopes.items(), strict=True):
+        strongest = np.abs(slope[middle]).max()
+        axis.imshow(slope[middle], cmap="coolwarm", vmin=-strongest, vmax=strongest)
+        share = np.count_nonzero(slope) / np.count_nonzero(hidden)
+        axis.set_title(f"pull, {name} (red: up)\nfelt by {share:.0%} of the hidden voxels", fontsize=10)
+    for axis in axes:
+        axis.contour(hidden[middle], levels=[0.5], colors="tab:green", linewidths=0.8)
+        axis.set(xticks=[], yticks=[])
+    return figure
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     images = Path(__file__).parents[1] / "docs" / "images"
@@ -138,6 +174,7 @@ def main() -> None:
         "diagram": volume_and_diagram(ours),
         "matching": matching(ours, target),
         "descent": descent(ours, target),
+        "pulls": pulls(phantom_case(np.random.default_rng(0), width=48)[0]),
     }
     for name, figure in figures.items():
         figure.savefig(folder / f"topology_{name}.png", dpi=90)
