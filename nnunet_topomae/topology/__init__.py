@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ._first_use import warm_up
 from .metrics import betti_curve, betti_error, betti_numbers, bottleneck_distance
 from .persistence import PersistenceDiagram, batched_persistence_diagrams, persistence_diagrams
-from .wasserstein import WassersteinResult, dropped_bound, squared_wasserstein
+from .wasserstein import WassersteinResult, squared_wasserstein
 
 if TYPE_CHECKING:
     from .differentiable import differentiable_points
@@ -38,7 +38,6 @@ __all__ = [
     "betti_numbers",
     "bottleneck_distance",
     "differentiable_points",
-    "dropped_bound",
     "persistence_diagrams",
     "plot_diagrams",
     "squared_wasserstein",

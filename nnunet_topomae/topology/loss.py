@@ -32,10 +32,9 @@ from ._arguments import checked_dimensions, checked_tolerance, is_integer, is_nu
 from ._first_use import warm_up
 from .low_pass import low_pass
 from .persistence import Backend, PersistenceDiagram, persistence_diagrams
-from .wasserstein import dropped_bound, lower_bound, squared_wasserstein
+from .wasserstein import squared_wasserstein
 
 Diagrams = tuple[PersistenceDiagram, ...]
-Essential = Literal["match", "ignore"]
 Normalisation = Literal["none", "voxels"]
 
 
@@ -45,7 +44,7 @@ class LossTerms(NamedTuple):
     Attributes:
         loss: scalar tensor, the sum of `per_dimension`.
         per_dimension: for each homology dimension its part of the loss, for a log.
-        bounds: (lower, upper), certified: with exact matchings and all classes (`min_persistence` 0) it lies between.
+        bounds: (lower, upper), certified: with exact matchings it lies between.
     """
 
     loss: Tensor
@@ -71,12 +70,6 @@ class TopologicalLoss(nn.Module):
             besides, the mean of that of births and that of deaths, so that a class is not paired with one from
             elsewhere. 0: the plain distance, the paper's, which is blind to place.
         max_side: volumes are averaged down until no side is longer, each axis by the smallest integer factor, if given.
-        min_persistence: classes with death − birth below this (in units of intensity) are left out of both diagrams;
-            `LossTerms.bounds` says what that may cost.
-        essential: each volume has one class that never dies, the component of its global minimum. It cannot go to the
-            diagonal at finite cost, so "match" pairs the two and adds the squared difference of their births to
-            dimension 0; without it nothing would hold the reconstruction's minimum to the target's. "ignore" leaves
-            the two out.
         normalisation: "none", as in the paper; "voxels" divides by the number of (averaged) voxels of a volume, so
             that the weight of this loss compares with that of a mean squared error, whatever the size of the patch.
         backend: see `persistence_diagrams`.
@@ -89,8 +82,6 @@ class TopologicalLoss(nn.Module):
         scale: int | Sequence[int] = 1,
         place: float = 0.0,
         max_side: int | None = None,
-        min_persistence: float = 0.0,
-        essential: Essential = "match",
         normalisation: Normalisation = "none",
         backend: Backend = "numba",
     ) -> None:
@@ -101,11 +92,9 @@ class TopologicalLoss(nn.Module):
         self.scale = tuple(scale) if isinstance(scale, Sequence) else (scale,) * 3
         if len(self.scale) != 3 or not all(is_integer(step) and step >= 1 for step in self.scale):
             raise ValueError(f"scale must be one integer of at least 1 voxel, or one an axis; got {scale!r}")
-        for name, number in (("place", place), ("min_persistence", min_persistence)):
-            if not is_number(number) or number < 0:
-                raise ValueError(f"{name} must be 0 or more, got {number!r}")
+        if not is_number(place) or place < 0:
+            raise ValueError(f"place must be 0 or more, got {place!r}")
         for name, value, choices in (
-            ("essential", essential, Essential),
             ("normalisation", normalisation, Normalisation),
             ("backend", backend, Backend),
         ):
@@ -114,8 +103,6 @@ class TopologicalLoss(nn.Module):
         self.rel_tol = checked_tolerance(rel_tol)
         self.max_side = max_side
         self.place = place
-        self.min_persistence = min_persistence
-        self.match_essential = essential == "match"
         self.normalisation = normalisation
         self.backend = backend
 
@@ -190,10 +177,8 @@ class TopologicalLoss(nn.Module):
 
     def _compare(self, k: int, shape: tuple[int, ...], ours: Diagrams, theirs: Diagrams) -> _Comparison:
         self._check_diagrams(theirs, shape)
-        pair = _of_dimension(ours, k), _of_dimension(theirs, k)
-        a, b = pair if self.match_essential else (diagram.finite() for diagram in pair)
-        places = [self._places(diagram, shape) for diagram in (a, b)]
-        return _comparison(a, b, self.rel_tol, self.min_persistence, places)
+        a, b = _of_dimension(ours, k), _of_dimension(theirs, k)
+        return _comparison(a, b, self.rel_tol, (self._places(a, shape), self._places(b, shape)))
 
     def _places(self, diagram: PersistenceDiagram, shape: Sequence[int]) -> np.ndarray:
         """[n, 2 · len(shape)] birth and death voxels times λ, over √2, as the mean of both counts; [n, 0] for λ = 0."""
@@ -213,7 +198,7 @@ class TopologicalLoss(nn.Module):
             diagram = _of_dimension(diagrams, k)
             if diagram.superlevel:
                 raise ValueError("target_diagrams are of superlevel sets, and this loss compares sublevel sets")
-            if k == 0 and self.match_essential and np.count_nonzero(diagram.death_voxel < 0) != 1:
+            if k == 0 and np.count_nonzero(diagram.death_voxel < 0) != 1:
                 raise ValueError("target_diagrams must be whole in dimension 0, with the class that never dies")
             if diagram.shape not in (None, shape):
                 raise ValueError(
@@ -274,9 +259,9 @@ class PendingLoss:
         per_dimension = {
             k: float(sum(weight * c.cost for c in comparisons[i :: len(dimensions)])) for i, k in enumerate(dimensions)
         }
-        bounds = float(sum(weight * c.lower for c in comparisons)), float(sum(weight * c.upper for c in comparisons))
-        loss = self._differentiable(sum(per_dimension.values()), volumes.reshape(self.pooled.shape))
-        return LossTerms(loss, per_dimension, bounds)
+        value, lower = sum(per_dimension.values()), float(sum(weight * c.lower for c in comparisons))
+        loss = self._differentiable(value, volumes.reshape(self.pooled.shape))
+        return LossTerms(loss, per_dimension, (lower, value))
 
     def _differentiable(self, value: float, gradient: np.ndarray) -> Tensor:
         if value > torch.finfo(torch.float32).max:
@@ -305,52 +290,32 @@ class _KnownGradient(torch.autograd.Function):
 
 
 class _Comparison(NamedTuple):
-    """Two diagrams compared: a matching's cost, certified bounds of W2², d cost / d voxel (voxels may repeat)."""
+    """Two diagrams compared: a matching's cost, what none can beat, d cost / d voxel (voxels may repeat)."""
 
     cost: float
     lower: float
-    upper: float
     voxels: np.ndarray
     slopes: np.ndarray
 
 
 def _comparison(
-    ours: PersistenceDiagram,
-    theirs: PersistenceDiagram,
-    rel_tol: float,
-    least: float,
-    places: Sequence[np.ndarray],
+    ours: PersistenceDiagram, theirs: PersistenceDiagram, rel_tol: float, places: tuple[np.ndarray, np.ndarray]
 ) -> _Comparison:
-    """W2² of the classes that live at least so long, by a matching within `rel_tol`, and its slopes in `ours`.
-
-    The bounds hold for all classes. Above: what was left out can go to the diagonal. Below: the potentials of `ours`
-    hold for all points of `theirs` once these are raised as far as those allow.
-    """
-    kept, kept_theirs = (diagram.persistence >= least for diagram in (ours, theirs))
-    a, b = ours.where(kept), theirs.where(kept_theirs)
-    result = squared_wasserstein(a, b, rel_tol, places=(places[0][kept], places[1][kept_theirs]))
+    """W2² by a matching within `rel_tol`, and its slopes in `ours`."""
+    result = squared_wasserstein(ours, theirs, rel_tol, places=places)
     i, j = result.matching.T
     alone, (i, j) = i[j < 0], result.matching[(i >= 0) & (j >= 0)].T
-    dying = a.death_voxel[i] >= 0
-    # A pair costs (birth − birth')² + (death − death')²; a point alone (death − birth)²/2; classes that never die are
-    # paired with each other, at (birth − birth')². What places add depends on no intensity.
-    apart = a.birth[i] - b.birth[j]
+    dying = ours.death_voxel[i] >= 0
+    # A pair costs (birth − birth')² + (death − death')²; a point alone (death − birth)²/2; the two classes that never
+    # die are paired with each other, at (birth − birth')²: nothing else would hold the reconstruction's minimum. What
+    # places add depends on no intensity.
     slopes = [
-        (a.birth_voxel[i], 2 * apart),
-        (a.death_voxel[i[dying]], 2 * (a.death[i[dying]] - b.death[j[dying]])),
-        (a.birth_voxel[alone], a.birth[alone] - a.death[alone]),
-        (a.death_voxel[alone], a.death[alone] - a.birth[alone]),
+        (ours.birth_voxel[i], 2 * (ours.birth[i] - theirs.birth[j])),
+        (ours.death_voxel[i[dying]], 2 * (ours.death[i[dying]] - theirs.death[j[dying]])),
+        (ours.birth_voxel[alone], ours.birth[alone] - ours.death[alone]),
+        (ours.death_voxel[alone], ours.death[alone] - ours.birth[alone]),
     ]
-    lower, upper = result.lower_bound, result.cost
-    if len(a) < len(ours) or len(b) < len(theirs):
-        potentials = np.full(len(ours), -np.inf)
-        potentials[kept] = result.potentials[0]
-        dies = [diagram.death_voxel >= 0 for diagram in (ours, theirs)]
-        whole = [np.hstack([diagram.points, at]) for diagram, at in zip((ours, theirs), places, strict=True)]
-        finite = lower_bound(whole[0][dies[0]], whole[1][dies[1]], potentials[dies[0]])
-        lower = finite + float(np.square(apart[~dying]).sum())
-        upper += sum(dropped_bound(diagram, least) ** 2 for diagram in (ours, theirs))
-    return _Comparison(result.cost, lower, upper, *map(np.concatenate, zip(*slopes, strict=True)))
+    return _Comparison(result.cost, result.lower_bound, *map(np.concatenate, zip(*slopes, strict=True)))
 
 
 def average_pool(volumes: Tensor, max_side: int) -> Tensor:

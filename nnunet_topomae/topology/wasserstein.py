@@ -18,11 +18,11 @@ from typing import Any, Literal
 import numpy as np
 
 from . import _auction as auction
-from ._arguments import as_array, checked_tolerance, is_integer, is_number
+from ._arguments import as_array, checked_tolerance, is_integer
 from ._first_use import once
 from ._jit import interruptible
-from ._kdtree import Tree, build, set_weights, weights_of
-from .persistence import PersistenceDiagram, check_comparable, check_diagram
+from ._kdtree import Tree, build, weights_of
+from .persistence import PersistenceDiagram, check_comparable
 
 BIDS_PER_POINT = 200  # 1 % takes about 3, 1e-9 about 20 on diagrams of CT against a noisy copy
 LARGE = 20_000  # points of both diagrams, from which on a sample and lifts are worth their time
@@ -96,41 +96,12 @@ def squared_wasserstein(
     return _with_essential(a, b, dies_a, dies_b, _between_finite(a[dies_a], b[dies_b], rel_tol, max_bids))
 
 
-@interruptible
-def lower_bound(a: np.ndarray, b: np.ndarray, potentials_a: np.ndarray) -> float:
-    """What potentials of a's points prove about W2² of `a` and `b`; any do, −∞ for a point without one.
-
-    Both are [n, 2] of (birth, death), or [n, 2 + d] with places behind.
-
-    b's are raised as far as those allow, then a's as far as b's allow.
-    """
-    (a, b), exponent = _scaled(a, b)
-    tree_a, tree_b = _tree(a), _tree(b)
-    with np.errstate(over="ignore"):  # what is out of range proves nothing
-        set_weights(tree_a, np.ldexp(potentials_a, -2 * exponent))
-    nobody = np.full(tree_a.row.size, -1), np.full(tree_b.row.size, -1)
-    return float(np.ldexp(_lower_bound(tree_a, tree_b, *nobody, _lifted(a, b)), 2 * exponent))
-
-
-def dropped_bound(diagram: PersistenceDiagram, min_persistence: float) -> float:
-    """Upper bound of W2 between a diagram and what is left without the classes below `min_persistence`.
-
-    It is the cost of sending them to the diagonal: √(Σ (death − birth)²/2).
-    """
-    check_diagram(diagram)
-    if not is_number(min_persistence):
-        raise ValueError(f"min_persistence must be a number, got {min_persistence!r}")
-    persistence = diagram.persistence
-    return float(np.sqrt(0.5 * np.square(persistence[persistence < min_persistence]).sum()))
-
-
 @once
 def warm_up() -> None:
     """Compile the auction for small and for large diagrams, or load what an earlier process has compiled."""
     few = np.array([[0.0, 1.0], [0.0, 2.0]])
     for a in (few, np.zeros((LARGE, 2))):
-        _, _, potentials = _match(a, few[:1], 1e-6, 600)
-        lower_bound(a, few[:1], potentials[0])
+        _match(a, few[:1], 1e-6, 600)
 
 
 def _with_essential(

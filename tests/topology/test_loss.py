@@ -13,10 +13,8 @@ from nnunet_topomae.topology import (
     TopologicalLoss,
     betti_numbers,
     differentiable_points,
-    dropped_bound,
     persistence_diagrams,
     pool,
-    squared_wasserstein,
 )
 from nnunet_topomae.topology.loss import average_pool
 
@@ -89,7 +87,6 @@ def test_zero_for_the_target_itself() -> None:
 def test_essential_class() -> None:
     # Constant volumes have no other class: the loss is (difference of minima)²/2.
     x, y = torch.full((1, 1, 4, 4, 4), 3.0, requires_grad=True), torch.full((1, 1, 4, 4, 4), 1.0)
-    assert TopologicalLoss(essential="ignore")(x, y).item() == 0
     loss = TopologicalLoss()(x, y)
     loss.backward()
     assert loss.item() == 2
@@ -107,11 +104,10 @@ def test_normalisation_by_voxels() -> None:
     "settings",
     [
         {},
-        {"dimensions": (0,), "essential": "ignore"},
+        {"dimensions": (0,)},
         {"dimensions": (1,)},
         {"dimensions": (2,)},
         {"max_side": 3, "normalisation": "voxels"},
-        {"min_persistence": 0.2},
     ],
 )
 def test_gradient_against_finite_differences(settings: dict) -> None:
@@ -272,26 +268,6 @@ def test_submit_does_not_wait_for_a_gpu() -> None:
     assert torch.equal(pending.result().loss.cpu(), expected)
 
 
-def test_dropping_small_classes_costs_no_more_than_the_bounds_say() -> None:
-    x, y = volumes(1, 1, 8, 8, 8), volumes(1, 1, 8, 8, 8, seed=1)
-    exact = TopologicalLoss(rel_tol=EXACT)(x, y).item()
-    widths = []
-    for threshold in (0.0, 0.1, 0.3, 1.0, 100.0):
-        terms = TopologicalLoss(min_persistence=threshold).submit(x, y).result()
-        assert terms.bounds[0] - 1e-6 <= exact <= terms.bounds[1] + 1e-6
-        widths.append(terms.bounds[1] - terms.bounds[0])
-    assert widths[0] <= 0.01 * exact < widths[2]
-    assert TopologicalLoss((1,), min_persistence=100.0)(x, y).item() == 0
-
-
-def test_bounds_are_close_where_little_is_dropped() -> None:
-    """The triangle inequality alone says less than half of the loss here."""
-    x, y = volumes(1, 1, 12, 12, 12), volumes(1, 1, 12, 12, 12, seed=1)
-    exact = TopologicalLoss(rel_tol=EXACT)(x, y).item()
-    lower, upper = TopologicalLoss(rel_tol=1e-3, min_persistence=0.1).submit(x, y).result().bounds
-    assert 0.97 * exact <= lower <= exact <= upper <= 1.05 * exact
-
-
 def test_target_diagrams_of_another_kind_are_refused() -> None:
     x, y = volumes(1, 1, 8, 8, 8), volumes(1, 1, 8, 8, 8, seed=1)
     loss = TopologicalLoss(max_side=4)
@@ -318,15 +294,6 @@ def test_differentiable_points_are_the_points_and_reach_their_voxels() -> None:
         np.testing.assert_array_equal(gradient.ravel().numpy(), np.bincount(voxels, minlength=x.numel()))
     with pytest.raises(ValueError, match=r"of shape \[6, 5, 4\], not \[4, 5, 6\]"):
         differentiable_points(diagram, x.permute(2, 1, 0))
-
-
-def test_dropped_bound_holds_for_the_distance_to_what_is_left() -> None:
-    for diagram in persistence_diagrams(volumes(8, 8, 8).numpy()):
-        kept = diagram.finite().points
-        kept = kept[kept[:, 1] - kept[:, 0] >= 0.3]
-        distance = np.sqrt(squared_wasserstein(diagram.finite().points, kept, EXACT).cost)
-        assert 0 < distance <= dropped_bound(diagram, 0.3) * (1 + 1e-9)
-        assert dropped_bound(diagram, 0.0) == 0
 
 
 def test_average_pool_against_plain_slices() -> None:
@@ -375,10 +342,7 @@ def test_descent_recovers_the_betti_numbers_of_a_torus() -> None:
         ({"rel_tol": 0}, "rel_tol must be positive"),
         ({"max_side": 0}, "at least 1 voxel"),
         ({"max_side": 4.0}, "at least 1 voxel"),
-        ({"min_persistence": "0"}, "0 or more"),
-        ({"min_persistence": -1}, "0 or more"),
-        ({"min_persistence": float("nan")}, "0 or more"),
-        ({"essential": "drop"}, "match, ignore"),
+        ({"place": -1}, "0 or more"),
         ({"normalisation": "mean"}, "none, voxels"),
         ({"backend": "cuda"}, "numba, gudhi"),
     ],

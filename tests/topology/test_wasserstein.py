@@ -19,7 +19,7 @@ from scipy.spatial.distance import cdist
 from nnunet_topomae.topology import _auction, _kdtree, persistence_diagrams
 from nnunet_topomae.topology import wasserstein as implementation
 from nnunet_topomae.topology.persistence import PersistenceDiagram
-from nnunet_topomae.topology.wasserstein import WassersteinResult, lower_bound, squared_wasserstein
+from nnunet_topomae.topology.wasserstein import WassersteinResult, squared_wasserstein
 
 KINDS = ("uniform", "near the diagonal", "clustered", "lattice", "duplicates", "heavy tail")
 
@@ -151,16 +151,6 @@ def test_potentials_are_feasible_and_prove_the_bound() -> None:
         assert (f <= np.square(np.ptp(x, axis=1)) / 2 + 1e-12).all()
         assert (h <= np.square(np.ptp(y, axis=1)) / 2 + 1e-12).all()
         assert result.lower_bound <= f.sum() + h.sum() + 1e-12
-        assert lower_bound(x, y, f) >= result.lower_bound * (1 - 1e-9)
-
-
-@settings(max_examples=100, deadline=None)
-@given(diagrams, diagrams, st.integers(0, 2**31))
-def test_any_potentials_prove_no_more_than_the_distance(a: np.ndarray, b: np.ndarray, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    potentials = rng.choice([-np.inf, -1.0, 0.0, 1e3, 1e-7], len(a)) * rng.random(len(a))
-    slack = 1e-13 * (np.square(a).sum() + np.square(b).sum())
-    assert lower_bound(a, b, np.nan_to_num(potentials, neginf=-np.inf)) <= exact(a, b) + slack
 
 
 @pytest.mark.parametrize("scale", [1e-150, 1e-12, 1e12, 1e150])
