@@ -1,6 +1,6 @@
 """Persistent homology of images: diagrams, distances between them, a loss and measures. See docs/topology.md.
 
-What needs PyTorch or Matplotlib is imported when it is asked for: diagrams, distances and measures do without.
+What needs PyTorch, Matplotlib or much of SciPy is imported when it is asked for: the rest does without.
 """
 
 from importlib import import_module
@@ -12,6 +12,7 @@ from .persistence import PersistenceDiagram, batched_persistence_diagrams, persi
 from .wasserstein import WassersteinResult, squared_wasserstein
 
 if TYPE_CHECKING:
+    from .betti_matching import betti_matching_error
     from .differentiable import differentiable_points
     from .loss import Diagrams, LossTerms, PendingLoss, TopologicalLoss
     from .plot import plot_diagrams
@@ -21,6 +22,7 @@ _IMPORTED_LATER = {
     "LossTerms": "loss",
     "PendingLoss": "loss",
     "TopologicalLoss": "loss",
+    "betti_matching_error": "betti_matching",
     "differentiable_points": "differentiable",
     "plot_diagrams": "plot",
 }
@@ -35,6 +37,7 @@ __all__ = [
     "batched_persistence_diagrams",
     "betti_curve",
     "betti_error",
+    "betti_matching_error",
     "betti_numbers",
     "bottleneck_distance",
     "differentiable_points",

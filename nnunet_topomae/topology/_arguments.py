@@ -36,6 +36,16 @@ def as_array(values: Any, name: str) -> np.ndarray:
     return array
 
 
+def as_mask(values: Any) -> np.ndarray:
+    """[D, H, W], boolean, of booleans or 0 and 1; ValueError for anything else."""
+    mask = as_array(values, "mask")
+    if mask.ndim != 3:
+        raise ValueError(f"a mask has three axes, [D, H, W]; got shape {list(mask.shape)}")
+    if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
+        raise ValueError("a mask holds 0 and 1 only; for a label map compare with a label first, as in `labels == 2`")
+    return mask.astype(bool)
+
+
 def is_tensor(values: Any) -> bool:
     torch = sys.modules.get("torch")  # who has a tensor has imported it
     return torch is not None and isinstance(values, torch.Tensor)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ._arguments import as_array, is_integer, is_number, is_tensor
+from ._arguments import as_array, as_mask, is_integer, is_number, is_tensor
 from ._cubical_gudhi import gudhi
 from .persistence import PersistenceDiagram, check_comparable, check_diagram, persistence_diagrams
 
@@ -29,14 +29,9 @@ def betti_numbers(mask: Any, connectivity: Connectivity = 6) -> BettiNumbers:
         mask: [D, H, W], array or tensor, boolean or 0 and 1. What lies outside is background.
         connectivity: 6 or 26, of the foreground; the background has the other one.
     """
-    mask = as_array(mask, "mask")
-    if mask.ndim != 3:
-        raise ValueError(f"a mask has three axes, [D, H, W]; got shape {list(mask.shape)}")
+    mask = as_mask(mask)
     if connectivity not in (6, 26):
         raise ValueError(f"connectivity must be 6 or 26, got {connectivity}")
-    if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
-        raise ValueError("a mask holds 0 and 1 only; for a label map compare with a label first, as in `labels == 2`")
-    mask = mask.astype(bool)
     if not mask.any():  # also an array without voxels
         return 0, 0, 0
     if connectivity == 6:
