@@ -42,6 +42,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="measure these alone: names of dataset.json, numbers, or numbers with commas for a region, as in 1,2",
     )
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        choices=("clDice", "betti_matching_error"),
+        default=[],
+        help="measure these, too: overlap of centrelines; components, tunnels and cavities that are not the same ones",
+    )
+    parser.add_argument(
+        "--largest-component",
+        metavar="LABEL",
+        nargs="*",
+        help="measure a second time, as after nnU-Net's post-processing, which leaves the largest component alone of "
+        "each LABEL, named as for --labels (default: of each class)",
+    )
     parser.add_argument("--ignore-label", metavar="N", type=int, help="if there is no dataset.json that says so")
     parser.add_argument("--chill", action="store_true", help="leave out references that have no prediction")
     parser.add_argument("-np", metavar="N", type=int, default=4, help="processes (default: %(default)s)")
@@ -50,22 +64,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from nnunet_topomae.evaluation.comparison import compare, folder_names
-    from nnunet_topomae.evaluation.folder import evaluate_folders
+    from nnunet_topomae.evaluation.folder import LARGEST, evaluate_folders
     from nnunet_topomae.evaluation.pairs import pair_folders
 
     outputs = _outputs(options)
     description, classes = _classes(options)
+    largest = [] if options.largest_component is None else classes.foreground(options.largest_component)
     folders = pair_folders(options.references, options.predictions, description, options.chill)
     remarks = [f"Cannot be measured: {fault}" for folder in folders for fault in folder.bad.values()]
     remarks += [f"Note: {note}" for folder in folders for note in folder.notes]
     print(*dict.fromkeys(remarks), sep="\n", end="\n" if remarks else "")
     names = folder_names(options.predictions)
-    summaries = evaluate_folders(dict(zip(names, folders, strict=True)), classes, options.np)
-    compared = compare(summaries) if len(summaries) > 1 else []
+    by_name = dict(zip(names, folders, strict=True))
+    summaries = evaluate_folders(by_name, classes, options.np, options.metrics, largest)
+    after = {f"{name}, largest component": summary[LARGEST] for name, summary in summaries.items() if largest}
+    compared = [row for some in (summaries, after) if len(some) > 1 for row in compare(some)]
     try:
-        _write(outputs, options.csv, summaries, compared)
+        _write(outputs, options.csv, summaries, after, compared)
     finally:  # who has no room has the numbers, and who has closed the pipe (`| head`) the files
-        _print(summaries, compared)
+        _print(summaries | after, compared)
     print("\n".join(map(str, outputs)))
     if bad := next(iter(summaries.values())).get("partial"):
         raise ValueError(f"partial, {len(bad)} cases could not be measured: {'; '.join(bad.values())}")
@@ -128,7 +145,11 @@ def _read_object(file: Path) -> dict[str, Any]:
 
 
 def _write(
-    outputs: list[Path], table: Path | None, summaries: dict[str, Summary], compared: list[PairedDifference]
+    outputs: list[Path],
+    table: Path | None,
+    summaries: dict[str, Summary],
+    after: dict[str, Summary],
+    compared: list[PairedDifference],
 ) -> None:
     from nnunet_topomae.evaluation.results import write_csv, write_json
     from nnunet_topomae.visualization.paired_differences import save_paired_differences
@@ -138,7 +159,7 @@ def _write(
     content = {"folders": summaries, "comparison": [row.as_row() for row in compared]} if compared else summary
     write_json(outputs[0], content | ({"partial": bad} if bad else {}))
     if table:
-        write_csv(table, summaries)
+        write_csv(table, summaries | after)
     if compared:
         units = {name: meaning["unit"] for name, meaning in summary["definitions"].items()}
         save_paired_differences(outputs[1], compared, units, num_not_measured=len(bad))

@@ -74,6 +74,13 @@ class Classes:
             chosen[label] = self.names.get(label, text)
         return Classes(chosen, self.ignore_label, self.values)
 
+    def foreground(self, wanted: Sequence[str]) -> list[Label]:
+        """Those of `choose`, or all without a name. Raises ValueError for one that holds the background, too."""
+        for label, name in (chosen := self.choose(wanted).names).items():
+            if 0 in _values(label):
+                raise ValueError(f"label {name} holds the background, 0")
+        return list(chosen) or [label for label in self.names if 0 not in _values(label)]
+
 
 def _values(label: Label) -> tuple[int, ...]:
     return label if isinstance(label, tuple) else (label,)

@@ -104,7 +104,7 @@ def compare(summaries: Mapping[str, Summary], seed: int = 0) -> list[PairedDiffe
             raise ValueError(f"{baseline} and {name} do not hold the same cases: {', '.join(differing)}")
     rng = np.random.default_rng(seed)
     compared = []
-    for measure in MEASURES:
+    for measure in first["definitions"]:
         rows = []
         for other, summary in others:
             for label, pairs in _paired_values(first, summary, measure).items():

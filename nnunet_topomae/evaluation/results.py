@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_topomae.evaluation.comparison import MIN_CASES, PENALISED, SIGNIFICANT, PairedDifference
-from nnunet_topomae.evaluation.folder import COUNTS, Summary, case_status
-from nnunet_topomae.evaluation.segmentation import MEASURES
+from nnunet_topomae.evaluation.folder import COUNTS, LARGEST_OF, Summary, case_status
 from nnunet_topomae.files import write_text
 from nnunet_topomae.visualization.tables import markdown_table
 
-DIGITS = {"Dice": 4, "NSD_1mm": 4, "NSD_2mm": 4, "volume_error": 1}
+DIGITS = {"Dice": 4, "NSD_1mm": 4, "NSD_2mm": 4, "volume_error": 1, "clDice": 4}
 COUNT_MEANINGS = {
     "both_empty": "class in neither, not in the means",
     "missed": "prediction empty",
@@ -63,16 +62,19 @@ def heading(name: str, summary: Summary) -> str:
     if strangers := summary.get("values_not_measured"):
         found = ", ".join(f"{value} in {count} cases" for value, count in strangers.items())
         lines.append(f"Found, but measured as no class: {found}")
+    if kept_of := summary.get(LARGEST_OF):
+        lines.append(f"After nnU-Net's post-processing: only the largest component left of {', then '.join(kept_of)}")
     return "\n".join(lines)
 
 
 def summary_table(summary: Summary) -> str:
     """A row a class and one for their mean."""
-    head = ["class", *MEASURES, *_occurring(summary)]
+    measures = summary["definitions"]
+    head = ["class", *measures, *_occurring(summary)]
     means = {summary["label_names"][key]: mean for key, mean in summary["mean"].items()}
     means |= {"mean": summary["foreground_mean"]} if len(means) > 1 else {}
     rows = [
-        [name, *(number(mean[m], DIGITS.get(m, 2)) for m in MEASURES), *(mean[c] for c in _occurring(summary))]
+        [name, *(number(mean[m], DIGITS.get(m, 2)) for m in measures), *(mean[c] for c in _occurring(summary))]
         for name, mean in means.items()
     ]
     return markdown_table(head, rows)

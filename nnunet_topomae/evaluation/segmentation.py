@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.ndimage import find_objects
 
+from nnunet_topomae.evaluation.centreline import cl_dice
 from nnunet_topomae.evaluation.surface import SurfaceDistances, surface_voxels, surfels
+from nnunet_topomae.topology.betti_matching import betti_matching_error
 from nnunet_topomae.topology.metrics import betti_error
 
 Label = int | tuple[int, ...]
@@ -52,8 +54,25 @@ MEASURES = {
     "betti_error": Measure(
         "", "differences of the Betti numbers 0, 1, 2, summed; foreground 6-connected", "sum of the other's"
     ),
+    "clDice": Measure("", "harmonic mean of the shares of each skeleton that lie in the other mask", "0", True),
+    "betti_matching_error": Measure(
+        "",
+        "components, tunnels and cavities of A and of B without a partner in the other, summed; foreground 6-connected",
+        "sum of the other's",
+    ),
+}
+ON_DEMAND: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {  # left out where nobody asks for them
+    "clDice": cl_dice,
+    "betti_matching_error": lambda a, b: sum(betti_matching_error(np.atleast_3d(a), np.atleast_3d(b))),
 }
 NSD_TOLERANCES_MM = {"NSD_1mm": 1.0, "NSD_2mm": 2.0}
+
+
+def chosen_measures(on_demand: Collection[str]) -> dict[str, Measure]:
+    """`MEASURES` without those of `ON_DEMAND` that are not wanted. Raises ValueError for one that it does not have."""
+    if unknown := sorted(set(on_demand).difference(ON_DEMAND)):
+        raise ValueError(f"no measure on demand is called {', '.join(unknown)}: there are {', '.join(ON_DEMAND)}")
+    return {name: measure for name, measure in MEASURES.items() if name not in ON_DEMAND or name in on_demand}
 
 
 def segmentation_metrics(
@@ -62,6 +81,7 @@ def segmentation_metrics(
     labels: Iterable[int | Sequence[int]],
     spacing: Sequence[float],
     ignore_label: int | None = None,
+    on_demand: Collection[str] = (),
 ) -> dict[Label, dict[str, float]]:
     """By label the counts of voxels and overlaps that nnU-Net has (TP, FP, ..., Dice, IoU), and `MEASURES`.
 
@@ -74,9 +94,11 @@ def segmentation_metrics(
         labels: integers, or several of them for a region.
         spacing: mm of each axis.
         ignore_label: voxels that have it in the reference count for nothing.
+        on_demand: those of `ON_DEMAND` that are wanted.
     """
     if prediction.shape != reference.shape:
         raise ValueError(f"prediction {list(prediction.shape)} and reference {list(reference.shape)} differ in shape")
+    measures = chosen_measures(on_demand)
     prediction, reference, spacing = _in_plane(prediction, reference, spacing)
     known = None if ignore_label is None else reference != ignore_label
     keys = [as_label(label) for label in labels]
@@ -92,7 +114,7 @@ def segmentation_metrics(
         if known_here is not None:
             a, b = a & known_here, b & known_here
         overlap = _overlap(a, b, num_known)
-        metrics[label] = overlap | _shape_measures(a, b, spacing, known_here, overlap, diagonal)
+        metrics[label] = overlap | _shape_measures(a, b, spacing, known_here, overlap, diagonal, measures)
     return metrics
 
 
@@ -147,14 +169,16 @@ def _shape_measures(
     known: np.ndarray | None,
     overlap: dict[str, float],
     diagonal: float,
+    measures: Collection[str],
 ) -> dict[str, float]:
     num_a, num_b = overlap["n_pred"], overlap["n_ref"]
     if not num_a and not num_b:
-        return dict.fromkeys([name for name in MEASURES if name not in overlap], math.nan)
+        return dict.fromkeys([name for name in measures if name not in overlap], math.nan)
     return {
         **_surface_measures(a, b, spacing, known, diagonal if not num_a or not num_b else math.nan),
         "volume_error": abs(num_a - num_b) * math.prod(spacing),
         "betti_error": sum(betti_error(np.atleast_3d(a), np.atleast_3d(b), [1])[1]),
+        **{name: of_masks(a, b) for name, of_masks in ON_DEMAND.items() if name in measures},
     }
 
 

@@ -175,7 +175,7 @@ def _compare(baseline: Model, other: Model) -> Comparison | None:
     if not shared or not keys:
         return None
     summaries = {model.name: _summary(model, shared, keys) for model in (baseline, other)}
-    rows = [row for row in compare(summaries) if row.measure == "Dice"]
+    rows = compare(summaries)
     overall = next((row for row in rows if row.label == MEAN), rows[0])
     own = {model.name: len(model.cases) for model in (baseline, other) if len(model.cases) > len(shared)}
     said = ", ".join(f"{name} has {count}" for name, count in own.items())
@@ -196,5 +196,6 @@ def _summary(model: Model, cases: Sequence[str], keys: Sequence[str]) -> dict[st
             for case in cases
         ],
         "mean": {key: {} for key in keys},
+        "definitions": {"Dice": {}},
         "label_names": {key: names.get(key, key) for key in keys},
     }

@@ -11,13 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nnunet_topomae.evaluation.comparison import SIGNIFICANT, PairedDifference
-from nnunet_topomae.evaluation.segmentation import MEASURES
+from nnunet_topomae.evaluation.segmentation import MEASURES, ON_DEMAND
 from nnunet_topomae.files import written_whole
 from nnunet_topomae.visualization.palette import BLUE, MUTED_BLUE, VERMILION
 from nnunet_topomae.visualization.text import plain
 
 UNDECIDED = "0.35"
-SHOWN = ("Dice", "NSD_1mm", "HD95", "betti_error")
+SHOWN = ("Dice", "NSD_1mm", "HD95", "betti_error", *ON_DEMAND)  # where they are measured
 
 
 def save_paired_differences(
@@ -32,16 +32,17 @@ def save_paired_differences(
     somewhere = {(row.other, row.label) for row in compared if row.cases or row.left_out}
     compared = [row for row in compared if (row.other, row.label) in somewhere] or compared
     others = list(dict.fromkeys(row.other for row in compared))
+    shown = [measure for measure in SHOWN if any(row.measure == measure for row in compared)]
     num_classes = len({row.label for row in compared})
     height = 1.3 + 0.42 * num_classes
-    figure = Figure(figsize=(3.6 * len(SHOWN) + 1, height * len(others) + 0.6), layout="constrained")
-    panels = figure.subplots(len(others), len(SHOWN), squeeze=False, sharex="col", sharey="row")
+    figure = Figure(figsize=(3.6 * len(shown) + 1, height * len(others) + 0.6), layout="constrained")
+    panels = figure.subplots(len(others), len(shown), squeeze=False, sharex="col", sharey="row")
     for line, other in zip(panels, others, strict=True):
-        for axes, measure in zip(line, SHOWN, strict=True):
+        for axes, measure in zip(line, shown, strict=True):
             rows = [row for row in compared if row.other == other and row.measure == measure]
             _draw(axes, rows, units[measure])
         line[0].set_ylabel(f"{plain(other)}\n− {plain(rows[0].baseline)}", parse_math=False)
-    for axes, measure in zip(panels[0], SHOWN, strict=True):
+    for axes, measure in zip(panels[0], shown, strict=True):
         axes.set_title(measure)
     title = "Paired differences: a dot a case; mean, from 8 cases on with its 95 % bootstrap interval; Wilcoxon's p "
     title += "after Holm\nblue: better, orange: worse, grey: not decided"

@@ -17,6 +17,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_topomae import cli
+from nnunet_topomae.evaluation.segmentation import ON_DEMAND
 
 LABELS = {"background": 0, "liver": 1, "cyst": 2, "ignore": 3}
 
@@ -68,6 +69,22 @@ def test_several_folders_are_compared(work, capsys):
     of = [content["folders"][name]["mean"]["1"]["Dice"] for name in ("good", "bad")]
     assert dice["mean_difference"] == pytest.approx(of[0] - of[1]) and dice["mean_difference"] > 0
     assert (work / "comparison.png").stat().st_size > 10_000
+
+
+def test_measures_on_demand_and_what_post_processing_would_change(work, capsys):
+    files = "-o comparison.json --csv cases.csv -np 1"
+    cli.main(f"evaluate labelsTs bad good {files} --metrics {' '.join(ON_DEMAND)} --largest-component liver".split())
+    out = capsys.readouterr().out
+    assert "good, largest component − bad, largest component" in out and "largest component left of liver\n" in out
+    content = json.loads((work / "comparison.json").read_text())
+    compared = {(row["measure"], row["other"]) for row in content["comparison"]}
+    assert compared >= {(name, f"good{after}") for name in ON_DEMAND for after in ("", ", largest component")}
+    bad = content["folders"]["bad"]
+    liver, cyst = ([s["mean"][label]["betti_error"] for s in (bad, bad["largest_component"])] for label in "12")
+    assert liver[0] > liver[1] and cyst[0] == cyst[1]
+    rows = list(csv.DictReader((work / "cases.csv").open()))
+    assert len(rows) == 2 * 2 * 3 * 2 and {row["predictions"] for row in rows} >= {"good", "good, largest component"}
+    assert all(row[name] for row in rows for name in ON_DEMAND)
 
 
 def cut(file: Path) -> None:
@@ -148,6 +165,9 @@ def test_labels_without_a_dataset_json(work):
         ("labelsTs good -djfile other.json", "other.json"),
         ("labelsTs good --labels 7", "label 7: dataset.json lists the values 0, 1, 2, 3 alone"),
         ("labelsTs good --labels spleen", "'spleen' is no label: .* names liver, cyst"),
+        ("labelsTs good --largest-component spleen", "'spleen' is no label: .* names liver, cyst"),
+        ("labelsTs good --largest-component 0", "label 0 holds the background"),
+        ("labelsTs good --metrics dice", "'dice' .*clDice.*betti_matching_error"),
         ("labelsTs good --labels 3", "label 3 is the label to ignore"),
         ("labelsTs good --ignore-label 2", "--ignore-label 2, but .*dataset.json says 3"),
         ("labelsTs good -np 0", "at least one process"),

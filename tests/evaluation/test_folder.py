@@ -14,12 +14,17 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from nnunetv2.evaluation import evaluate_predictions as of_nnunet
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.postprocessing.remove_connected_components import load_postprocess_save
+from nnunetv2.postprocessing.remove_connected_components import (
+    remove_all_but_largest_component_from_segmentation as keep_largest,
+)
 
 from nnunet_topomae.evaluation.classes import Classes
 from nnunet_topomae.evaluation.folder import evaluate_folder, evaluate_folders
 from nnunet_topomae.evaluation.pairs import pair_files
 from nnunet_topomae.evaluation.results import heading
-from nnunet_topomae.evaluation.segmentation import MEASURES
+from nnunet_topomae.evaluation.segmentation import MEASURES, ON_DEMAND, chosen_measures
 
 SPACING = (0.8, 0.7, 2.5)  # x, y, z
 LABELS = {"background": 0, "liver": 1, "spleen": 2, "cyst": 3}
@@ -95,10 +100,36 @@ def assert_same(ours: dict, theirs: dict) -> None:
 
 
 def test_nnunet_reads_the_file(folders, tmp_path):
-    summary = measure(*folders(), KINDS["regions"])
+    summary = measure(*folders(), KINDS["regions"], on_demand=ON_DEMAND, largest_component=[(2, 3)])
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     read = of_nnunet.load_summary_json(str(tmp_path / "summary.json"))
     assert set(read["mean"]) == {(1, 2, 3), (2, 3), 3}
+
+
+@pytest.mark.parametrize(
+    ("kind", "kept_of"), [("labels", ["liver", "cyst"]), ("regions", ["core", "1,3"]), ("ignore", [])]
+)
+def test_the_largest_component_is_measured_as_what_nnunets_post_processing_writes(kind, kept_of, folders, tmp_path):
+    references, predictions = folders(ignore=kind == "ignore")
+    labels = Classes.of_dataset(KINDS[kind]).foreground(kept_of)
+    steps = [{"labels_or_regions": label} for label in labels]
+    for file in predictions.iterdir():
+        output = tmp_path / "postprocessed" / file.name
+        output.parent.mkdir(exist_ok=True)
+        load_postprocess_save(str(file), str(output), SimpleITKIO(), [keep_largest] * len(steps), steps)
+
+    summary = measure(references, predictions, KINDS[kind], on_demand=ON_DEMAND, largest_component=labels)
+    after = summary.pop("largest_component")
+    assert len(after.pop("largest_component_of")) == len(kept_of or LABELS) - (not kept_of)
+    assert after["foreground_mean"]["betti_error"] < summary["foreground_mean"]["betti_error"]
+    assert str(summary) == str(measure(references, predictions, KINDS[kind], on_demand=ON_DEMAND))
+    expected = measure(references, tmp_path / "postprocessed", KINDS[kind], on_demand=ON_DEMAND)
+    assert str(after).replace("predictions", "postprocessed") == str(expected)
+
+
+def test_a_measure_that_there_is_not_is_named_before_the_work(folders):
+    with pytest.raises(ValueError, match="called clDiCe: there are clDice, betti_matching_error"):
+        measure(*folders(), KINDS["labels"], on_demand=["clDice", "clDiCe"])
 
 
 def test_several_processes_give_the_same(folders):
@@ -125,7 +156,7 @@ def test_a_class_that_is_nowhere_leaves_the_foreground_mean(folders):
     summary = measure(*folders(), {"labels": labels})
     with_it, without = summary["foreground_mean"], measure(*folders(), {"labels": LABELS})["foreground_mean"]
     assert math.isnan(summary["mean"]["4"]["Dice"]) and summary["mean"]["4"]["both_empty"] == 4
-    assert all(with_it[name] == without[name] for name in MEASURES)
+    assert all(with_it[name] == without[name] for name in chosen_measures(()))
     assert with_it["both_empty"] == without["both_empty"] + 4
 
 
@@ -141,7 +172,9 @@ def test_empty_masks_are_counted(tmp_path):
 
 
 def test_the_file_says_what_its_numbers_mean(folders):
-    meanings = measure(*folders(), KINDS["labels"])["definitions"]
+    folders = folders()
+    assert not {*measure(*folders, KINDS["labels"])["definitions"]} & {*ON_DEMAND}
+    meanings = measure(*folders, KINDS["labels"], on_demand=ON_DEMAND)["definitions"]
     assert set(meanings) == set(MEASURES)
     assert meanings["HD95"]["unit"] == "mm" and meanings["volume_error"]["unit"] == "mm³"
     assert "larger of the two directed" in meanings["HD95"]["definition"]

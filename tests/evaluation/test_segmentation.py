@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from nnunet_topomae.evaluation.segmentation import MEASURES, segmentation_metrics
+from nnunet_topomae.evaluation.segmentation import MEASURES, ON_DEMAND, segmentation_metrics
 
 
 def label_map(shape=(12, 14, 16), **boxes: tuple[slice, ...]) -> np.ndarray:
@@ -41,19 +41,19 @@ def test_volumes_and_distances_are_in_mm():
 
 def test_empty_masks():
     empty, full = np.zeros((3, 4, 12), np.uint8), np.ones((3, 4, 12), np.uint8)
-    both = segmentation_metrics(empty, empty, [1, 7], (1, 1, 1))
+    both = segmentation_metrics(empty, empty, [1, 7], (1, 1, 1), on_demand=ON_DEMAND)
     assert all(math.isnan(both[label][measure]) for label in (1, 7) for measure in MEASURES)
     for pair in ((empty, full), (full, empty)):
-        one = segmentation_metrics(*pair, [1], (1, 1, 1))[1]
-        assert one["Dice"] == one["NSD_1mm"] == one["NSD_2mm"] == 0
+        one = segmentation_metrics(*pair, [1], (1, 1, 1), on_demand=ON_DEMAND)[1]
+        assert one["Dice"] == one["NSD_1mm"] == one["NSD_2mm"] == one["clDice"] == 0
         assert one["HD95"] == one["HD95_pooled"] == one["ASSD"] == 13  # 3, 4, 12, 13
-        assert one["volume_error"] == 144 and one["betti_error"] == 1
+        assert one["volume_error"] == 144 and one["betti_error"] == one["betti_matching_error"] == 1
 
 
 def test_a_label_that_is_nowhere_is_never_perfect():
     reference = label_map(label_1=CUBE)
     for unknown in (5, [5, 6], 300):
-        (metrics,) = segmentation_metrics(reference, reference, [unknown], (1, 1, 1)).values()
+        (metrics,) = segmentation_metrics(reference, reference, [unknown], (1, 1, 1), on_demand=ON_DEMAND).values()
         assert all(math.isnan(metrics[measure]) for measure in MEASURES)
 
 
@@ -71,6 +71,15 @@ def test_what_is_predicted_where_the_reference_says_ignore_counts_for_nothing():
     assert missed["Dice"] == 0 and missed["volume_error"] == 64
 
 
+def test_as_many_components_at_other_places_are_told_on_demand():
+    """A piece of a tube that lies elsewhere: the Betti error does not see it."""
+    tube = label_map((9, 9, 30), label_1=(slice(3, 6), slice(3, 6), slice(2, 14)))
+    reference, prediction = tube.copy(), tube.copy()
+    reference[1:2, 1:2, 20:28] = prediction[7:8, 7:8, 20:28] = 1
+    metrics = segmentation_metrics(prediction, reference, [1], (1, 1, 1), on_demand=["betti_matching_error"])[1]
+    assert metrics["betti_error"] == 0 and metrics["betti_matching_error"] == 2 and "clDice" not in metrics
+
+
 def test_sparse_annotation_has_distances_in_its_slices_and_no_surfels():
     reference, prediction = label_map(label_1=CUBE), label_map(label_1=(slice(2, 6), slice(2, 6), slice(3, 7)))
     reference[1::2] = 9
@@ -83,11 +92,12 @@ def test_a_slice_is_measured_in_its_plane():
     reference, prediction = np.zeros((1, 20, 20), np.uint8), np.zeros((1, 20, 20), np.uint8)
     reference[0, 5:15, 5:15] = 1
     prediction[0, 5:15, 7:17] = 1
-    spatial = segmentation_metrics(prediction, reference, [1], (999, 1, 0.5))[1]
+    spatial = segmentation_metrics(prediction, reference, [1], (999, 1, 0.5), on_demand=ON_DEMAND)[1]
     assert spatial["HD95"] == 1 and spatial["volume_error"] == spatial["betti_error"] == 0
-    assert spatial == segmentation_metrics(prediction[0], reference[0], [1], (1, 0.5))[1]
+    assert spatial == segmentation_metrics(prediction[0], reference[0], [1], (1, 0.5), on_demand=ON_DEMAND)[1]
     prediction[0, 9:11, 9] = 0  # a hole
-    assert segmentation_metrics(prediction, reference, [1], (999, 1, 0.5))[1]["betti_error"] == 1
+    holed = segmentation_metrics(prediction, reference, [1], (999, 1, 0.5), on_demand=ON_DEMAND)[1]
+    assert holed["betti_error"] == holed["betti_matching_error"] == 1
     nothing = segmentation_metrics(np.zeros_like(reference), reference, [1], (999, 3 / 20, 4 / 20))[1]
     assert nothing["HD95"] == pytest.approx(5)  # the diagonal of the plane
 
