@@ -78,7 +78,7 @@ class Classes:
         """Those of `choose`, or all without a name. Raises ValueError for one that holds the background, too."""
         for label, name in (chosen := self.choose(wanted).names).items():
             if 0 in _values(label):
-                raise ValueError(f"label {name} holds the background, 0")
+                raise ValueError(f"label {name} holds the background (0), of which no component is removed")
         return list(chosen) or [label for label in self.names if 0 not in _values(label)]
 
 
