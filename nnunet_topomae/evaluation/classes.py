@@ -75,7 +75,7 @@ class Classes:
         return Classes(chosen, self.ignore_label, self.values)
 
     def foreground(self, wanted: Sequence[str]) -> list[Label]:
-        """Those of `choose`, or all without a name. Raises ValueError for one that holds the background, too."""
+        """What `choose` takes the names for, or all classes without one. Raises ValueError for the background, too."""
         for label, name in (chosen := self.choose(wanted).names).items():
             if 0 in _values(label):
                 raise ValueError(f"label {name} holds the background (0), of which no component is removed")

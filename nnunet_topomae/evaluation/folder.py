@@ -96,14 +96,14 @@ def evaluate_folders(
         }
         told = {key: value for key, value in remarks.items() if value}
         files = [{"reference_file": str(pair.reference), "prediction_file": str(pair.prediction)} for pair in measured]
-        for version, metrics in enumerate(zip(*(of_case.metrics for of_case in measured.values()), strict=True)):
-            cases = [of_case | {"metrics": of_version} for of_case, of_version in zip(files, metrics, strict=True)]
-            summary = told | summarise(cases, classes, folder.units, on_demand)
-            if version == 0:
-                summaries[name] = summary
-            else:
-                names = [classes.names.get(label, label_or_region_to_key(label)) for label in largest_component]
-                summaries[name][LARGEST] = summary | {LARGEST_OF: names}
+        versions = [
+            [of_case | {"metrics": measures} for of_case, measures in zip(files, of_version, strict=True)]
+            for of_version in zip(*(of_case.metrics for of_case in measured.values()), strict=True)
+        ]
+        summaries[name], *after = (told | summarise(cases, classes, folder.units, on_demand) for cases in versions)
+        for summary in after:
+            kept_of = [classes.names.get(label, label_or_region_to_key(label)) for label in largest_component]
+            summaries[name][LARGEST] = summary | {LARGEST_OF: kept_of}
     return summaries
 
 

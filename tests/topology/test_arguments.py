@@ -13,6 +13,7 @@ from nnunet_topomae.topology import (
     batched_persistence_diagrams,
     betti_curve,
     betti_error,
+    betti_matching_error,
     betti_numbers,
     bottleneck_distance,
     differentiable_points,
@@ -58,6 +59,7 @@ def test_every_function_takes_it_in_the_place_of_an_array(kind) -> None:
     mask = (VOLUMES[0] < 0).astype(np.float32)
     assert betti_numbers(kind(mask)) == betti_numbers(mask)
     assert betti_error(kind(mask), 0 * mask, [1]) == {1: betti_numbers(mask)}
+    assert betti_matching_error(kind(mask), 0 * mask) == betti_numbers(mask)
     levels = np.array([-3.0, 0.0, 3.0])
     np.testing.assert_array_equal(betti_curve(A[0], kind(levels[None])[0]), betti_curve(A[0], levels))
 
@@ -103,6 +105,8 @@ REFUSED = {  # the call, and what its error must say
     "a mask with channels": (partial(betti_numbers, torch.ones(1, 2, 2, 2)), "three axes"),
     "labels for a mask": (partial(betti_numbers, 2 * ONES), "0 and 1"),
     "NaN for a mask": (partial(betti_numbers, np.nan * ONES), "0 and 1"),
+    "labels for two masks": (partial(betti_matching_error, ONES, 2 * ONES), "0 and 1"),
+    "masks of two shapes": (partial(betti_matching_error, ONES, ONES[:1]), "have one shape"),
     "an odd connectivity": (partial(betti_numbers, ONES, 18), "6 or 26"),
     "maps of two shapes": (partial(betti_error, ONES, ONES[:1], [1]), "differ in shape"),
     "half labels": (partial(betti_error, 0.5 * ONES, ONES, [1]), "prediction must be a map of integer labels"),
