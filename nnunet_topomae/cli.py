@@ -25,7 +25,6 @@ COMMANDS = (  # in the order in which a newcomer meets them
     "unlabelled",
     "evaluate",
     "report",
-    "figure",
     "knobs",
     "export-encoder",
 )

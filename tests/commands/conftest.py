@@ -163,11 +163,6 @@ def prepare_report(folder: Path) -> None:
     prepare_export_encoder(folder / "nnUNet_results" / model / "fold_0")
 
 
-def prepare_figure(folder: Path) -> None:
-    for which in ("without", "with"):
-        prepare_export_encoder(folder / which / "fold_all", "all")
-
-
 PREPARE: dict[str, Callable[[Path], None]] = {
     "apply-preset": prepare_apply_preset,
     "convert": prepare_convert,
@@ -176,5 +171,4 @@ PREPARE: dict[str, Callable[[Path], None]] = {
     "evaluate": prepare_evaluate,
     "export-encoder": prepare_export_encoder,
     "report": prepare_report,
-    "figure": prepare_figure,
 }
