@@ -209,7 +209,7 @@ class TopoMAEConfig:
     )
 
     weight_reconstruction: float = _knob(1.0, "weight of the masked reconstruction error", valid=_at_least(0))
-    weight_topology: float = _knob(100.0, "weight of the topological loss", valid=_at_least(0))
+    weight_topology: float = _knob(0.0, "weight of the topological loss; the paper's: 100", valid=_at_least(0))
     weight_position: float = _knob(0.1, "weight of the nine-point error", valid=_at_least(0))
     weight_consistency_points: float = _knob(
         0.1, "weight of the two networks' disagreement on points", valid=_at_least(0)

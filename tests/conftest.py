@@ -108,6 +108,7 @@ BUDGET = {
     "iterations_per_epoch": 2,
     "vit_steps": 2,
     "val_iterations_per_epoch": 1,
+    "weight_topology": 100,
     "topology_max_side": 12,
     "seed": 0,  # what a network says after one step must not change from run to run
 }

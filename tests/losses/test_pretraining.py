@@ -15,6 +15,7 @@ POINTS = torch.rand(2, 9, 3, generator=torch.Generator().manual_seed(1))
 MASKS = torch.zeros(2, 2, GEOMETRY.num_tokens, dtype=torch.bool)
 MASKS[:, 0, ::2] = True
 MASKS[:, 1, 1::2] = True
+WITH_TOPOLOGY = TopoMAEConfig(weight_topology=100)
 HIDDEN = expand_mask(MASKS, GEOMETRY.token_grid, GEOMETRY.token_size)
 
 
@@ -46,7 +47,7 @@ def test_every_weight_of_the_config_is_that_of_a_term():
 
 
 def test_right_answers_cost_nothing():
-    terms, total = terms_of(TopoMAEConfig(), output())
+    terms, total = terms_of(WITH_TOPOLOGY, output())
     assert tuple(terms) == CURVES
     assert total.item() == pytest.approx(0, abs=1e-6)
 
@@ -97,11 +98,11 @@ def test_topology_looks_at_completed_volumes():
     """A reconstruction that is wrong in visible voxels alone is right where it was asked."""
     answer = output()
     wrong = (IMAGE[:, None] + 9 * ~HIDDEN).requires_grad_()
-    terms, _ = terms_of(TopoMAEConfig(), answer._replace(vit=answer.vit._replace(reconstruction=wrong)))
+    terms, _ = terms_of(WITH_TOPOLOGY, answer._replace(vit=answer.vit._replace(reconstruction=wrong)))
     assert terms["topology_vit"].item() == pytest.approx(0, abs=1e-6)
 
 
 def test_every_answer_is_pulled_by_the_total():
     answer = output(0.5)
-    terms_of(TopoMAEConfig(), answer)[1].backward()
+    terms_of(WITH_TOPOLOGY, answer)[1].backward()
     assert all(tensor.grad.abs().sum() > 0 for branch in answer for tensor in branch)

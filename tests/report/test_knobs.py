@@ -4,14 +4,14 @@ from nnunet_topomae.report.runs import read_runs
 
 
 def test_knobs_that_differ_come_first(results):
-    results.fold("TopoMAEPretrainer", knobs={"weight_topology": 0.0, "mask_ratio": 0.5})
+    results.fold("TopoMAEPretrainer", knobs={"weight_topology": 50.0, "mask_ratio": 0.5})
     results.fold("TopoMAEFinetuner", knobs={"fusion": "partner_only", "mask_ratio": 0.6})
     results.fold("nnUNetTrainer")
     runs = read_runs([results.dataset])
     assert [run.trainer for run in runs] == ["TopoMAEFinetuner", "TopoMAEPretrainer", "nnUNetTrainer"]
     rows = {row.name: row for row in knobs(models_of(runs))}
     assert set(list(rows)[:3]) == {"fusion", "mask_ratio", "weight_topology"}
-    assert rows["weight_topology"].values == [NOT_USED, "0", NOT_USED] and rows["weight_topology"].default == "100"
+    assert rows["weight_topology"].values == [NOT_USED, "50", NOT_USED] and rows["weight_topology"].default == "0"
     assert rows["weight_topology"].changed == [False, True, False]
     assert rows["mask_ratio"].values[0] == NOT_USED  # fine-tuning masks nothing, whatever its plans say
     assert rows["weight_decay"].values == ["0.05", "0.05", NOT_USED] and not rows["weight_decay"].is_telling
