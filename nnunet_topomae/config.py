@@ -157,7 +157,8 @@ class TopoMAEConfig:
     )
     pretrained: str = _knob(
         "",
-        "pre-trained checkpoint to fine-tune; empty: the one of this dataset, plans, configuration and fold; 'none'",
+        "pre-trained checkpoint to fine-tune, a file or hf://owner/name[@revision][/file]; empty: the one of this "
+        "dataset, plans, configuration and fold; 'none'",
         phase=FINETUNING,
     )
     seen_validation_cases: str = _knob(

@@ -19,7 +19,7 @@ from nnunet_topomae.config import FINETUNING, TopoMAEConfig
 from nnunet_topomae.hub import SCHEME, front_matter
 from nnunet_topomae.losses.term import BRANCHES
 from nnunet_topomae.monitoring.instruments import DEAD_TOKEN_STD, TOKEN_STD
-from nnunet_topomae.training.provenance import Provenance, described
+from nnunet_topomae.training.provenance import Provenance, in_words
 from nnunet_topomae.visualization.tables import markdown_table
 
 LIBRARY = "nnunet-topomae"
@@ -93,7 +93,7 @@ def model_card(
         answers=answers,
         facts=markdown_table(("", ""), _facts(description, training, config, len(logging.get("train_losses", ())))),
         knobs=_knobs(config),
-        provenance=[described(link) for link in chain],
+        provenance=[in_words(link) for link in chain],
         instruments=_instruments(logging),
         repository=REPOSITORY,
         configuration=pretraining["configuration"],

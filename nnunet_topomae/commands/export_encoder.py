@@ -71,7 +71,7 @@ def _push(options: argparse.Namespace) -> None:
     from nnunet_topomae.export import finished_export
     from nnunet_topomae.hub import CARD, upload, visibility
     from nnunet_topomae.model_card import REPOSITORY
-    from nnunet_topomae.training.provenance import described
+    from nnunet_topomae.training.provenance import in_words
 
     description, answers, files = finished_export(options.o)
     past = description["pretraining"]
@@ -80,7 +80,7 @@ def _push(options: argparse.Namespace) -> None:
         print(f"  {file.name:{max(len(file.name) for file in files)}}  {file.stat().st_size / 1e6:9,.2f} MB")
     print(f"licence {answers.licence}; no names of cases, {'but' if past['cases_seen'] else 'no'} fingerprints")
     for link in past["provenance"]:
-        print(f"began with {described(link)}")
+        print(f"began with {in_words(link)}")
     if not options.yes and not _agreed():
         print("Nothing was uploaded.")
         return

@@ -15,6 +15,7 @@ from nnunet_topomae.checkpoint_files import read_restricted, read_trusted_checkp
 from nnunet_topomae.networks.copretrain import is_pretraining
 from nnunet_topomae.planning.plans_file import Plans, configuration_of
 from nnunet_topomae.training.cases_seen import CasesSeen, recorded_cases
+from nnunet_topomae.training.provenance import Provenance, recorded_provenance
 
 IN_ORDER = (0, 1, 2)
 WANTED = (
@@ -80,12 +81,14 @@ class Checkpoint:
         origin: None where the file holds weights alone.
         cases_seen: that the weights have been trained on (`training/cases_seen.py`); None where that is not recorded.
         kind: what it is, for a message.
+        provenance: the weights that it comes from itself (`training/provenance.py`).
     """
 
     weights: dict[str, torch.Tensor]
     origin: Origin | None
     cases_seen: CasesSeen | None
     kind: str
+    provenance: Provenance
 
 
 def read_checkpoint(file: str | Path) -> Checkpoint:
@@ -99,7 +102,8 @@ def read_checkpoint(file: str | Path) -> Checkpoint:
     weights = content.get("network_weights") if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(weight, torch.Tensor) for weight in weights.values()):
         raise ValueError(f"{file} holds no 'network_weights': it was not written by a nnU-Net trainer")
-    return Checkpoint(weights, _origin(content.get("init_args")), recorded_cases(content), _kind(content))
+    origin, provenance = _origin(content.get("init_args")), recorded_provenance(content)
+    return Checkpoint(weights, origin, recorded_cases(content), _kind(content), provenance)
 
 
 def read_pretraining(file: str | Path) -> Checkpoint:

@@ -6,7 +6,6 @@ import math
 import shlex
 import sys
 from copy import deepcopy
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -17,6 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunet_topomae.config import TopoMAEConfig, environment_name
+from nnunet_topomae.hub import Weights, local_weights
 from nnunet_topomae.losses.segmentation import SegmentationLoss
 from nnunet_topomae.losses.topology import topological_loss
 from nnunet_topomae.monitoring.instruments import (
@@ -32,8 +32,9 @@ from nnunet_topomae.networks.checkpointing import with_checkpoints
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
 from nnunet_topomae.networks.pretrained import LoadReport
 from nnunet_topomae.planning.blueprint import Blueprint
-from nnunet_topomae.private_names import named_weights, set_deep_supervision_weights
+from nnunet_topomae.private_names import init_args, named_weights, set_deep_supervision_weights
 from nnunet_topomae.training.checkpoint import Checkpoint, read_pretraining, refuse_pretraining_checkpoint
+from nnunet_topomae.training.provenance import extended
 from nnunet_topomae.training.schedule import ParameterGroup, WarmupCosineSchedule, adamw, peak_rates
 from nnunet_topomae.training.trainer import TopoMAETrainer
 
@@ -190,7 +191,7 @@ class TopoMAEFinetuner(TopoMAETrainer):
     def _recall_pretrained_weights(self) -> None:
         """For a training that goes on after an interruption, from the checkpoint that it began with."""
         try:
-            checkpoint = read_pretraining(self.find_pretrained_checkpoint())
+            checkpoint = read_pretraining(self.find_pretrained_checkpoint().path)
             network = deepcopy(self.plain_network)
             self._fill(network, checkpoint)
         except (OSError, ValueError) as error:
@@ -224,25 +225,25 @@ class TopoMAEFinetuner(TopoMAETrainer):
         super().perform_actual_validation(save_probabilities)
         self.network = wrapped
 
-    def find_pretrained_checkpoint(self) -> Path:
-        """Raises FileNotFoundError that gives the command to run; ValueError for a subclass from scratch."""
+    def find_pretrained_checkpoint(self) -> Weights:
+        """Raises OSError that says what to do, with the command to run; ValueError for a subclass from scratch."""
         if self.config.pretrained == FROM_SCRATCH:  # a subclass: it cannot become another class by itself
             raise ValueError(
                 f"NNUNET_TOPOMAE_PRETRAINED={FROM_SCRATCH} is not for {type(self).__name__}, since its results folder "
                 "would tell neither kind of training from the other: let it inherit from TopoMAEFinetunerFromScratch"
             )
         if self.config.pretrained:
-            named = Path(self.config.pretrained)
-            if not named.is_file():
-                what = "which is a folder: name a file in it" if named.is_dir() else "and there is no such file"
-                raise FileNotFoundError(f"NNUNET_TOPOMAE_PRETRAINED names {named}, {what}")
-            return named
+            weights = local_weights(self.config.pretrained)
+            if not weights.path.is_file():
+                what = "which is a folder: name a file in it" if weights.path.is_dir() else "and there is no such file"
+                raise FileNotFoundError(f"NNUNET_TOPOMAE_PRETRAINED names {weights.path}, {what}")
+            return weights
         plans_name, dataset = self.plans_manager.plans_name, self.plans_manager.dataset_name
         folder = join(
             nnUNet_results, dataset, f"TopoMAEPretrainer__{plans_name}__{self.configuration_name}", f"fold_{self.fold}"
         )
         if isfile(join(folder, "checkpoint_final.pth")):
-            return Path(folder, "checkpoint_final.pth")
+            return local_weights(join(folder, "checkpoint_final.pth"))
         unfinished = any(isfile(join(folder, f"checkpoint_{name}.pth")) for name in ("latest", "best"))
         options = (str(self.fold), "-tr", "TopoMAEPretrainer", "-p", plans_name)
         command = shlex.join(["nnUNetv2_train", dataset, self.configuration_name, *options])
@@ -279,16 +280,17 @@ class TopoMAEFinetuner(TopoMAETrainer):
             f"{environment_name(name)}={trained}"
         )
 
-    def _load_pretrained(self, file: Path) -> None:
-        self.print_to_log_file(f"Pre-trained weights: {file}")
-        checkpoint = read_pretraining(file)
+    def _load_pretrained(self, weights: Weights) -> None:
+        self.print_to_log_file(f"Pre-trained weights: {weights}")
+        checkpoint = read_pretraining(weights.path)
         try:
             report = self._fill(self.plain_network, checkpoint)
         except ValueError as error:
-            raise ValueError(f"{file} does not fit this network: {error}") from error
+            raise ValueError(f"{weights.source} does not fit this network: {error}") from error
         self.print_to_log_file(str(report), add_timestamp=False)
         self._keep_pretrained_weights(self.plain_network)
-        self.record_cases_seen(file, checkpoint.cases_seen)
+        self.record_cases_seen(weights.source, checkpoint.cases_seen)
+        init_args(self)["provenance"] = extended(checkpoint.provenance, weights, checkpoint.kind)
         if checkpoint.origin is None:
             self.print_to_log_file("  the checkpoint does not say what it was pre-trained on", add_timestamp=False)
             return

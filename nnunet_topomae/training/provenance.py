@@ -33,5 +33,5 @@ def without_folders(chain: Sequence[Mapping[str, str]]) -> Provenance:
     ]
 
 
-def described(link: Mapping[str, str]) -> str:
+def in_words(link: Mapping[str, str]) -> str:
     return f"{link['source']} ({link['kind']}; licence: {link['licence'] or 'not named'})"

@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import json
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -143,6 +143,17 @@ class Answer(BaseHTTPRequestHandler):
                 commit = self.server.commit(name, self.server.find(name, "main")[1] | files)
                 return {"commitOid": commit, "commitUrl": f"{self.server.endpoint}/{name}/commit/{commit}"}
         raise RefusedError(404)
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Switches the client's offline mode, as the environment does, on or off."""
+
+    def switch(on: bool) -> None:
+        monkeypatch.setenv("HF_HUB_OFFLINE", str(int(on)))
+        importlib.reload(constants)
+
+    return switch
 
 
 @pytest.fixture

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
 
 from nnunet_topomae.hub import Weights, local_weights
 
@@ -21,16 +19,6 @@ def commits(hub) -> dict[str, str]:
         name: hub.commit("Lab/Brains", {"README.md": CARD, "config.json": b"{}", FILE: name.encode()}, name)
         for name in ("v1", "main")
     }
-
-
-@pytest.fixture
-def offline(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-    def go() -> None:
-        importlib.reload(constants)
-
-    return go
 
 
 def test_a_path_is_itself_and_nobody_is_asked(hub):
@@ -78,7 +66,7 @@ def test_what_was_downloaded_is_not_downloaded_again(hub, commits, offline):
     hub.requests.clear()
     assert local_weights(weights.source) == weights
     assert not hub.requests
-    offline()
+    offline(True)
     for reference in ("hf://Lab/Brains@v1", f"hf://Lab/Brains@v1/{FILE}", weights.source):
         assert local_weights(reference) == weights
     assert not hub.requests
