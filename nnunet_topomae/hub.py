@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants, hf_
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
-    HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -136,14 +136,12 @@ def upload(repository: str, files: Mapping[str, Path | bytes], message: str) -> 
 
 @contextmanager
 def _explained(reference: str, repository: str) -> Iterator[None]:
-    """Whatever the client raises as an OSError that says what to do. ValueErrors of ours pass."""
+    """What the client raises as an OSError that says what to do; ValueErrors, ours and its, say it themselves."""
     try:
         yield
-    except HFValidationError as error:
-        raise ValueError(f"{reference!r} names nothing: {error}") from error
-    except ValueError:
-        raise
     except Exception as error:  # errors of the connection have other classes in each release of the client
+        if isinstance(error, ValueError) and not isinstance(error, JSONDecodeError):
+            raise
         raise OSError(f"{reference}: {_reason(error, repository)}") from error
 
 

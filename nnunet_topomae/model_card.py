@@ -15,10 +15,18 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from nnunet_topomae import __version__
 from nnunet_topomae.config import FINETUNING, TopoMAEConfig
 from nnunet_topomae.hub import SCHEME, front_matter
-from nnunet_topomae.losses.term import BRANCHES
-from nnunet_topomae.monitoring.instruments import DEAD_TOKEN_STD, TOKEN_STD
+from nnunet_topomae.monitoring.instruments import (
+    BETTI_RATIOS,
+    DEAD_TOKEN_STD,
+    POINT_RATIOS,
+    RECONSTRUCTION_RATIOS,
+    TOKEN_STD,
+)
+from nnunet_topomae.networks.partners.plan import NNUNET_TRAINER
+from nnunet_topomae.planning.plans_file import configuration_of
 from nnunet_topomae.training.provenance import Provenance, in_words
 from nnunet_topomae.visualization.tables import markdown_table
 
@@ -29,10 +37,13 @@ PLACEHOLDER = (
     "<!-- To be filled in, as `license` at the top: where the images come from, what they show, and under which "
     "licence, approval or consent they were used. No names of patients or cases. -->"
 )
-INSTRUMENTS = {  # by the beginning of their names in the log
-    "error_over_harmonic_": "masked squared error over that of harmonic inpainting, which learns nothing",
-    "points_over_constant_": "error of the nine points over that of one answer for all crops",
+INSTRUMENTS = {  # of the ViT and of its partner
+    "masked squared error over that of harmonic inpainting, which learns nothing": RECONSTRUCTION_RATIOS[:2],
+    "Betti error over that of harmonic inpainting": BETTI_RATIOS,
+    "error of the nine points over that of one answer for all crops": POINT_RATIOS,
+    f"spread of features over tokens, {DEAD_TOKEN_STD:g} or less if the ViT has died": (TOKEN_STD, ""),
 }
+NONE = "–"
 NO_FILE_PATH = ("pretrained",)  # a knob whose value may be a folder of this machine; provenance says it
 
 
@@ -53,7 +64,7 @@ def read_answers(card: Path) -> Answers:
     text, data = card.read_text(encoding="utf-8"), front_matter(card)
     if data.get("library_name") != LIBRARY:
         raise ValueError(f"{card} was not written by export-encoder: move it away, or export to another folder")
-    section = re.split(r"^#+ ", text.partition(f"\n{HEADING}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    section = re.split(r"^##? ", text.partition(f"\n{HEADING}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
     return Answers(str(data.get("license") or ""), re.sub(r"<!--.*?-->", "", section, flags=re.DOTALL).strip())
 
 
@@ -73,8 +84,6 @@ def model_card(
         citations: name and reference of what was used.
         answers: of their owner.
     """
-    from nnunet_topomae.networks.partners.plan import NNUNET_TRAINER
-
     pretraining, vit = description["pretraining"], description["vit_encoder"]["arguments"]
     plans, logging = training["init_args"]["plans"], training.get("logging", {})
     chain: Provenance = pretraining["provenance"]
@@ -99,7 +108,7 @@ def model_card(
         configuration=pretraining["configuration"],
         nnunet_file=next((file for file in files if file.endswith("nnunet.pth")), ""),
         nnunet_trainer=NNUNET_TRAINER,
-        versions=", ".join(f"{name} {version(name)}" for name in (LIBRARY, "nnunetv2", "torch")),
+        versions=f"{LIBRARY} {__version__}, nnU-Net {version('nnunetv2')}, PyTorch {version('torch')}",
         citations=citations,
     )
 
@@ -108,23 +117,18 @@ def _facts(
     description: Mapping[str, Any], training: Mapping[str, Any], config: TopoMAEConfig, epochs: int
 ) -> list[tuple[str, str]]:
     pretraining, images, geometry = (description[part] for part in ("pretraining", "images", "geometry"))
+    cases = ", ".join(f"{number} of {dataset}" for dataset, number in pretraining["cases"].items())
     channels = training["init_args"].get("dataset_json", {}).get("channel_names", {})
-    cases = pretraining["cases"]
-    configuration = training["init_args"]["plans"]["configurations"][pretraining["configuration"]]
+    planned = configuration_of(training["init_args"]["plans"], pretraining["configuration"]).configuration
+    length = f"{epochs} epochs of {config.iterations_per_epoch} steps, batch {planned.get('batch_size', 'not planned')}"
     return [
-        (
-            "images",
-            ", ".join(f"{n} of {name}" for name, n in cases.items()) if cases else "their number is not recorded",
-        ),
+        ("images", cases or "their number is not recorded"),
         ("channels", ", ".join(map(str, channels.values())) or str(images["channels"])),
         ("spacing", f"{_sizes(images['spacing_mm'])} mm"),
         ("normalisation", ", ".join(dict.fromkeys(channel["scheme"] for channel in images["normalisation"]))),
         ("plans", f"{pretraining['plans']}, {pretraining['configuration']}, fold {pretraining['fold']}"),
         ("patch", f"{_sizes(geometry['patch_size'])} voxels, of them {_sizes(geometry['token_size'])} a token"),
-        (
-            "length",
-            f"{epochs} epochs of {config.iterations_per_epoch} steps, batch {configuration.get('batch_size', '?')}",
-        ),
+        ("length", length),
     ]
 
 
@@ -145,23 +149,17 @@ def _knobs(config: TopoMAEConfig) -> dict[str, Any]:
 
 def _instruments(logging: Mapping[str, Sequence[float]]) -> str:
     """A table of the last values; empty where none was logged."""
-    rows = [
-        (meaning, *(_last(logging.get(name + branch, ())) for branch in BRANCHES))
-        for name, meaning in INSTRUMENTS.items()
+    logged = [
+        (meaning, *(_last(logging.get(name, ())) for name in names))
+        for meaning, names in INSTRUMENTS.items()
+        if any(_last(logging.get(name, ())) != NONE for name in names)
     ]
-    rows.append(
-        (
-            f"spread of the ViT's features over tokens, {DEAD_TOKEN_STD:g} or less if it has died",
-            _last(logging.get(TOKEN_STD, ())),
-            "",
-        )
-    )
-    return markdown_table(("", "ViT", "partner"), rows) if TOKEN_STD in logging else ""
+    return markdown_table(("", "ViT", "partner"), logged) if logged else ""
 
 
 def _last(curve: Sequence[float]) -> str:
     finite = [value for value in curve if isfinite(value)]
-    return f"{finite[-1]:.3g}" if finite else "–"
+    return f"{finite[-1]:.3g}" if finite else NONE
 
 
 def _repository(source: str) -> str:

@@ -75,7 +75,8 @@ def _push(options: argparse.Namespace) -> None:
 
     description, answers, files = finished_export(options.o)
     past = description["pretraining"]
-    print(f"{options.o} to {options.push}, {visibility(options.push) or 'a new repository, private'}:")
+    seen_by = visibility(options.push)
+    print(f"{options.o} to {options.push}, {f'which is {seen_by}' if seen_by else 'a new repository, private'}:")
     for file in files:
         print(f"  {file.name:{max(len(file.name) for file in files)}}  {file.stat().st_size / 1e6:9,.2f} MB")
     print(f"licence {answers.licence}; no names of cases, {'but' if past['cases_seen'] else 'no'} fingerprints")

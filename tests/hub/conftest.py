@@ -31,8 +31,8 @@ class Repository:
 class RefusedError(Exception):
     """Of a status, with the `code` that the Hub has for what is wrong."""
 
-    def __init__(self, status: int, code: str = "") -> None:
-        self.status, self.code = status, code
+    def __init__(self, status: int, code: str = "", **answer: str) -> None:
+        self.status, self.code, self.answer = status, code, answer
 
 
 class Hub(ThreadingHTTPServer):
@@ -85,7 +85,8 @@ class Answer(BaseHTTPRequestHandler):
             reply = self.of_api if path.startswith("/api/") else self.of_file
             status, content, headers = 200, *reply(path.strip("/").split("/"), body)
         except RefusedError as refusal:
-            status, content, headers = refusal.status, b"", {"X-Error-Code": refusal.code}
+            status, headers = refusal.status, {"X-Error-Code": refusal.code}
+            content = json.dumps(refusal.answer).encode()
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(content))}.items():
             self.send_header(name, value)
@@ -129,10 +130,11 @@ class Answer(BaseHTTPRequestHandler):
                 self.demand_owner()
                 asked = json.loads(body)
                 name = f"{asked['organization']}/{asked['name']}"
+                url = f"{self.server.endpoint}/{name}"
                 if name in repositories:
-                    raise RefusedError(409)
+                    raise RefusedError(409, url=url)
                 self.server.commit(name, {}, private=asked.get("visibility") == "private")
-                return {"url": f"{self.server.endpoint}/{name}"}
+                return {"url": url}
             case ["models", _, _, "preupload", "main"]:
                 modes = {"uploadMode": "regular", "shouldIgnore": False}
                 return {"files": [{"path": file["path"], **modes} for file in json.loads(body)["files"]]}

@@ -153,6 +153,15 @@ def test_an_upload_is_one_commit_to_a_private_repository(finished, push, hub, ca
     assert local_weights("hf://Lab/Brains").licence == "cc-by-sa-4.0"
 
 
+def test_an_upload_to_a_repository_that_is_there_adds_to_it(finished, push, hub, capsys):
+    first = hub.commit("Lab/Brains", {"notes.txt": b"theirs", "README.md": b"old"})
+    push(finished, "--yes")
+    repository = hub.repositories["Lab/Brains"]
+    files = repository.commits[repository.revisions["main"]]
+    assert files["notes.txt"] == b"theirs" and files["README.md"] != b"old" and first in repository.commits
+    assert "Lab/Brains, which is public:" in capsys.readouterr().out and not repository.private
+
+
 @pytest.mark.parametrize(("answer", "uploads"), [("", False), ("n", False), ("y", True), ("Yes", True)])
 def test_there_is_a_question_before_an_upload(finished, push, hub, monkeypatch, capsys, answer, uploads):
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
