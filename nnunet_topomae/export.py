@@ -139,6 +139,7 @@ def describe_encoders(origin: Origin, blueprint: Blueprint) -> dict[str, Any]:
         },
         "vit_encoder": {
             "file": VIT,
+            "preset": TopoMAEConfig.from_plans(origin.plans).preset,
             "class": f"{ViTEncoder.__module__}.{ViTEncoder.__qualname__}",
             "arguments": ViTEncoder.arguments(channels, geometry, vit),
         },

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from json import JSONDecodeError
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants, hf_hub_download, snapshot_download
@@ -23,7 +23,8 @@ SCHEME = "hf://"
 REFERENCE = re.compile(r"hf://(?:models/)?([^/@]+/[^/@]+)(?:@(refs/pr/\d+|[^/@]+))?(?:/(.*))?")
 CARD = "README.md"
 WEIGHTS = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
-OURS = "_nnssl.pth"  # of what export-encoder writes, the file that knows its plan
+SAFE = ".safetensors"
+BESIDE = ("encoders.json", "vit_encoder.safetensors")  # the partner's safetensors, as export-encoder writes them
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
@@ -64,6 +65,8 @@ def local_weights(reference: str) -> Weights:
         file = file or _only_weights(repository, revision)
         path = Path(hf_hub_download(repository, file, revision=revision))
         commit = path.parents[file.count("/")].name  # .../snapshots/COMMIT/FILE
+        for name in BESIDE if file.endswith(SAFE) else ():
+            _download(repository, commit, str(PurePosixPath(file).with_name(name)))
         return Weights(path, f"{SCHEME}{repository}@{commit}/{file}", _licence(repository, commit))
 
 
@@ -71,7 +74,8 @@ def _only_weights(repository: str, revision: str | None) -> str:
     """The file to take where none is named. Raises ValueError that lists the files to choose from."""
     files = _files(repository, revision)
     weights = [file for file in files if file.endswith(WEIGHTS)]
-    chosen = [file for file in weights if file.endswith(OURS)] or weights
+    ours = [file for file in weights if file.endswith(SAFE) and file not in BESIDE and BESIDE[0] in files]
+    chosen = ours or weights
     if len(chosen) == 1:
         return chosen[0]
     at = f"{SCHEME}{repository}{f'@{revision}' if revision else ''}"
@@ -92,11 +96,20 @@ def _files(repository: str, revision: str | None) -> list[str]:
         return sorted(file.relative_to(snapshot).as_posix() for file in snapshot.rglob("*") if file.is_file())
 
 
+def _download(repository: str, commit: str, file: str) -> Path | None:
+    """None where there is no such file, neither on the Hub nor in the cache."""
+    try:
+        return Path(hf_hub_download(repository, file, revision=commit))
+    except EntryNotFoundError:
+        return None
+
+
 def _licence(repository: str, commit: str) -> str | None:
     """That the model card names; None where there is none, or no card that can be read."""
+    card = _download(repository, commit, CARD)
     try:
-        data = front_matter(Path(hf_hub_download(repository, CARD, revision=commit)))
-    except (EntryNotFoundError, ValueError):
+        data = front_matter(card) if card else {}
+    except ValueError:
         return None
     return data.get("license_name") or data.get("license")
 

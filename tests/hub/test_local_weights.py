@@ -90,10 +90,12 @@ def test_a_branch_that_moves_is_followed(hub, commits):
     assert local_weights("hf://Lab/Brains").source == f"hf://Lab/Brains@{moved}/model.safetensors"
 
 
-def test_of_what_we_export_the_file_with_the_plan_is_taken(hub):
-    names = ("vit_encoder.safetensors", "plan_network.safetensors", "plan_network_nnssl.pth", "plan_network_nnunet.pth")
+def test_what_we_export_comes_as_safetensors_with_the_vit_beside(hub):
+    names = ("vit_encoder.safetensors", "plan_network.safetensors", "encoders.json", "plan_network_nnssl.pth")
     hub.commit("Lab/Ours", dict.fromkeys(names, b"weights"))
-    assert local_weights("hf://Lab/Ours").path.name == "plan_network_nnssl.pth"
+    path = local_weights("hf://Lab/Ours").path
+    assert path.name == "plan_network.safetensors"
+    assert sorted(file.name for file in path.parent.iterdir()) == sorted(names[:3])
 
 
 @pytest.mark.parametrize(
