@@ -45,7 +45,7 @@ class Weights:
     def __str__(self) -> str:
         if not self.source.startswith(SCHEME):
             return self.source
-        return f"{self.source} (licence: {self.licence or 'none is named in its model card'})"
+        return f"{self.source} (licence: {self.licence or 'not named'})"
 
 
 def local_weights(reference: str) -> Weights:
@@ -111,7 +111,7 @@ def _licence(repository: str, commit: str) -> str | None:
         data = front_matter(card) if card else {}
     except ValueError:
         return None
-    return data.get("license_name") or data.get("license")
+    return str(data.get("license_name") or data.get("license") or "") or None
 
 
 def front_matter(card: Path) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def front_matter(card: Path) -> dict[str, Any]:
 
 
 def visibility(repository: str) -> str:
-    """ "public" or "private"; empty where there is no such repository that one may see. Raises OSError."""
+    """Public or private; empty where there is no such repository that one may see. Raises OSError."""
     with _explained(f"{SCHEME}{repository}", repository):
         try:
             return "private" if HfApi().model_info(repository).private else "public"
