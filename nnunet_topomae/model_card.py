@@ -94,6 +94,7 @@ def model_card(
     )
     return environment.get_template("model_card.md.j2").render(
         library=LIBRARY,
+        config=config,
         title=f"{partner} and ViT, pre-trained on {pretraining['dataset']}",
         networks=f"a ViT encoder (`{config.preset}`, depth {vit['depth']}, {vit['embed_dim']} wide) and {partner}",
         base_models=dict.fromkeys(_repository(link["source"]) for link in chain if link["source"].startswith(SCHEME)),

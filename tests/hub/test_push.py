@@ -141,7 +141,8 @@ def test_an_upload_is_one_commit_to_a_private_repository(finished, push, hub, ca
     files = dict(repository.commits[repository.revisions["main"]])
     assert sorted(files) == sorted(file.name for file in finished.iterdir())
     card = files.pop("README.md").decode()
-    assert "NNUNET_TOPOMAE_PRETRAINED=hf://Lab/Brains\n" in card and STATEMENT in card
+    assert "PRETRAINED=hf://Lab/Brains NNUNET_TOPOMAE_PARTNER=plan NNUNET_TOPOMAE_PRESET=tiny\n" in card
+    assert STATEMENT in card
     assert files == {name: (finished / name).read_bytes() for name in files}
     told = capsys.readouterr().out
     assert "a new repository, private" in told and "licence cc-by-sa-4.0; no names of cases, no fingerprints" in told
