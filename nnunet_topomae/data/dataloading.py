@@ -27,8 +27,8 @@ class CropDataLoader(nnUNetDataLoader):
     any contrast teaches nothing and is drawn again, up to MAX_DRAWS times: the image itself may be constant.
 
     Args:
-        random_place: draws how crops are rotated and scaled, before they are read; None: not at all. All else, of which
-            `transforms` begins with what has been read, is as of nnU-Net's loader.
+        random_place: draws how crops are rotated and scaled, before they are read; None: they are not. All else is as
+            of nnU-Net's loader.
     """
 
     def __init__(self, *args: Any, random_place: RandomPlace | None = None, **kwargs: Any) -> None:
@@ -36,7 +36,10 @@ class CropDataLoader(nnUNetDataLoader):
         self.random_place = random_place
 
     def draw_crop(self, key: str) -> dict[str, Any]:
-        """`image` [C, *patch], `crop_to_volume` [3, 4], `volume_shape`, as the transforms leave them."""
+        """`image` [C, *patch], `crop_to_volume` [3, 4], `volume_shape`, as the transforms leave them.
+
+        Before `Resample` there is a `warp`, too, and the image is what that needs of the volume (`Place`).
+        """
         volume = opened(self._data, key)
         shape = volume.shape[1:]
         for _ in range(MAX_DRAWS):
