@@ -152,9 +152,9 @@ def watch(trainer: Any, stopwatch: Stopwatch) -> None:
     if getattr(network, "vit", None) is not None:
         stopwatch.watch(network.vit, "forward", "forward, ViT")
     stopwatch.watch(trainer.loss, "forward", "losses")
-    if hasattr(trainer.loss, "submit_target"):
-        stopwatch.watch(trainer.loss, "submit_target", "losses")
-        stopwatch.watch(trainer.loss.topology, "submit", "losses")
+    if hasattr(trainer.loss, "target"):
+        stopwatch.watch(trainer.loss, "target", "losses")
+        stopwatch.watch(trainer.loss, "answered", "losses")
     result = PendingLoss.result
     PendingLoss.result = lambda self: stopwatch.time("waiting for topology", result, self)
     backward = torch.Tensor.backward

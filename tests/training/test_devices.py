@@ -6,10 +6,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
-from nnunet_topomae.networks.tokens import visible_tokens
+from nnunet_topomae.networks.copretrain import token_ids
 from nnunet_topomae.training.finetuner import TopoMAEFinetunerFromScratch
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
-from nnunet_topomae.training.pretraining_step import VIT_ALONE
 
 CUDA = torch.device("cuda", 0)
 
@@ -46,12 +45,12 @@ def test_a_step_of_pretraining(trainer_and_batch, monkeypatch, partner):
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     trainer, batch = trainer_and_batch(TopoMAEPretrainer, mode, partner=partner, weight_topology=0)
     masks = trainer.step.draw_masks(len(batch["data"]))
-    ids = mode.from_tensor(visible_tokens(masks))  # the host reads masks, and a fake one cannot be read
+    ids = [tokens.to(CUDA) for tokens in map(mode.from_tensor, token_ids(masks, torch.device("cpu")))]
     monkeypatch.setattr(trainer.step, "draw_masks", lambda _: masks)
-    monkeypatch.setattr("nnunet_topomae.networks.copretrain.visible_tokens", lambda _: ids)
+    for module in ("networks.copretrain", "losses.pretraining"):  # a fake mask cannot be read
+        monkeypatch.setattr(f"nnunet_topomae.{module}.token_ids", lambda masks, device: ids)
     with mode:
         assert {value.device for value in trainer.validation_step(batch).values()} == {CUDA}
-        assert trainer.step.forward(batch, VIT_ALONE, topology=0)[0].device == CUDA
 
 
 @pytest.mark.parametrize("partner", ["plan", "unetrpp"])
