@@ -27,10 +27,10 @@ export PYTHONPATH="$PWD${SITE:+:$SITE}${PYTHONPATH:+:$PYTHONPATH}" MPLBACKEND=Ag
 export nnUNet_raw=$scratch/raw nnUNet_preprocessed=$data nnUNet_results=$scratch/results nnUNet_extTrainer=$PWD/trainers
 export NNUNET_TOPOMAE_PRETRAIN_EPOCHS=1 NNUNET_TOPOMAE_FINETUNE_EPOCHS=1 NNUNET_TOPOMAE_VAL_ITERATIONS_PER_EPOCH=2
 if [ -n "$dry_run" ]; then
-    device=cpu width=32 iterations=1 compile=f
+    device=cpu width=32 iterations=1 compile=f sanitise=(env) # which needs a GPU
     export NNUNET_TOPOMAE_PARTNER=unetrpp NNUNET_TOPOMAE_PRESET=tiny NNUNET_TOPOMAE_VIT_STEPS=2 nnUNet_n_proc_DA=0
 else
-    device=cuda width=128 iterations=30 compile=t
+    device=cuda width=128 iterations=30 compile=t sanitise=(env TORCH_CUDA_SANITIZER=1)
     "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
         { echo "PyTorch sees no CUDA device here: --dry-run runs on the CPU" >&2; exit 2; }
 fi
@@ -79,7 +79,7 @@ pretrained=$(find "$scratch/results" -path '*TopoMAEPretrainer*' -name checkpoin
 step finetuning 180 env nnUNet_compile=$compile NNUNET_TOPOMAE_ITERATIONS_PER_EPOCH=$iterations \
     NNUNET_TOPOMAE_PRETRAINED="${pretrained:-none}" "${train[@]}" TopoMAEFinetuner
 step tests 90 "$python" -m pytest -q -p no:cacheprovider "${tests[@]}"
-step streams 60 env TORCH_CUDA_SANITIZER=1 nnUNet_compile=f NNUNET_TOPOMAE_ITERATIONS_PER_EPOCH=2 \
+step streams 60 "${sanitise[@]}" nnUNet_compile=f NNUNET_TOPOMAE_ITERATIONS_PER_EPOCH=2 \
     nnUNet_results="$scratch/sanitiser" "${train[@]}" TopoMAEPretrainer
 step step_by_part 120 "$python" benchmarks/training.py 100 --trainers TopoMAEPretrainer --device "$device" \
     "${few[@]}" --rounds 1 --docs "$docs"

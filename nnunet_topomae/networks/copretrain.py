@@ -75,7 +75,7 @@ class ViTBranch(nn.Module):
 
     def forward(self, image: torch.Tensor, visible: torch.Tensor, hidden: torch.Tensor) -> BranchOutput:
         """Of images [B, C, D, H, W] of whose tokens `visible` [B, V, M] are seen and `hidden` [B, V, K] asked for."""
-        views, visible, hidden = len(visible[0]), visible.flatten(0, 1), hidden.flatten(0, 1)
+        views, visible, hidden = visible.shape[1], visible.flatten(0, 1), hidden.flatten(0, 1)
         features = self.encoder(image, visible)
         tokens, points = self.decoder(features, visible, hidden), self.position_head(features.mean(dim=1))
         return BranchOutput(tokens.unflatten(0, (-1, views)), points.unflatten(0, (-1, views)))

@@ -8,7 +8,6 @@ import torch
 from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from nnunet_topomae.losses.position import point_distance
 from nnunet_topomae.losses.pretraining import PretrainingLoss
@@ -170,9 +169,10 @@ class PretrainingStep:
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Over all processes, in one transfer."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    together = parameters_to_vector(gradients) / dist.get_world_size()
+    together = torch.cat([gradient.flatten() for gradient in gradients]) / dist.get_world_size()
     dist.all_reduce(together)
-    vector_to_parameters(together, gradients)
+    for gradient, mean in zip(gradients, together.split([each.numel() for each in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
 
 
 def _detached(values: Readings) -> Readings:

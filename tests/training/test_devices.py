@@ -25,6 +25,8 @@ def trainer_and_batch(workshop, monkeypatch):
         trainer.device = CUDA
         if hasattr(trainer, "step"):
             trainer.step.device = CUDA
+            with mode:
+                trainer.step.spacing = torch.empty(3, device=CUDA)
         with mode:
             for module in trainer.network.modules():
                 for name, weight in module._parameters.items():
@@ -45,7 +47,9 @@ def test_a_step_of_pretraining(trainer_and_batch, monkeypatch, partner):
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     trainer, batch = trainer_and_batch(TopoMAEPretrainer, mode, partner=partner, weight_topology=0)
     masks = trainer.step.draw_masks(len(batch["data"]))
-    ids = [tokens.to(CUDA) for tokens in map(mode.from_tensor, token_ids(masks, torch.device("cpu")))]
+    ids = [mode.from_tensor(tokens) for tokens in token_ids(masks, torch.device("cpu"))]
+    with mode:
+        ids = [tokens.to(CUDA) for tokens in ids]
     monkeypatch.setattr(trainer.step, "draw_masks", lambda _: masks)
     for module in ("networks.copretrain", "losses.pretraining"):  # a fake mask cannot be read
         monkeypatch.setattr(f"nnunet_topomae.{module}.token_ids", lambda masks, device: ids)
