@@ -47,7 +47,7 @@ class PretrainingLoss(nn.Module):
         """What a network says, in float32, on whose topology the threads of the engine are set to work."""
         output = BranchOutput(*(part.float() for part in output))
         if target.diagrams is not None:
-            self.topology.submit(branch, output, target)
+            target.pending[branch] = self.topology.loss.submit(target.completed(output), None, target.diagrams)
         return output
 
     def forward(self, branch: str, outputs: Outputs, target: Target) -> dict[str, torch.Tensor]:

@@ -56,7 +56,3 @@ class Topology(BranchTerm):
 
     def of_branch(self, branch: str, output: BranchOutput, target: Target) -> torch.Tensor:
         return target.pending[branch].result().loss
-
-    def submit(self, branch: str, output: BranchOutput, target: Target) -> None:
-        """Start on the loss of one network, to be waited for when the term is asked for."""
-        target.pending[branch] = self.loss.submit(target.completed(output), None, target.diagrams)
