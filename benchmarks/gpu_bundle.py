@@ -63,13 +63,16 @@ def in_bundles(sizes: Mapping[str, int], most: int = MAX_BYTES) -> list[list[str
 
 
 def fetch(packages: list[str], python: str, folder: Path) -> None:
-    """Wheels for the other machine; of what is only to be had as source, which is Python alone, they are made here."""
+    """Wheels for the other machine; of what is only to be had as source they are made here, if it is Python alone."""
     pip = [sys.executable, "-m", "pip"]
     for package in packages:
         options = ["--no-deps", "--only-binary=:all:", "--python-version", python, "--implementation", "cp", "-q"]
         options += [option for platform in PLATFORMS for option in ("--platform", platform)]
         if subprocess.run([*pip, "download", *options, "-d", folder, package], stderr=subprocess.DEVNULL).returncode:
+            before = set(folder.iterdir())
             subprocess.run([*pip, "wheel", "--no-deps", "-q", "-w", folder, package], check=True)
+            if not all(wheel.name.endswith("none-any.whl") for wheel in set(folder.iterdir()) - before):
+                raise SystemExit(f"there is no wheel of {package} for Python {python}: install it there beforehand")
 
 
 def preprocess_phantom(folder: Path, width: int) -> None:
