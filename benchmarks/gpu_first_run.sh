@@ -25,10 +25,12 @@ mkdir -p "$docs" "$scratch"
 
 export PYTHONPATH="$PWD${SITE:+:$SITE}${PYTHONPATH:+:$PYTHONPATH}" MPLBACKEND=Agg
 export nnUNet_raw=$scratch/raw nnUNet_preprocessed=$data nnUNet_results=$scratch/results nnUNet_extTrainer=$PWD/trainers
+export NNUNET_TOPOMAE_WEIGHT_TOPOLOGY=100 # off by default; its threads and streams are what is to be seen
 export NNUNET_TOPOMAE_PRETRAIN_EPOCHS=1 NNUNET_TOPOMAE_FINETUNE_EPOCHS=1 NNUNET_TOPOMAE_VAL_ITERATIONS_PER_EPOCH=2
 if [ -n "$dry_run" ]; then
     device=cpu width=32 iterations=1 compile=f sanitise=(env) # which needs a GPU
-    export NNUNET_TOPOMAE_PARTNER=unetrpp NNUNET_TOPOMAE_VIT_STEPS=2 NNUNET_TOPOMAE_TOPOLOGY_MAX_SIDE=12 nnUNet_n_proc_DA=1
+    export NNUNET_TOPOMAE_PARTNER=unetrpp NNUNET_TOPOMAE_PRESET=tiny NNUNET_TOPOMAE_VIT_STEPS=2 nnUNet_n_proc_DA=1
+    export NNUNET_TOPOMAE_TOPOLOGY_MAX_SIDE=12
 else
     device=cuda width=128 iterations=30 compile=t sanitise=(env TORCH_CUDA_SANITIZER=1)
     "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
