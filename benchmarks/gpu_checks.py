@@ -70,7 +70,7 @@ def precision(options: argparse.Namespace) -> None:
     from nnunet_topomae.training.schedule import ParameterGroup, adamw
 
     device, patch = torch.device(options.device), (options.patch,) * 3
-    parts, config = blueprint(patch, options.preset), TopoMAEConfig(topology_max_side=32)
+    parts, config = blueprint(patch, options.preset), TopoMAEConfig(weight_topology=100, topology_max_side=32)
     geometry = parts.geometry
     curves = {}
     for half in (False, True):

@@ -116,7 +116,7 @@ def build(trainer: str, place: str, options: argparse.Namespace) -> Any:
     plans = json.loads((folder / f"{options.plans}.json").read_text())
     plans["continue_training"] = False
     plans["topomae"] = {"partner": options.partner, "preset": options.preset, "pretrained": "none", "seed": 0}
-    plans["topomae"] |= {"augment_on": place, "iterations_per_epoch": 10**6}
+    plans["topomae"] |= {"augment_on": place, "iterations_per_epoch": 10**6, "weight_topology": 100}
     changed = {"batch_size": options.batch, "patch_size": options.patch}
     plans["configurations"][options.configuration] |= {name: value for name, value in changed.items() if value}
     dataset_json = json.loads((folder / "dataset.json").read_text())
