@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -23,9 +22,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from nnunet_topomae.checkpoint_files import read_trusted_checkpoint
 from nnunet_topomae.topology.pool import usable_cores
-from nnunet_topomae.training.distributed import place
-
-TIMEOUT = timedelta(minutes=30)  # rank 0 checks all images while the others wait
+from nnunet_topomae.training.distributed import PATIENCE, place
 
 
 @record
@@ -54,7 +51,7 @@ def join_processes(device_type: str) -> torch.device:
         raise SystemExit("start this with torchrun (docs/speed.md); on one machine nnUNetv2_train does as well")
     if device_type == "cpu":
         torch.set_num_threads(usable_cores())
-        dist.init_process_group("gloo", timeout=TIMEOUT)
+        dist.init_process_group("gloo", timeout=PATIENCE)
         return torch.device("cpu")
     local_rank = int(os.environ["LOCAL_RANK"])
     if local_rank >= torch.cuda.device_count():
@@ -65,7 +62,7 @@ def join_processes(device_type: str) -> torch.device:
     torch.set_num_threads(1)
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
-    dist.init_process_group("nccl", timeout=TIMEOUT)
+    dist.init_process_group("nccl", timeout=PATIENCE)
     return device
 
 

@@ -38,9 +38,9 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs the planned phantom plans it, and trains on it: `make quick` leaves it out."""
+    """What needs the planned phantom plans it, and trains on it; a second device is compiled: not for `make quick`."""
     for item in items:
-        if isinstance(item, pytest.Function) and "phantom" in item.fixturenames:
+        if isinstance(item, pytest.Function) and {"phantom", "second_device"} & set(item.fixturenames):
             item.add_marker("slow")
 
 

@@ -15,7 +15,7 @@ thread that submits does not wait for a GPU that is still computing the reconstr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -268,7 +268,8 @@ class PendingLoss:
     def _differentiable(self, value: float, gradient: np.ndarray) -> Tensor:
         if value > torch.finfo(torch.float32).max:
             value, gradient = math.inf, np.full_like(gradient, math.inf)
-        slopes = torch.from_numpy(gradient.astype(np.float32)).to(self.pooled.device)
+        slopes, device = torch.from_numpy(gradient.astype(np.float32)), self.pooled.device
+        slopes = slopes.pin_memory().to(device, non_blocking=True) if _has_streams(device) else slopes.to(device)
         return _KnownGradient.apply(self.pooled, value, slopes)
 
 
@@ -368,14 +369,23 @@ def _to_numpy(*volumes: Tensor) -> list[np.ndarray]:
 
 def _to_host(volumes: Tensor) -> np.ndarray | Future[np.ndarray]:
     """A tensor in host memory; of a CUDA device on its way there, after what computes it."""
-    if not volumes.is_cuda:
+    device = volumes.device
+    if not _has_streams(device):
         return volumes.detach().cpu().numpy()
+    accelerator = getattr(torch, device.type)
     copy = volumes.detach().to("cpu", non_blocking=True)  # which PyTorch pins
-    event = torch.cuda.Event(blocking=True)  # who waits sleeps
-    event.record(torch.cuda.current_stream(volumes.device))
-    return pool.submit(_arrived, copy, event)  # of size 0: threads have nothing better to do when they come to wait
+    event = accelerator.Event(blocking=True)  # who waits sleeps
+    event.record(accelerator.current_stream(device))
+    # Of size 0: threads have nothing better to do when they come to wait.
+    return pool.submit(_arrived, copy, event, partial(accelerator.set_device, device))
 
 
-def _arrived(copy: Tensor, event: torch.cuda.Event) -> np.ndarray:
+def _has_streams(device: torch.device) -> bool:
+    """Whether its work is queued, and the host goes on meanwhile."""
+    return device.type not in ("cpu", "mps")
+
+
+def _arrived(copy: Tensor, event: torch.cuda.Event, set_device: Callable[[], None]) -> np.ndarray:
+    set_device()  # a thread begins with the first, where a process of another GPU has no business
     event.synchronize()
     return copy.numpy()

@@ -146,7 +146,10 @@ class DeviceAugmentingTrainer(nnUNetTrainer):
         seed = self.augmentation_seed
         if seed is None:
             seed = np.random.SeedSequence().generate_state(1).item()
-        return Prefetcher(self.in_background(loader), partial(self._augmented, on_device, seed), self.device)
+        batches = Prefetcher(self.in_background(loader), partial(self._augmented, on_device, seed), self.device)
+        # When all of a step is on its way to the device, and nnU-Net has not yet waited for its loss.
+        self.optimizer.register_step_post_hook(lambda *_: batches.look_ahead())
+        return batches
 
     def _augmented(self, on_device: BasicTransform, seed: int, batch: Batch, number: int) -> Batch:
         origin = (seed, self.current_epoch, number, self.local_rank)

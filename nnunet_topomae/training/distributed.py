@@ -7,14 +7,32 @@ writes and which cases are whose; the device is given apart from it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import distributed as dist
 from torch import nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.functional import batch_norm
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_topomae.private_names import wrap_networks_in
+
+PATIENCE = timedelta(minutes=30)  # rank 0 reads all images while the others wait
+
+
+@contextmanager
+def others_wait() -> Iterator[None]:
+    """What rank 0 does within is done when any process leaves. Under nnU-Net's -num_gpus NCCL's patience is 10 min."""
+    group: Any = dist.new_group(timeout=PATIENCE)
+    dist.barrier(group)  # they meet, for which the patience is the old one
+    yield
+    dist.barrier(group)
+    dist.destroy_process_group(group)
 
 
 def place(trainer: nnUNetTrainer, device: torch.device) -> None:

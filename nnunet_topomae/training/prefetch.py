@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
 
 class Prefetcher:
-    """Iterates over batches of `source` as `prepare(batch, number)` makes them, one ahead of what is asked for.
+    """Iterates over batches of `source` as `prepare(batch, number)` makes them, one ahead where `look_ahead` is called.
 
-    On CUDA the preparation is put on a stream of its own, beside which the training goes on. The host waits for the
-    stream only when the batch is due, a step later. Elsewhere the order of things is the same, without streams.
+    On CUDA the preparation is put on a stream of its own, beside which the training goes on, and for which not the host
+    but the training's stream waits. Elsewhere the order of things is the same, without streams.
 
     Args:
         source: of batches as data workers hand them out, without end.
@@ -28,7 +29,8 @@ class Prefetcher:
     ) -> None:
         self.source = source
         self._prepare = prepare
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._accelerator: Any = getattr(torch, device.type)
+        self._stream = None if device.type in ("cpu", "mps") else self._accelerator.Stream(device)
         self.begin_epoch(0)
 
     def begin_epoch(self, length: int) -> None:
@@ -40,23 +42,28 @@ class Prefetcher:
         return self
 
     def __next__(self) -> dict[str, Any]:
-        batch = self._take() if self._next is None else self._next
+        batch, self._next = self._take() if self._next is None else self._next, None
         if self._stream is not None:
-            self._stream.synchronize()  # for what was copied to the host; nothing is left to wait for by now
-            _used_by(batch, torch.cuda.current_stream(self._stream.device))
-        self._next = self._take() if self._number < self._length else None
+            current = self._accelerator.current_stream(self._stream.device)
+            current.wait_stream(self._stream)
+            _used_by(batch, current)
         return batch
+
+    def look_ahead(self) -> None:
+        """Takes the next batch of the epoch: best when the step that goes before it is on its way."""
+        if self._next is None and self._number < self._length:
+            self._next = self._take()
 
     def _take(self) -> dict[str, Any]:
         batch = next(self.source)
         number, self._number = self._number, self._number + 1
-        with torch.no_grad(), torch.cuda.stream(self._stream):
+        with torch.no_grad(), nullcontext() if self._stream is None else self._accelerator.stream(self._stream):
             return self._prepare(batch, number)
 
 
-def _used_by(value: Any, stream: torch.cuda.Stream) -> None:
+def _used_by(value: Any, stream: torch.Stream) -> None:
     """Tells the allocator not to give a tensor's memory to the next batch before `stream` is done with it."""
-    if isinstance(value, torch.Tensor) and value.is_cuda:
+    if isinstance(value, torch.Tensor) and value.device == stream.device:
         value.record_stream(stream)
     for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _used_by(part, stream)

@@ -94,4 +94,4 @@ def adamw(groups: Iterable[ParameterGroup], weight_decay: float) -> torch.optim.
                 )
     devices = {parameter.device.type for group in param_groups for parameter in group["params"]}
     # One pass over the weights, and on a GPU no scale of the gradients is read on the host.
-    return torch.optim.AdamW(param_groups, betas=(0.9, 0.95), fused=devices <= {"cuda", "cpu"} or None)
+    return torch.optim.AdamW(param_groups, betas=(0.9, 0.95), fused="mps" not in devices or None)

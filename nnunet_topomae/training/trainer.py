@@ -6,6 +6,7 @@ import math
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
-from torch import distributed as dist
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
@@ -30,6 +30,7 @@ from nnunet_topomae.private_names import curves, init_args, named_weights, untes
 from nnunet_topomae.topology import warm_up
 from nnunet_topomae.training.cases_seen import recorded_cases
 from nnunet_topomae.training.device_augmentation import DeviceAugmentingTrainer
+from nnunet_topomae.training.distributed import others_wait
 from nnunet_topomae.training.divergence import StepCounter, all_finite, divergence, is_searching
 from nnunet_topomae.training.leakage import CaseRecordingTrainer
 from nnunet_topomae.training.precedence import ConfiguredTrainer
@@ -135,13 +136,12 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer, ConfiguredTr
             self.print_to_log_file("The learning rate is 0: the weights will stay as they are")
         if not self.was_initialized:
             self.initialize()
-        if self.local_rank == 0:
-            self.remove_partial_checkpoints()
-            self._record_named_weights()
-            self._compare_with_gpu()
-            self._check_data()
-        if self.is_ddp:
-            dist.barrier()  # rank 0 may have written the split that the others are about to read
+        with others_wait() if self.is_ddp else nullcontext():  # also for the split, which the first may write
+            if self.local_rank == 0:
+                self.remove_partial_checkpoints()
+                self._record_named_weights()
+                self._compare_with_gpu()
+                self._check_data()
         self.validation_was_checked = True
         super().on_train_start()
 

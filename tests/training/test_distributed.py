@@ -1,6 +1,8 @@
 """Two processes on CPUs, joined by gloo."""
 
 import json
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,11 @@ import torch
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer
 from torch import distributed as dist
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from nnunet_topomae.launch import join_processes
 from nnunet_topomae.topology.pool import usable_cores
-from nnunet_topomae.training.distributed import SyncBatchNormOnCPU, place
+from nnunet_topomae.training.distributed import SyncBatchNormOnCPU, others_wait, place
 from nnunet_topomae.training.finetuner import TopoMAEFinetuner, TopoMAEFinetunerFromScratch
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 
@@ -129,10 +132,14 @@ def test_steps_of_the_vit_alone_on_two_processes(build, on_two_ranks, double_pre
         before = {name: value.clone() for name, value in trainer.plain_network.partner.state_dict().items()}
         _, grads = pretraining_gradients(trainer, part(batch, rank), ["vit"])
         target = trainer.step.target(part(batch, rank), with_topology=False)
-        trainer.step.update({"vit": trainer.step.answer("vit", target)}, target)
-        return mask, grads, before, trainer.plain_network.state_dict()
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+            trainer.step.update({"vit": trainer.step.answer("vit", target)}, target)
+        sent = [event.input_shapes for event in profiler.events() if event.name == "gloo:all_reduce"]
+        return mask, grads, sent, before, trainer.plain_network.state_dict()
 
-    (mask_0, grads_0, before, after), (mask_1, *_) = on_two_ranks(of_rank)
+    (mask_0, grads_0, sent, before, after), (mask_1, *_) = on_two_ranks(of_rank)
+    num_weights = sum(weight.numel() for weight in alone.plain_network.vit.parameters())
+    assert sent == [[[num_weights]]]  # nothing of the partner
     alone.step.draw_masks = lambda batch_size: torch.cat([mask_0, mask_1])
     assert_same(grads_0, pretraining_gradients(alone, batch, ["vit"])[1])
     assert all(torch.equal(after[f"partner.{name}"], value) for name, value in before.items())
@@ -192,6 +199,18 @@ def test_both_trainers_train_and_validate_on_two_processes(build, workshop, on_t
         assert len(list(fold.glob("training_log_*.txt"))) == 1
         summary = json.loads((fold / "validation" / "summary.json").read_text())
         assert len(summary["metric_per_case"]) == len(val_cases)
+
+
+def test_others_wait_longer_than_their_group_does(on_two_ranks):
+    def of_rank(rank: int):
+        dist.init_process_group("gloo", timeout=timedelta(seconds=2))
+        with others_wait():
+            if rank == 0:
+                time.sleep(4)
+        return time.time()
+
+    begin = time.time()
+    assert all(end - begin > 4 for end in on_two_ranks(of_rank))
 
 
 def test_batch_norm_over_two_processes_is_batch_norm_over_their_batches(on_two_ranks):

@@ -22,10 +22,16 @@ def test_one_batch_is_ready_before_it_is_asked_for():
     log = Log()
     batches = Prefetcher(log.source(), log.prepare, torch.device("cpu"))
     batches.begin_epoch(3)
-    assert next(batches)["data"] == 0.5
-    assert log == ["read 0", "augment 0 as number 0", "read 1", "augment 1 as number 1"]
-    assert next(batches)["data"] == 1.5 and next(batches)["data"] == 2.5
-    assert len(log) == 6  # none is read in advance for the next epoch, which has other seeds
+    for number in range(3):
+        assert next(batches)["data"] == number + 0.5
+        log.append(f"step {number}")
+        batches.look_ahead()
+        batches.look_ahead()  # of a gradient scaler's optimiser, or of none: the second time nothing is left to do
+    assert log == [
+        *("read 0", "augment 0 as number 0", "step 0"),
+        *("read 1", "augment 1 as number 1", "step 1"),
+        *("read 2", "augment 2 as number 2", "step 2"),  # and none for the next epoch, which has other seeds
+    ]
 
 
 def test_batches_are_numbered_anew_in_each_epoch():
@@ -44,5 +50,7 @@ def test_batches_are_numbered_anew_in_each_epoch():
 
 def test_without_an_epoch_nothing_is_read_in_advance():
     log = Log()
-    next(Prefetcher(log.source(), log.prepare, torch.device("cpu")))
+    batches = Prefetcher(log.source(), log.prepare, torch.device("cpu"))
+    next(batches)
+    batches.look_ahead()
     assert log == ["read 0", "augment 0 as number 0"]
