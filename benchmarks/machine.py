@@ -8,21 +8,8 @@ import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 
 REPOSITORY = Path(__file__).parents[1]
-
-
-def add_fold(parser: argparse.ArgumentParser) -> None:
-    """Which fold of which dataset is trained, and on what."""
-    parser.add_argument("dataset")
-    parser.add_argument("configuration")
-    parser.add_argument("fold", type=int)
-    parser.add_argument("-p", "--plans", default="nnUNetPlans", help="default: %(default)s")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
 
 
 def add_docs(parser: argparse.ArgumentParser) -> None:
@@ -35,17 +22,6 @@ def _folder(text: str) -> Path:
     if not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"{text} is not a folder")
     return Path(text)
-
-
-def pretrainer(options: argparse.Namespace) -> TopoMAEPretrainer:
-    """Of the fold that the options of `add_fold` name. nnU-Net is imported here: most benchmarks do without."""
-    import torch
-    from nnunetv2.run.run_training import get_trainer_from_args
-
-    device, name = torch.device(options.device), "TopoMAEPretrainer"
-    return get_trainer_from_args(
-        options.dataset, options.configuration, options.fold, name, options.plans, device=device
-    )
 
 
 def replace_section(path: Path, name: str, text: str) -> None:
