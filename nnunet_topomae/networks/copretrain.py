@@ -14,6 +14,7 @@ from torch import nn
 from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.networks.partners import Partner
 from nnunet_topomae.networks.presets import ViTConfig
+from nnunet_topomae.networks.pretrained import LoadReport, load_adapted
 from nnunet_topomae.networks.tokens import expand_mask, visible_tokens
 from nnunet_topomae.networks.vit import MAEDecoder, ViTEncoder
 from nnunet_topomae.pretext.position import NUM_POINTS
@@ -78,6 +79,7 @@ class PartnerBranch(nn.Module):
         network = partner.build(input_channels, input_channels, single_output=True)
         self.encoder = network.encoder
         self.decoder = network.decoder
+        self.keys_to_in_proj = network.keys_to_in_proj
         self.position_head = PositionHead(network.feature_channels[-1])
 
     def forward(self, image: torch.Tensor) -> BranchOutput:
@@ -101,6 +103,11 @@ class CoPretrainingNetwork(nn.Module):
         self.geometry = geometry
         self.vit = ViTBranch(input_channels, geometry, vit)
         self.partner = PartnerBranch(input_channels, partner)
+        self.keys_to_in_proj = (
+            "vit.encoder.token_embedding",
+            *(f"partner.{key}" for key in self.partner.keys_to_in_proj),
+        )
+        self.on_grid = dict(partner.on_grid)  # a proxy cannot be copied
 
     def forward(
         self, image: torch.Tensor, masks: torch.Tensor, with_partner: bool = True
@@ -123,3 +130,13 @@ class CoPretrainingNetwork(nn.Module):
         first = masks[:, 0].to(image.device, non_blocking=True)
         voxel_mask = expand_mask(first, self.geometry.token_grid, self.geometry.token_size)
         return CoPretrainingOutput(vit, self.partner(image.masked_fill(voxel_mask, 0)))
+
+    @property
+    def pretrained_names(self) -> list[str]:
+        """What `load_pretrained` looks for."""
+        return list(self.state_dict())
+
+    def load_pretrained(self, state_dict: Mapping[str, torch.Tensor], label_channels: int = 0) -> LoadReport:
+        """As `HybridSegmentationNetwork.load_pretrained`, to go on learning: what the weights lack stays new."""
+        strict = (VIT_ENCODER,) if any(name.startswith(VIT_ENCODER) for name in state_dict) else ()
+        return load_adapted(self, state_dict, lambda name: name, strict, label_channels)
