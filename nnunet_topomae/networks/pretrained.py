@@ -71,7 +71,7 @@ class LoadReport:
             f"  {self.encoder_filled:.0%} of this network's encoder are filled, with {self.encoder_used:.0%} of the "
             "checkpoint's encoder"
         )
-        lines += [f"  adapted {name}: {what}" for name, what in self.adapted.items() if self.sizes[name]]
+        lines += [f"  adapted {name}: {what}" for name, what in self.adapted.items() if not _is_again(name)]
         for reason in sorted(set(self.new.values())):
             parts = sorted({_row(name) for name, why in self.new.items() if why == reason})
             lines.append(f"  left new, {reason}: {', '.join(parts)}")
@@ -129,7 +129,9 @@ def load_adapted(
     report = LoadReport(loaded, adapted, new, skipped, sizes, 1 - unused / max(sum(of_encoder.values()), 1))
     if problems or report.encoder_filled < ENOUGH:
         filled = f"of its partner's encoder {report.encoder_filled:.0%} would be filled"
-        listed = sorted(problems) + sorted(misfit for misfit in misfits if misfit.startswith(ENCODERS))
+        listed = sorted(problems) + sorted(
+            name for name in misfits if name.startswith(ENCODERS) and not _is_again(name)
+        )
         more = [f"... and {len(listed) - MOST_LISTED} more"] if len(listed) > MOST_LISTED else []
         lines = [f"the pre-trained weights do not fit this network, {filled}", *listed[:MOST_LISTED], *more]
         raise ValueError("\n  ".join(lines))
@@ -138,8 +140,12 @@ def load_adapted(
 
 
 def _size(name: str, weight: torch.Tensor) -> int:
-    """Numbers in it; dynamic-network-architectures has its blocks' layers under a second name, which counts nothing."""
-    return 0 if ".all_modules." in name else weight.numel()
+    return 0 if _is_again(name) else weight.numel()
+
+
+def _is_again(name: str) -> bool:
+    """Whether it is the second name that dynamic-network-architectures has for each layer of its blocks."""
+    return ".all_modules." in name
 
 
 def _adapt(

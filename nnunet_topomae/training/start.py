@@ -117,8 +117,8 @@ class StartedTrainer(TopoMAETrainer):
                 )
             return network.load_pretrained(weights, self.label_channels)
         except ValueError as error:
-            remedy = f"\n{self._other_knob('preset', theirs)}" if theirs.preset != self.config.preset else ""
-            raise ValueError(f"{source} does not fit this network: {error}{remedy}") from error
+            remedy = f"{self._other_knob('preset', theirs)}\n" if theirs.preset != self.config.preset else ""
+            raise ValueError(f"{source} does not fit this network: {remedy}{error}") from error
 
     def _other_knob(self, name: str, theirs: TopoMAEConfig) -> str:
         trained, here = getattr(theirs, name), getattr(self.config, name)
