@@ -129,9 +129,7 @@ def load_adapted(
     report = LoadReport(loaded, adapted, new, skipped, sizes, 1 - unused / max(sum(of_encoder.values()), 1))
     if problems or report.encoder_filled < ENOUGH:
         filled = f"of its partner's encoder {report.encoder_filled:.0%} would be filled"
-        listed = sorted(problems) + sorted(
-            name for name in misfits if name.startswith(ENCODERS) and not _is_again(name)
-        )
+        listed = problems + [name for name in misfits if name.startswith(ENCODERS) and not _is_again(name)]
         more = [f"... and {len(listed) - MOST_LISTED} more"] if len(listed) > MOST_LISTED else []
         lines = [f"the pre-trained weights do not fit this network, {filled}", *listed[:MOST_LISTED], *more]
         raise ValueError("\n  ".join(lines))

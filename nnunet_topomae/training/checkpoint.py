@@ -166,7 +166,7 @@ def _exported(description: Mapping[str, Any]) -> dict[str, Any]:
         "configurations": {pretraining["configuration"]: configuration},
     }
     init_args = {"plans": plans, "configuration": pretraining["configuration"], "fold": pretraining["fold"]}
-    return {"init_args": init_args, "cases_seen": pretraining["cases_seen"]}
+    return {"init_args": init_args, "cases_seen": pretraining["cases_seen"], "trainer_name": "export-encoder"}
 
 
 def read_pretraining(file: str | Path) -> Checkpoint:
