@@ -67,8 +67,8 @@ def run(options: argparse.Namespace) -> None:
             print(f"{name}: patch {configuration['patch_size']}, batch {configuration['batch_size']}")
     print(f"{write_json(file, plans)}: train with -p {shlex.quote(options.o)}")
     if options.like is not None:
-        dataset = shlex.quote(options.d)
-        print(f"preprocess first: nnUNetv2_preprocess -d {dataset} -plans_name {shlex.quote(options.o)} -c 3d_fullres")
+        names = f"-d {shlex.quote(options.d)} -plans_name {shlex.quote(options.o)}"
+        print(f"but preprocess before: nnUNetv2_preprocess {names} -c 3d_fullres")
 
 
 def _plans_for(reference: str, plans: dict[str, Any], new_name: str, partner: str | None) -> dict[str, Any]:
