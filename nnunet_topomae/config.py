@@ -290,7 +290,7 @@ class TopoMAEConfig:
 
     @classmethod
     def asked(cls, plans: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
-        """What `resolve` finds that differs from the defaults by somebody's will, though perhaps not in value."""
+        """What `resolve` puts before the defaults. Raises ConfigError."""
         chosen = {
             **_known(plans.get(PLANS_SECTION, {}), f"the '{PLANS_SECTION}' section of the plans"),
             **_known(from_environment(environment), f"the environment ({ENVIRONMENT_PREFIX}...)"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from nnunet_topomae.config import TopoMAEConfig, environment_name
 from nnunet_topomae.hub import Weights, local_weights
 from nnunet_topomae.networks.axes import axes_order, reorder_axes
+from nnunet_topomae.networks.foreign import contents
 from nnunet_topomae.networks.pretrained import LoadReport
 from nnunet_topomae.private_names import load_named_weights_by, named_weights
 from nnunet_topomae.training.checkpoint import Checkpoint, read_checkpoint
@@ -115,10 +117,22 @@ class StartedTrainer(TopoMAETrainer):
                 weights = reorder_axes(
                     weights, axes_order(origin.transpose_forward, self.plans_manager.transpose_forward)
                 )
-            return network.load_pretrained(weights, self.label_channels)
+            try:
+                return network.load_pretrained(weights, self.label_channels)
+            except ValueError as error:
+                raise ValueError(f"{error}\n{self._plans_for(checkpoint)}") from error
         except ValueError as error:
             remedy = f"{self._other_knob('preset', theirs)}\n" if theirs.preset != self.config.preset else ""
             raise ValueError(f"{source} does not fit this network: {remedy}{error}") from error
+
+    def _plans_for(self, checkpoint: Checkpoint) -> str:
+        """What to do for a network like theirs, in a sentence."""
+        origin, here = checkpoint.origin, self.plans_manager.dataset_name
+        if origin is None or not origin.configuration.configuration["architecture"]:
+            return contents(checkpoint.weights)
+        there, name = str(origin.plans["dataset_name"]), str(origin.plans["plans_name"])
+        options = shlex.join(["-s", there, "-t", here, "-sp", name, "-tp", f"{name}_of_{there}"])
+        return f"Train with its plans: nnUNetv2_move_plans_between_datasets {options}"
 
     def _other_knob(self, name: str, theirs: TopoMAEConfig) -> str:
         trained, here = getattr(theirs, name), getattr(self.config, name)

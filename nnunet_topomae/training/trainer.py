@@ -40,7 +40,7 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer, ConfiguredTr
 
     Attributes:
         divergence_remedy: what to change when a training diverges.
-        asked_knobs: the names of those that somebody has set.
+        asked_knobs: those that somebody has set, perhaps to their default.
         phases: this one and what comes after it, as `planning/memory.py` calls them.
         curve_names: of what is logged once an epoch, besides nnU-Net's own.
 
