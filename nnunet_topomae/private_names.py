@@ -123,8 +123,8 @@ def named_weights(command: Sequence[str]) -> str | None:
 
 
 def load_named_weights_by(load: Callable[[], None]) -> None:
-    """Makes nnU-Net call this once instead of its own function for -pretrained_weights, which takes a network of the
-    same shape alone, and runs code that may hide in its file.
+    """Makes nnU-Net call this once instead of its own function for -pretrained_weights. Without it the option would
+    take networks of the same shape alone, and run code that may hide in its file.
     """
     from nnunetv2.run import run_training
 
