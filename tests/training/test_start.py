@@ -128,12 +128,11 @@ def test_a_pretraining_of_ones_own_that_is_passed_over_is_named(workshop, foreig
 
 
 def test_a_model_with_another_network_is_an_error_with_the_command_for_its_plans(workshop, supervised, tmp_path):
-    wider = workshop.plans
-    wider["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"] = [24, 48, 96, 192][
-        : len(wider["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["strides"])
-    ]
+    narrower = workshop.plans
+    arguments = narrower["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    arguments["features_per_stage"] = [width // 2 for width in arguments["features_per_stage"]]
     supervised.save_checkpoint(str(tmp_path / "supervised.pth"))
-    trainer = workshop.build(TopoMAEFinetuner, plans=wider, pretrained=str(tmp_path / "supervised.pth"), **OURS)
+    trainer = workshop.build(TopoMAEFinetuner, plans=narrower, pretrained=str(tmp_path / "supervised.pth"), **OURS)
     command = "nnUNetv2_move_plans_between_datasets -s Dataset100_Phantom -t Dataset100_Phantom -sp nnUNetPlans -tp"
     with pytest.raises(ValueError, match=f"would be filled(.|\\n)*{command}"):
         trainer.on_train_start()
