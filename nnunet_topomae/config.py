@@ -158,8 +158,8 @@ class TopoMAEConfig:
     )
     pretrained: str = _knob(
         "",
-        "weights to begin with: a checkpoint of ours, nnU-Net's or nnssl's; empty: none in pre-training, the "
-        "pre-training of this dataset, plans, configuration and fold in fine-tuning; 'none'",
+        "weights to begin with, of ours, nnU-Net or nnssl: a file or hf://owner/name[@revision][/file]; empty: none in "
+        "pre-training, the pre-training of this dataset, plans, configuration and fold in fine-tuning; 'none'",
         phase=BOTH,
     )
     seen_validation_cases: str = _knob(

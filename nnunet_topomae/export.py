@@ -10,8 +10,11 @@ import torch
 from safetensors.torch import save
 
 from nnunet_topomae import __version__
+from nnunet_topomae.checkpoint_files import read_restricted
 from nnunet_topomae.config import TopoMAEConfig
-from nnunet_topomae.files import write_json, written_whole
+from nnunet_topomae.files import read_json, write_json, write_text, written_whole
+from nnunet_topomae.hub import CARD
+from nnunet_topomae.model_card import Answers, model_card, read_answers
 from nnunet_topomae.networks.copretrain import VIT_ENCODER
 from nnunet_topomae.networks.partners import Partner
 from nnunet_topomae.networks.vit import ViTEncoder
@@ -19,6 +22,7 @@ from nnunet_topomae.planning.blueprint import Blueprint
 from nnunet_topomae.training.cases_seen import CasesSeen, without_names
 from nnunet_topomae.training.checkpoint import EXPORT_DESCRIPTION as DESCRIPTION
 from nnunet_topomae.training.checkpoint import Origin, read_pretraining
+from nnunet_topomae.training.provenance import Provenance, recorded_provenance, without_folders
 
 Weights = dict[str, torch.Tensor]
 
@@ -36,14 +40,18 @@ PRETRAINING_CITATION = (
 )
 
 
-def export_encoders(checkpoint: str | Path, folder: str | Path, overwrite: bool = False) -> list[Path]:
+def export_encoders(
+    checkpoint: str | Path, folder: str | Path, overwrite: bool = False, fingerprints: bool = False
+) -> list[Path]:
     """Write the ViT encoder and its partner without heads, of TopoMAEPretrainer's checkpoint; return the files.
 
     Args:
         checkpoint: of TopoMAEPretrainer.
-        folder: gets vit_encoder.safetensors, encoders.json and, of UNETR++, unetrpp.safetensors and unetrpp_nnssl.pth;
-            of the plan's network, plan_network.safetensors, plan_network_nnssl.pth and plan_network_nnunet.pth.
-        overwrite: replace such files that are there.
+        folder: gets README.md, vit_encoder.safetensors, encoders.json and, of UNETR++, unetrpp.safetensors and
+            unetrpp_nnssl.pth; of the plan's network, plan_network.safetensors, plan_network_nnssl.pth and
+            plan_network_nnunet.pth.
+        overwrite: replace such files that are there; what README.md was filled in with is kept.
+        fingerprints: write those of the cases that were trained on, so that a later training can tell them.
 
     Raises:
         FileExistsError: a file is there already, and `overwrite` is not set.
@@ -53,23 +61,26 @@ def export_encoders(checkpoint: str | Path, folder: str | Path, overwrite: bool 
     content = read_pretraining(checkpoint)
     if content.origin is None:
         raise ValueError(f"{checkpoint} holds weights without the plans that they were trained with")
+    training = read_restricted(checkpoint, mmap=True)
     vit, partner = _part(content.weights, VIT_ENCODER), _part(content.weights, PARTNER, without=HEADS)
     try:
         blueprint = blueprint_of(content.origin)
-        description = describe_encoders(content.origin, blueprint, content.cases_seen)
+        description = describe_encoders(content.origin, blueprint)
     except KeyError as error:
         raise ValueError(f"the plans in {checkpoint} have no {error}") from error
+    description["pretraining"] |= _past(content.cases_seen, recorded_provenance(training), fingerprints)
 
     stem = blueprint.partner.file_stem
     safetensors, with_pickle = f"{stem}.safetensors", {f"{stem}_{NNSSL}": nnssl_checkpoint(partner, description)}
     for_nnunet = blueprint.partner.for_nnunet(partner)
     if for_nnunet is not None:
-        weights = {"network_weights": for_nnunet, "cases_seen": description["pretraining"]["cases_seen"]}
-        with_pickle[f"{stem}_{NNUNET}"] = weights
-    files = {name: Path(folder, name) for name in (VIT, safetensors, DESCRIPTION, *with_pickle)}
+        with_pickle[f"{stem}_{NNUNET}"] = {"network_weights": for_nnunet, **_record_of(description)}
+    files = {name: Path(folder, name) for name in (CARD, VIT, safetensors, DESCRIPTION, *with_pickle)}
     existing = [file for file in files.values() if file.exists()]
     if existing and not overwrite:
         raise FileExistsError(f"{', '.join(map(str, existing))}: not overwritten")
+    answers = read_answers(files[CARD]) if files[CARD] in existing else Answers()
+    card = model_card(description, training, list(files), (PRETRAINING_CITATION, blueprint.partner.citation), answers)
     Path(folder).mkdir(parents=True, exist_ok=True)
     numbers = {name: save(part, {"format": "pt"}) for name, part in ((VIT, vit), (safetensors, partner))}
     try:
@@ -77,6 +88,7 @@ def export_encoders(checkpoint: str | Path, folder: str | Path, overwrite: bool 
             with written_whole(files[name]) as partial:
                 partial.write_bytes(content_of_file)  # `save_file` lets nobody else read it
         write_json(files[DESCRIPTION], description)
+        write_text(files[CARD], card)
         for name, saved in with_pickle.items():
             with written_whole(files[name]) as partial:
                 torch.save(saved, partial)
@@ -92,8 +104,18 @@ def blueprint_of(origin: Origin) -> Blueprint:
     return Blueprint.of(origin.configuration.configuration, TopoMAEConfig.from_plans(origin.plans))
 
 
-def describe_encoders(origin: Origin, blueprint: Blueprint, cases_seen: CasesSeen | None) -> dict[str, Any]:
-    """What one has to know to build both networks, to prepare images for them, and not to test them on their own."""
+def _past(cases_seen: CasesSeen | None, provenance: Provenance, fingerprints: bool) -> dict[str, Any]:
+    """What others may know of where the weights come from."""
+    seen = cases_seen or {}
+    return {
+        "cases": {dataset: len(cases) for dataset, cases in seen.items()},
+        "cases_seen": without_names(seen) if seen and fingerprints else None,
+        "provenance": without_folders(provenance),
+    }
+
+
+def describe_encoders(origin: Origin, blueprint: Blueprint) -> dict[str, Any]:
+    """What one has to know to build both networks, and to prepare images for them."""
     configuration, (geometry, vit, partner) = origin.configuration, blueprint
     channels = len(configuration.normalization_schemes)
     return {
@@ -103,7 +125,6 @@ def describe_encoders(origin: Origin, blueprint: Blueprint, cases_seen: CasesSee
             "plans": origin.plans["plans_name"],
             "configuration": origin.configuration_name,
             "fold": origin.fold,
-            "cases_seen": None if cases_seen is None else without_names(cases_seen),
         },
         "images": {
             "channels": channels,
@@ -118,6 +139,7 @@ def describe_encoders(origin: Origin, blueprint: Blueprint, cases_seen: CasesSee
         },
         "vit_encoder": {
             "file": VIT,
+            "preset": TopoMAEConfig.from_plans(origin.plans).preset,
             "class": f"{ViTEncoder.__module__}.{ViTEncoder.__qualname__}",
             "arguments": ViTEncoder.arguments(channels, geometry, vit),
         },
@@ -152,7 +174,7 @@ def nnssl_checkpoint(partner: Weights, description: Mapping[str, Any]) -> dict[s
     }
     return {
         "network_weights": partner,
-        "cases_seen": pretraining["cases_seen"],
+        **_record_of(description),
         "citations": [
             {"type": kind, "name": name, "apa_citations": [reference]}
             for kind, (name, reference) in (
@@ -182,6 +204,11 @@ def nnssl_checkpoint(partner: Weights, description: Mapping[str, Any]) -> dict[s
     }
 
 
+def _record_of(description: Mapping[str, Any]) -> dict[str, Any]:
+    """What a training that begins with these weights takes over."""
+    return {name: description["pretraining"][name] for name in ("cases_seen", "provenance")}
+
+
 def _part(weights: Mapping[str, torch.Tensor], prefix: str, without: tuple[str, ...] = ()) -> Weights:
     """The entries below `prefix`, under the names that the part itself gives them."""
     return {
@@ -201,3 +228,21 @@ def _normalisation(origin: Origin) -> list[dict[str, Any]]:
             zip(configuration.normalization_schemes, configuration.use_mask_for_norm, strict=True)
         )
     ]
+
+
+def finished_export(folder: Path) -> tuple[dict[str, Any], Answers, list[Path]]:
+    """The description, the owner's answers and the files of an export.
+
+    Raises:
+        FileNotFoundError: there is none in the folder.
+        ValueError: its README.md is not filled in.
+    """
+    card, description = folder / CARD, folder / DESCRIPTION
+    if not (card.is_file() and description.is_file()):
+        raise FileNotFoundError(f"{folder} has no {CARD} and {DESCRIPTION} of an export: name its CHECKPOINT too")
+    answers, content = read_answers(card), read_json(description)
+    if answers.missing:
+        raise ValueError(f"{card} is not finished: fill in {' and '.join(answers.missing)}")
+    stem = content["partner"]["file"].removesuffix(".safetensors")
+    names = (CARD, DESCRIPTION, VIT, f"{stem}.safetensors", f"{stem}_{NNSSL}", f"{stem}_{NNUNET}")
+    return content, answers, [folder / name for name in names if (folder / name).is_file()]

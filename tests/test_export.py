@@ -118,7 +118,9 @@ def test_the_json_says_how_to_prepare_images(description):
         "plans": "nnUNetPlans",
         "configuration": "3d_fullres",
         "fold": 3,
-        "cases_seen": {"Dataset007": {"12ab": "a case"}},
+        "cases": {"Dataset007": 1},
+        "cases_seen": None,
+        "provenance": [],
     }
     assert description["images"]["spacing_mm"] == [3.0, 1.5, 0.75]
     assert description["images"]["transpose_forward"] == [1, 0, 2]
@@ -173,7 +175,7 @@ def test_nnunet_loads_unetrpp_from_the_nnssl_layout(exported, pretrained, image,
 
 def test_nothing_is_overwritten_unless_asked(checkpoint, exported):
     before = {file: file.stat().st_mtime_ns for file in exported.iterdir()}
-    with pytest.raises(FileExistsError, match="vit_encoder.safetensors.*not overwritten"):
+    with pytest.raises(FileExistsError, match="README.md.*vit_encoder.safetensors.*not overwritten"):
         export_encoders(checkpoint, exported)
     assert before == {file: file.stat().st_mtime_ns for file in exported.iterdir()}
     export_encoders(checkpoint, exported, overwrite=True)
@@ -208,8 +210,11 @@ def test_other_checkpoints_are_refused_and_nothing_is_written(checkpoint, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_what_pretraining_has_seen_is_read_back_from_the_exported_checkpoint(exported):
-    content = torch.load(exported / "unetrpp_nnssl.pth", weights_only=True)
+def test_what_pretraining_has_seen_is_read_back_where_fingerprints_were_asked_for(checkpoint, exported, tmp_path):
+    without = torch.load(exported / "unetrpp_nnssl.pth", weights_only=True)
+    assert recorded_cases(without) is None
+    export_encoders(checkpoint, tmp_path, fingerprints=True)
+    content = torch.load(tmp_path / "unetrpp_nnssl.pth", weights_only=True)
     assert recorded_cases(content) == {"Dataset007": {"12ab": "a case"}}
 
 
@@ -227,7 +232,7 @@ def exported_plan(request, planned_network, tmp_path_factory) -> tuple[Path, CoP
     folder = tmp_path_factory.mktemp("plan")
     arguments = {"plans": plans, "configuration": "3d_fullres", "fold": 0, "cases_seen": {"Dataset007": {"12ab": "x"}}}
     torch.save({"network_weights": network.state_dict(), "init_args": arguments}, folder / "checkpoint_final.pth")
-    export_encoders(folder / "checkpoint_final.pth", folder / "exported")
+    export_encoders(folder / "checkpoint_final.pth", folder / "exported", fingerprints=True)
     return folder / "exported", network, blueprint.partner
 
 

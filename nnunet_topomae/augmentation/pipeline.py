@@ -29,11 +29,10 @@ from nnunet_topomae.augmentation.mask_image import DeviceMaskImageTransform
 from nnunet_topomae.augmentation.noise import DeviceGaussianNoiseTransform
 from nnunet_topomae.augmentation.regions import DeviceConvertSegmentationToRegionsTransform
 from nnunet_topomae.augmentation.remove_label import DeviceRemoveLabelTransform
-from nnunet_topomae.data.augmentation import TrackedSpatialTransform
+from nnunet_topomae.data.augmentation import Resample
 
 REPLACEMENTS: dict[type[BasicTransform], type[BasicTransform]] = {
     SpatialTransform: spatial.DeviceSpatialTransform,
-    TrackedSpatialTransform: spatial.DeviceTrackedSpatialTransform,
     GaussianNoiseTransform: DeviceGaussianNoiseTransform,
     GaussianBlurTransform: DeviceGaussianBlurTransform,
     MaskImageTransform: DeviceMaskImageTransform,
@@ -49,6 +48,7 @@ SAFE_AS_THEY_ARE = (  # once their parameters have been drawn on the CPU
     GammaTransform,
     MirrorTransform,
     DownsampleSegForDSTransform,
+    Resample,
 )
 
 

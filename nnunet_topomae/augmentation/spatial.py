@@ -13,7 +13,7 @@ from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 
 from nnunet_topomae.augmentation.labels import resample_labels
-from nnunet_topomae.data.augmentation import TrackedSpatialTransform
+from nnunet_topomae.private_names import drawn_motion
 
 
 class Warp(NamedTuple):
@@ -34,7 +34,7 @@ class DrawWarp(BasicTransform):
         self.transform = transform
 
     def get_parameters(self, **sample: Any) -> dict[str, Any]:
-        return {"warp": _draw(self.transform, sample)}
+        return {"warp": draw_warp(self.transform, sample["image"])}
 
     def apply(self, sample: dict[str, Any], warp: Warp) -> dict[str, Any]:
         if warp.affine is not None:
@@ -49,7 +49,7 @@ class DeviceSpatialTransform(SpatialTransform):
     """Samples image and labels where they lie. What a data worker has drawn is used, else it is drawn here."""
 
     def get_parameters(self, **sample: Any) -> dict[str, Any]:
-        return {"warp": sample["warp"] if "warp" in sample else _draw(self, sample)}
+        return {"warp": sample["warp"] if "warp" in sample else draw_warp(self, sample["image"])}
 
     def apply(self, sample: dict[str, Any], warp: Warp | None) -> dict[str, Any]:
         sample.pop("warp", None)
@@ -60,10 +60,6 @@ class DeviceSpatialTransform(SpatialTransform):
             return super()._apply_to_segmentation(segmentation, **params)
         outside = {"constant": self.padding_value_seg, "zeros": 0, "border": None}[self.border_mode_seg]
         return resample_labels(segmentation, params["grid"], outside)
-
-
-class DeviceTrackedSpatialTransform(DeviceSpatialTransform, TrackedSpatialTransform):  # type: ignore[misc]
-    """The same for pre-training."""
 
 
 def refusal(transform: SpatialTransform) -> str | None:
@@ -79,11 +75,12 @@ def refusal(transform: SpatialTransform) -> str | None:
     return next((f"{name}={getattr(transform, name)!r}" for name, is_unknown in unknown.items() if is_unknown), None)
 
 
-def _draw(transform: SpatialTransform, sample: dict[str, Any]) -> Warp:
+def draw_warp(transform: SpatialTransform, image: torch.Tensor) -> Warp:
+    """What a transform draws for an image [C, ...], of which only the shape is looked at."""
     without_grid = copy(transform)  # whose grid, made anew on the device, then has a single voxel
     without_grid.patch_size = (1,) * len(transform.patch_size)
-    drawn = SpatialTransform.get_parameters(without_grid, **sample)
-    return Warp(drawn["affine"], tuple(drawn["center_location_in_pixels"]))
+    affine, centre = drawn_motion(SpatialTransform.get_parameters(without_grid, image=image))
+    return Warp(affine, tuple(centre))
 
 
 def _parameters(transform: SpatialTransform, image: torch.Tensor, warp: Warp) -> dict[str, Any]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
-from batchgeneratorsv2.transforms.utils.cropping import center_crop
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from threadpoolctl import ThreadpoolController
 
-from nnunet_topomae.pretext.position import crop_at, nine_points
+from nnunet_topomae.data.augmentation import Place, RandomPlace, place_at
+from nnunet_topomae.pretext.position import nine_points
 
 MAX_DRAWS = 20
 
@@ -23,34 +25,44 @@ class CropDataLoader(nnUNetDataLoader):
 
     Neither the segmentation nor the class locations of a case are looked at: crops are drawn uniformly. A crop without
     any contrast teaches nothing and is drawn again, up to MAX_DRAWS times: the image itself may be constant.
+
+    Args:
+        random_place: draws how crops are rotated and scaled, before they are read; None: they are not. All else is as
+            of nnU-Net's loader.
     """
 
-    def draw_crop(self, key: str) -> dict[str, torch.Tensor]:
-        """`image` [C, *patch], `crop_to_volume` [3, 4], `volume_shape`, as the transforms leave them."""
-        volume = self._data.load_case(key)[0]
+    def __init__(self, *args: Any, random_place: RandomPlace | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.random_place = random_place
+
+    def draw_crop(self, key: str) -> dict[str, Any]:
+        """`image` [C, *patch], `crop_to_volume` [3, 4], `volume_shape`, as the transforms leave them.
+
+        Before `Resample` there is a `warp`, too, and the image is what that needs of the volume (`Place`).
+        """
+        volume = opened(self._data, key)
         shape = volume.shape[1:]
         for _ in range(MAX_DRAWS):
-            sample = self._crop(volume, self._draw_corner(shape))
-            image = sample["image"]
-            if not torch.isfinite(image).all():
+            place = self._draw_place(shape)
+            image = torch.from_numpy(crop_and_pad_nd(volume, place.box, 0)).float()
+            lowest, highest = (extreme.item() for extreme in torch.aminmax(image))  # NaN and infinity show in these
+            if not math.isfinite(highest - lowest):
                 raise ValueError(
                     f"case {key}: the image holds NaN or infinity. Repair it and preprocess the dataset again"
                 )
-            patch = center_crop(image, self.final_patch_size[1 - image.ndim :])  # a larger crop may yet be turned
-            if patch.min() < patch.max():
+            if lowest < highest:
                 break
+        sample = {"image": image, "warp": place.warp, "crop_to_volume": place.crop_to_volume}
+        sample = sample if self.transforms is None else self.transforms(**sample)
         return sample | {"volume_shape": torch.tensor(shape)}
 
-    def _draw_corner(self, shape: tuple[int, ...]) -> list[int]:
+    def _draw_place(self, shape: tuple[int, ...]) -> Place:
         # The parent looks up annotated voxels where a dataset has an ignore label: labels, which must not matter here.
         self.has_ignore = False
-        return self.get_bbox(np.array(shape), force_fg=False, class_locations=None)[0]
-
-    def _crop(self, volume: np.ndarray, lower: list[int]) -> dict[str, torch.Tensor]:
-        box = [[low, low + side] for low, side in zip(lower, self.patch_size, strict=True)]
-        image = torch.from_numpy(crop_and_pad_nd(volume, box, 0)).float()
-        sample = {"image": image, "crop_to_volume": crop_at(lower)}
-        return sample if self.transforms is None else self.transforms(**sample)
+        lower = self.get_bbox(np.array(shape), force_fg=False, class_locations=None)[0]
+        if self.random_place is None:
+            return place_at(lower, self.patch_size)
+        return self.random_place.draw(lower, shape)
 
 
 class CropPositionDataLoader(CropDataLoader):
@@ -101,6 +113,12 @@ class SampleDataLoader(nnUNetDataLoader):
             return {"samples": samples, "keys": super().generate_train_batch()["keys"]}
         finally:
             self.transforms = first_half
+
+
+@lru_cache(maxsize=128)  # each takes a file handle and half a megabyte
+def opened(dataset: nnUNetBaseDataset, key: str) -> Any:
+    """The image [C, D, H, W] of a case, of which only what is indexed is read. To open it takes as long as to crop."""
+    return dataset.load_case(key)[0]
 
 
 @cache

@@ -9,6 +9,7 @@ from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.networks.presets import PRESETS
 from nnunet_topomae.networks.summary import NetworkSummary
 from nnunet_topomae.planning.blueprint import Blueprint
+from nnunet_topomae.planning.host_work import HostWork
 from nnunet_topomae.planning.memory import GIB, USABLE_MEMORY, Workload, largest_batch
 from nnunet_topomae.planning.plans_file import Plans, configuration_of
 from nnunet_topomae.visualization.tables import markdown_table
@@ -18,6 +19,8 @@ def describe(
     plans: Plans, dataset_json: dict[str, Any], configuration: str, memory_gib: float, all_presets: bool = False
 ) -> str:
     """Geometry, and parameters, multiply-adds, memory and the largest batch of both phases, as two Markdown tables.
+
+    Below them, what a step of pre-training asks of the host's cores.
 
     Args:
         plans: of a nnU-Net dataset.
@@ -57,6 +60,7 @@ def describe(
             "",
             f"Preset in force: {config.preset}. Memory is an estimate for mixed precision, without the loss, the",
             f"workspace of convolutions and CUDA itself; the batch leaves {1 - USABLE_MEMORY:.0%} of a GPU to these.",
+            str(HostWork.of(blueprint.geometry, workload.image_channels, chosen.batch_size, config)),
         ]
     )
 

@@ -15,6 +15,7 @@ from nnunet_topomae.files import read_json
 from nnunet_topomae.monitoring.panels import FOLDER, Panel, read_panels
 from nnunet_topomae.report.lenient import counted, dictionary, file_name, literal, numbers, text
 from nnunet_topomae.report.training_log import TrainingLog, read_logs
+from nnunet_topomae.training.provenance import in_words, recorded_provenance
 from nnunet_topomae.visualization.palette import RUNS
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")  # the first that can be read is
@@ -50,6 +51,7 @@ class Run:
         files: prediction and reference of each segmented case, as the machine named them that has measured them.
         panels: of the folder `progress`.
         log: of nnU-Net, what is telling in it.
+        provenance: the weights that it comes from, with their licences, the oldest first.
         missing: sentences about what the folder does not have.
     """
 
@@ -74,6 +76,7 @@ class Run:
     files: Mapping[str, tuple[str, str]]
     panels: Sequence[Panel]
     log: TrainingLog
+    provenance: Sequence[str]
     missing: list[str] = field(default_factory=list)
 
     @property
@@ -205,6 +208,7 @@ def _read_run(folder: Path, model: int, letter: str) -> Run:
         files=files,
         panels=_panels(folder / FOLDER, missing),
         log=read_logs(folder),
+        provenance=[text(in_words(link)) for link in recorded_provenance(content)],
         missing=missing,
     )
 

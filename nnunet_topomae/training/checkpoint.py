@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -14,15 +14,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from nnunet_topomae.checkpoint_files import read_restricted
+from nnunet_topomae.config import PLANS_SECTION
 from nnunet_topomae.files import read_json
-from nnunet_topomae.networks.copretrain import is_pretraining
+from nnunet_topomae.networks.copretrain import VIT_ENCODER, is_pretraining
 from nnunet_topomae.networks.foreign import as_pretraining
 from nnunet_topomae.planning.plans_file import Plans, configuration_of
 from nnunet_topomae.training.cases_seen import CasesSeen, recorded_cases
+from nnunet_topomae.training.provenance import Provenance, recorded_provenance
 
 IN_ORDER = (0, 1, 2)
 ADAPTATION_PLAN = "nnssl_adaptation_plan"
-EXPORT_DESCRIPTION = "encoders.json"
+EXPORT_DESCRIPTION, EXPORTED_VIT = "encoders.json", "vit_encoder.safetensors"
 WANTED = (
     "not a checkpoint of TopoMAEPretrainer, which is wanted here, such as "
     "TopoMAEPretrainer__nnUNetPlans__3d_fullres/fold_0/checkpoint_final.pth"
@@ -89,6 +91,7 @@ class Checkpoint:
         kind: what it is, for a message.
         encoder_only: whether its decoder belongs to another kind of network (SparK, NoSkip of nnssl).
         patch_size: that it is meant to be used with, where it says so.
+        provenance: the weights that it comes from itself (`training/provenance.py`).
     """
 
     weights: dict[str, torch.Tensor]
@@ -97,6 +100,7 @@ class Checkpoint:
     kind: str
     encoder_only: bool = False
     patch_size: Sequence[int] | None = None
+    provenance: Provenance = field(default_factory=list)
 
     @property
     def has_vit(self) -> bool:
@@ -125,7 +129,8 @@ def read_checkpoint(file: str | Path) -> Checkpoint:
     described = f"{content.get('trainer_name')} {plan.get('architecture_plans')}"
     encoder_only = "spark_weights" in content or re.search("spark|noskip", described, re.IGNORECASE) is not None
     patch_size = plan.get("recommended_downstream_patchsize")
-    return Checkpoint(weights, origin, recorded_cases(content), _kind(content, weights), encoder_only, patch_size)
+    cases, provenance, kind = recorded_cases(content), recorded_provenance(content), _kind(content, weights)
+    return Checkpoint(weights, origin, cases, kind, encoder_only, patch_size, provenance)
 
 
 def _is_state_dict(content: Any) -> TypeGuard[dict[str, torch.Tensor]]:
@@ -137,9 +142,11 @@ def _is_state_dict(content: Any) -> TypeGuard[dict[str, torch.Tensor]]:
 
 
 def _read_safetensors(file: Path) -> dict[str, Any]:
-    """In the layout of a checkpoint, with what `encoders.json` beside an exported network says."""
+    """In the layout of a checkpoint, with the ViT and the `encoders.json` that lie beside an exported network."""
     try:
         content: dict[str, Any] = {"network_weights": load_file(file)}
+        if (vit := file.with_name(EXPORTED_VIT)).is_file() and vit != file:
+            content["network_weights"] |= {f"{VIT_ENCODER}{name}": weight for name, weight in load_file(vit).items()}
     except SafetensorError as error:
         raise ValueError(f"{file} cannot be read as safetensors: {error}") from None
     if (description := file.with_name(EXPORT_DESCRIPTION)).is_file():
@@ -163,10 +170,12 @@ def _exported(description: Mapping[str, Any]) -> dict[str, Any]:
         "dataset_name": pretraining["dataset"],
         "plans_name": pretraining["plans"],
         "transpose_forward": images["transpose_forward"],
+        PLANS_SECTION: {"partner": description["partner"]["kind"]},
         "configurations": {pretraining["configuration"]: configuration},
     }
     init_args = {"plans": plans, "configuration": pretraining["configuration"], "fold": pretraining["fold"]}
-    return {"init_args": init_args, "cases_seen": pretraining["cases_seen"], "trainer_name": "export-encoder"}
+    past = {name: pretraining.get(name) for name in ("cases_seen", "provenance")}
+    return {"init_args": init_args, "trainer_name": "export-encoder", **past}
 
 
 def read_pretraining(file: str | Path) -> Checkpoint:

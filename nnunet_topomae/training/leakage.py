@@ -28,8 +28,8 @@ class CaseRecordingTrainer(ResumableTrainer):
         """Takes over the record of a checkpoint whose weights this training begins with; None: it has none."""
         if record is None:
             self.print_to_log_file(
-                f"{checkpoint} does not record the cases that it was trained on, as older versions did not: validation "
-                "cases among them cannot be told"
+                f"{checkpoint} does not record the cases that it was trained on, as older versions and exports without "
+                "--fingerprints do not: validation cases among them cannot be told"
             )
         init_args(self)["cases_seen"] = merged(self.cases_seen, record or {})
 

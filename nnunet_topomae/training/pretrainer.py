@@ -20,7 +20,7 @@ from torch import nn
 
 from nnunet_topomae.augmentation.random_streams import numpy_generator_kept
 from nnunet_topomae.config import TopoMAEConfig
-from nnunet_topomae.data.augmentation import pretraining_transforms
+from nnunet_topomae.data.augmentation import RandomPlace, Resample
 from nnunet_topomae.data.dataloading import (
     CropDataLoader,
     CropPositionDataLoader,
@@ -197,29 +197,29 @@ class TopoMAEPretrainer(StartedTrainer, UnlabelledCasesTrainer):
             self.load_topology_engine()
         patch_size = self.configuration_manager.patch_size
         rotation, in_plane, crop_size, _ = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        transforms = pretraining_transforms(
-            patch_size, rotation, in_plane, TRANSFORM_PROBABILITY, TRANSFORM_PROBABILITY
-        )
+        place = RandomPlace(crop_size, patch_size, rotation, in_plane, TRANSFORM_PROBABILITY, TRANSFORM_PROBABILITY)
+        resample = Resample(patch_size)
         train, val = self.get_tr_and_val_datasets()
         self.validation_dataset = val
-        halves = self.halves(transforms)
+        halves = self.halves(resample)
         val_batches = self.in_background(self.crop_loader(val), validation=True)
         if halves is None:
-            return self.in_background(self.crop_loader(train, crop_size, transforms)), val_batches
-        loader = self.crop_loader(train, crop_size, halves.in_worker, CropSampleDataLoader)
+            return self.in_background(self.crop_loader(train, place, resample)), val_batches
+        loader = self.crop_loader(train, place, halves.in_worker, CropSampleDataLoader)
         return self.prefetched(loader, halves.on_device), val_batches
 
     def crop_loader(
         self,
         dataset: JoinedDataset,
-        crop_size: Sequence[int] | None = None,
+        place: RandomPlace | None = None,
         transforms: BasicTransform | None = None,
         loader_class: type[CropDataLoader] = CropPositionDataLoader,
     ) -> CropDataLoader:
-        """Draws crops, of the size of the patch unless they are to be augmented."""
+        """Draws crops, which are neither rotated nor scaled without `place`."""
         patch_size = self.configuration_manager.patch_size
-        crop_size = patch_size if crop_size is None else crop_size
-        return loader_class(dataset, self.batch_size, crop_size, patch_size, self.label_manager, transforms=transforms)
+        crop_size = patch_size if place is None else place.crop_size
+        sizes = self.batch_size, crop_size, patch_size
+        return loader_class(dataset, *sizes, self.label_manager, transforms=transforms, random_place=place)
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """A batch as of a `CropPositionDataLoader`, and where it lies on the host: `data_on_host`."""

@@ -7,13 +7,14 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from nnunet_topomae.config import TopoMAEConfig, environment_name
+from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig, environment_name
 from nnunet_topomae.hub import Weights, local_weights
 from nnunet_topomae.networks.axes import axes_order, reorder_axes
 from nnunet_topomae.networks.foreign import contents
 from nnunet_topomae.networks.pretrained import LoadReport
-from nnunet_topomae.private_names import load_named_weights_by, named_weights
+from nnunet_topomae.private_names import init_args, load_named_weights_by, named_weights
 from nnunet_topomae.training.checkpoint import Checkpoint, read_checkpoint
+from nnunet_topomae.training.provenance import extended
 from nnunet_topomae.training.trainer import TopoMAETrainer
 
 FROM_SCRATCH = "none"
@@ -82,7 +83,7 @@ class StartedTrainer(TopoMAETrainer):
         """Before the network is built, which may depend on it.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            OSError: there is no such file, or it cannot be had from the Hub.
             ValueError: it holds no weights, or is not safe to read.
         """
         weights = local_weights(reference)
@@ -94,10 +95,11 @@ class StartedTrainer(TopoMAETrainer):
     def begin_with(self, start: Start) -> None:
         """Fills the network, and says in the log with what. Raises ValueError where it does not fit."""
         source, checkpoint = start.weights.source, start.checkpoint
-        self.print_to_log_file(f"Pre-trained weights: {source}")
+        self.print_to_log_file(f"Pre-trained weights: {start.weights}")
         report = self.fill(self.plain_network, start)
         self.print_to_log_file(f"  {checkpoint.kind}\n{report}", add_timestamp=False)
         self.record_cases_seen(source, checkpoint.cases_seen)
+        init_args(self)["provenance"] = extended(checkpoint.provenance, start.weights, checkpoint.kind)
         if checkpoint.origin is None:
             self.print_to_log_file("  the checkpoint does not say what it was pre-trained on", add_timestamp=False)
             return
@@ -122,7 +124,9 @@ class StartedTrainer(TopoMAETrainer):
             except ValueError as error:
                 raise ValueError(f"{error}\n{self._plans_for(checkpoint)}") from error
         except ValueError as error:
-            remedy = f"{self._other_knob('preset', theirs)}\n" if theirs.preset != self.config.preset else ""
+            is_known = origin is not None and "preset" in origin.plans.get(PLANS_SECTION, {})
+            is_other = is_known and theirs.preset != self.config.preset
+            remedy = f"{self._other_knob('preset', theirs)}\n" if is_other else ""
             raise ValueError(f"{source} does not fit this network: {remedy}{error}") from error
 
     def _plans_for(self, checkpoint: Checkpoint) -> str:

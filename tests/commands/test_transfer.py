@@ -80,8 +80,10 @@ def test_finetuning_on_another_dataset_adapts_the_weights_and_says_so(pretrained
 def test_export_encoder(pretrained, tmp_path, capsys, refused):
     export = ["export-encoder", str(pretrained), "-o", str(tmp_path / "encoders")]
     cli.main(export)
-    names = ("vit_encoder.safetensors", "unetrpp.safetensors", "encoders.json", "unetrpp_nnssl.pth")
-    assert capsys.readouterr().out.split()[-4:] == [str(tmp_path / "encoders" / name) for name in names]
+    names = ("README.md", "vit_encoder.safetensors", "unetrpp.safetensors", "encoders.json", "unetrpp_nnssl.pth")
+    files, _, hint = capsys.readouterr().out.rpartition("\n\n")
+    assert files.split()[-5:] == [str(tmp_path / "encoders" / name) for name in names]
+    assert f"{tmp_path / 'encoders' / 'README.md'} is not finished" in hint
     description = json.loads((tmp_path / "encoders" / "encoders.json").read_text())
     assert description["pretraining"]["dataset"] == "Dataset100_Phantom"
     vit = ViTEncoder(**description["vit_encoder"]["arguments"])

@@ -7,8 +7,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from nnunet_topomae.augmentation.pipeline import split_pipeline
-from nnunet_topomae.data.augmentation import pretraining_transforms
+from nnunet_topomae.data.augmentation import RandomPlace, Resample
 from nnunet_topomae.data.dataloading import (
     CropPositionDataLoader,
     CropSampleDataLoader,
@@ -36,8 +35,10 @@ def coordinate_volume(*shape: int) -> np.ndarray:
     return np.stack(np.meshgrid(*(np.arange(1.0, side + 1) for side in shape), indexing="ij")).astype(np.float32)
 
 
-def loader(volume: np.ndarray, crop_size, patch_size, transforms=None, labels=LABELS) -> CropPositionDataLoader:
-    return CropPositionDataLoader(Volumes(case=volume), 4, crop_size, patch_size, labels, transforms=transforms)
+def loader(volume: np.ndarray, crop_size, patch_size, place=None, labels=LABELS) -> CropPositionDataLoader:
+    return CropPositionDataLoader(
+        Volumes(case=volume), 4, crop_size, patch_size, labels, transforms=Resample(patch_size), random_place=place
+    )
 
 
 def assert_every_voxel_is_where_it_says(batch: dict, volume_shape, tolerance: float) -> None:
@@ -64,29 +65,28 @@ def test_plain_crops_are_exact_also_where_they_reach_outside(shape):
     assert_every_voxel_is_where_it_says(batch, shape, tolerance=0)
 
 
-def batch_from_the_device(volume: np.ndarray, crop_size, patch_size, transforms) -> dict:
-    """The same by samples that a data worker only draws and crops."""
-    in_worker, on_device = split_pipeline(transforms)
-    samples = CropSampleDataLoader(Volumes(case=volume), 4, crop_size, patch_size, LABELS, transforms=in_worker)
-    return collate_crops([located(on_device(**sample), patch_size) for sample in next(samples)["samples"]])
+def batch_from_the_device(volume: np.ndarray, crop_size, patch_size, place) -> dict:
+    """The same by samples that a data worker only draws and reads."""
+    samples = CropSampleDataLoader(Volumes(case=volume), 4, crop_size, patch_size, LABELS, random_place=place)
+    return collate_crops([located(Resample(patch_size)(**sample), patch_size) for sample in next(samples)["samples"]])
 
 
-@pytest.mark.parametrize("place", ["workers", "device"])
+@pytest.mark.parametrize("batch_from", ["workers", "device"])
 @pytest.mark.parametrize("patch_size", [(8, 12, 10), (9, 11, 10)], ids=["even", "odd"])
 @pytest.mark.parametrize("augmentation", ["crop", "rotate", "scale", "both", "in plane"])
-def test_voxels_are_followed_through_every_augmentation(augmentation, patch_size, place):
+def test_voxels_are_followed_through_every_augmentation(augmentation, patch_size, batch_from):
     np.random.seed(1)
     torch.manual_seed(1)
     probabilities = [float(augmentation in (one, "both", "in plane")) for one in ("rotate", "scale")]
     in_plane = augmentation == "in plane"
-    transforms = pretraining_transforms(patch_size, (-0.5, 0.5), in_plane, *probabilities)
     crop_size = (patch_size[0], 17, 16) if in_plane else (15, 17, 16)
+    place = RandomPlace(crop_size, patch_size, (-0.5, 0.5), in_plane, *probabilities)
 
     volume = coordinate_volume(30, 25, 20)
-    if place == "workers":
-        batch = next(loader(volume, crop_size, patch_size, transforms))
+    if batch_from == "workers":
+        batch = next(loader(volume, crop_size, patch_size, place))
     else:
-        batch = batch_from_the_device(volume, crop_size, patch_size, transforms)
+        batch = batch_from_the_device(volume, crop_size, patch_size, place)
 
     assert batch["data"].shape == (4, 3, *patch_size) and batch["points"].shape == (4, 9, 3)
     # Trilinear interpolation is exact on coordinates, but for rounding, and but for samples that mix in the padding
@@ -98,23 +98,15 @@ def test_voxels_are_followed_through_every_augmentation(augmentation, patch_size
 
 
 def test_the_device_gives_the_crops_and_points_of_the_workers():
-    transforms = pretraining_transforms((8, 12, 10), (-0.5, 0.5), False, 0.5, 0.5)
+    sizes = (15, 17, 16), (8, 12, 10)
+    place = RandomPlace(*sizes, (-0.5, 0.5), False, 0.5, 0.5)
     volume = np.random.default_rng(0).normal(size=(2, 30, 25, 20)).astype(np.float32)
-
-    def seeded(batch_of) -> dict:
-        np.random.seed(3)
-        torch.manual_seed(3)
-        return batch_of()
-
-    by_workers = CropPositionDataLoader(
-        Volumes(case=volume), 4, (15, 17, 16), (8, 12, 10), LABELS, transforms=transforms
-    )
-    in_worker, on_device = split_pipeline(transforms)
-    samples = CropSampleDataLoader(Volumes(case=volume), 4, (15, 17, 16), (8, 12, 10), LABELS, transforms=in_worker)
-    expected = seeded(lambda: next(by_workers))
-    found = seeded(lambda: collate_crops([located(on_device(**s), (8, 12, 10)) for s in next(samples)["samples"]]))
+    np.random.seed(3)
+    expected = next(loader(volume, *sizes, place))
+    np.random.seed(3)
+    found = batch_from_the_device(volume, *sizes, place)
     for name in ("data", "points", "crop_to_volume", "volume_shape"):
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=0)
 
 
 def assert_centre_voxels_are_where_they_say(batch: dict, tolerance: float) -> None:
@@ -134,8 +126,8 @@ def assert_centre_voxels_are_where_they_say(batch: dict, tolerance: float) -> No
 
 def test_the_nine_points_follow_a_rotated_crop():
     np.random.seed(0)
-    transforms = pretraining_transforms((4, 6, 8), (-0.5, 0.5), False, 1.0, 1.0)
-    batch = next(loader(coordinate_volume(18, 19, 20), (9, 10, 11), (4, 6, 8), transforms))
+    place = RandomPlace((9, 10, 11), (4, 6, 8), (-0.5, 0.5), False, 1.0, 1.0)
+    batch = next(loader(coordinate_volume(18, 19, 20), (9, 10, 11), (4, 6, 8), place))
     middle = (
         batch["crop_to_volume"][:, :, :3] @ torch.tensor([1.5, 2.5, 3.5]).double() + batch["crop_to_volume"][:, :, 3]
     )

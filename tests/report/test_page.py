@@ -124,3 +124,18 @@ def test_a_folder_of_another_plugin_shows_what_it_has(results, write):
     assert "A TheirTrainer has no dataset.json" in page
     assert "mean HD95" in page and "comment" not in page
     assert "No run here has knobs of nnunet-topomae." in page
+
+
+def test_a_model_names_the_weights_that_it_comes_from(results, write):
+    chain = [
+        {"source": "hf://Lab/Brains@abc/a.pth", "licence": "cc-by-4.0", "kind": "nnssl's"},
+        {"source": "elsewhere/<b>.pth", "licence": None, "kind": "a checkpoint of TopoMAEPretrainer"},
+    ]
+    for fold, provenance in enumerate((chain, "odd", [3], {"a": 1})):
+        results.fold("TopoMAEFinetuner", fold=fold, init_args={"provenance": provenance})
+    text = words(write())
+    assert (
+        "Fold 0 comes from the weights of hf://Lab/Brains@abc/a.pth (nnssl&#39;s; licence: cc-by-4.0) , then "
+        "elsewhere/&lt;b&gt;.pth (a checkpoint of TopoMAEPretrainer; licence: not named) ." in text
+    )
+    assert text.count("comes from the weights of") == 1

@@ -110,6 +110,10 @@ def test_what_was_exported_is_read_with_the_description_beside_it(workshop, tmp_
     trainer.on_train_start()
     assert torch.equal(trainer.network.state_dict()[STEM], pretrainer.network.state_dict()[f"partner.{STEM}"])
     assert trainer.cases_seen["Dataset100_Phantom"].keys() == pretrainer.cases_seen["Dataset100_Phantom"].keys()
+    name = "blocks.0.attn.qkv.weight"  # of the ViT in the file beside it
+    assert torch.equal(
+        trainer.network.state_dict()[f"vit.{name}"], pretrainer.network.state_dict()[f"vit.encoder.{name}"]
+    )
     assert "  other " not in log_of(trainer)  # the same images
 
     vit = workshop.build(TopoMAEFinetuner, pretrained=str(file.with_name("vit_encoder.safetensors")), **OURS)
