@@ -64,12 +64,13 @@ def precision(options: argparse.Namespace) -> None:
     """The same crops, masks and weights at first, by both; the losses after so many steps."""
     from nnunet_topomae.config import TopoMAEConfig
     from nnunet_topomae.losses.pretraining import PretrainingLoss
+    from nnunet_topomae.losses.term import BRANCHES
     from nnunet_topomae.networks import CoPretrainingNetwork
     from nnunet_topomae.pretext.masking import draw_masks
     from nnunet_topomae.training.schedule import ParameterGroup, adamw
 
     device, patch = torch.device(options.device), (options.patch,) * 3
-    parts, config = blueprint(patch, options.preset), TopoMAEConfig(topology_max_side=32)
+    parts, config = blueprint(patch, options.preset), TopoMAEConfig(weight_topology=100, topology_max_side=32)
     geometry = parts.geometry
     curves = {}
     for half in (False, True):
@@ -83,12 +84,13 @@ def precision(options: argparse.Namespace) -> None:
             coarse = torch.randn(2, 1, 8, 8, 8, generator=generator)
             image = torch.nn.functional.interpolate(coarse, patch, mode="trilinear").to(device)
             points = torch.rand(2, 9, 3, generator=generator).to(device)
-            masks = draw_masks(2, parts.vit.views, geometry.num_tokens, 0.75, generator).to(device)
+            masks = draw_masks(2, parts.vit.views, geometry.num_tokens, 0.75, generator)
             optimizer.zero_grad(set_to_none=True)
+            target = criterion.target(image, points, masks)
             with torch.autocast(device.type, torch.float16 if device.type == "cuda" else torch.bfloat16, enabled=half):
-                output = network(image, masks)
-            target = criterion.target(image, points, masks, criterion.submit_target(image))
-            loss = criterion.total(criterion(output._asdict(), target))
+                answers = {branch: network(image, masks, branch) for branch in BRANCHES}
+            outputs = {branch: criterion.answered(branch, answer, target) for branch, answer in answers.items()}
+            loss = sum(criterion.total(criterion(branch, outputs, target)) for branch in outputs)
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()

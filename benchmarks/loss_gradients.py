@@ -9,6 +9,7 @@ norm of the gradient of each term, times its weight, on the weights of the ViT e
 from __future__ import annotations
 
 import argparse
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +22,17 @@ from nnunet_topomae.visualization.tables import markdown_table
 
 
 def norms_of_batch(trainer: TopoMAEPretrainer, batch: dict) -> dict[str, dict[str, float]]:
-    """By term (of both networks together, as they are in the total), then by the network whose encoder is pulled."""
-    _, values = trainer.step.forward(batch)
-    encoders = {branch: list(getattr(trainer.plain_network, branch).encoder.parameters()) for branch in BRANCHES}
-    weighted = {
-        term.name: term.weight * sum(values[curve] for curve in term.curves)
-        for term in trainer.loss.terms
-        if term.weight
-    }
-    return {
-        name: {branch: pull(term, parameters) for branch, parameters in encoders.items()}
-        for name, term in weighted.items()
-    }
+    """By term, then by the network whose encoder is pulled."""
+    target = trainer.step.target(batch)
+    outputs = {branch: trainer.step.answer(branch, target) for branch in BRANCHES}
+    norms: dict[str, dict[str, float]] = defaultdict(dict)
+    for branch in BRANCHES:
+        encoder = list(getattr(trainer.plain_network, branch).encoder.parameters())
+        values = trainer.loss(branch, outputs, target)
+        for term in (term for term in trainer.loss.terms if term.weight):
+            weighted = term.weight * sum(values[curve] for curve in term.curves if curve in values)
+            norms[term.name][branch] = pull(weighted, encoder)
+    return norms
 
 
 def main() -> None:

@@ -160,27 +160,28 @@ def segmentation_step(build: Callable, patch: Sequence[int], batch: int, device:
 
 def pretraining_step(
     preset: str, patch: Sequence[int], batch: int, device: torch.device, beside_plan: bool = False
-) -> Callable[[], None]:
+) -> Callable[[], object]:
     import torch
 
     from nnunet_topomae.config import TopoMAEConfig
     from nnunet_topomae.losses.pretraining import PretrainingLoss
     from nnunet_topomae.networks import PRESETS
-    from nnunet_topomae.pretext.masking import draw_masks
+    from nnunet_topomae.training.pretraining_step import PretrainingStep
     from nnunet_topomae.training.schedule import ParameterGroup, adamw
 
     network = copretraining(patch, preset, beside_plan).to(device)
-    config, geometry, views = TopoMAEConfig(weight_topology=0), network.geometry, PRESETS[preset].views
-    criterion = PretrainingLoss(config, geometry)
+    config = TopoMAEConfig(weight_topology=0)
+    criterion = PretrainingLoss(config, network.geometry)
     optimizer = adamw([ParameterGroup("all", network.parameters(), 1e-4)], 0.05)
-    image, points = torch.randn(batch, 1, *patch, device=device), torch.rand(batch, 9, 3, device=device)
-
-    def loss() -> torch.Tensor:
-        masks = draw_masks(batch, views, geometry.num_tokens, config.mask_ratio, torch.Generator())
-        masks = masks.to(device)
-        return criterion.total(criterion(network(image, masks)._asdict(), criterion.target(image, points, masks)))
-
-    return _step(loss, optimizer, device)
+    scaler = torch.amp.GradScaler() if device.type == "cuda" else None
+    views = PRESETS[preset].views
+    step = PretrainingStep(network, network, criterion, optimizer, scaler, config.mask_ratio, views, (1, 1, 1), device)
+    crops = {
+        "data": torch.randn(batch, 1, *patch, device=device),
+        "points": torch.rand(batch, 9, 3, device=device),
+        "volume_shape": torch.tensor([patch] * batch, device=device),
+    }
+    return lambda: step.train(crops)
 
 
 def _step(

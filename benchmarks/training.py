@@ -34,6 +34,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from gpu_bundle import PLAN
 from machine import add_docs, machine, memory_kilobytes, replace_section
 
 from nnunet_topomae.visualization.tables import markdown_table
@@ -115,7 +116,7 @@ def build(trainer: str, place: str, options: argparse.Namespace) -> Any:
     plans = json.loads((folder / f"{options.plans}.json").read_text())
     plans["continue_training"] = False
     plans["topomae"] = {"partner": options.partner, "preset": options.preset, "pretrained": "none", "seed": 0}
-    plans["topomae"] |= {"augment_on": place, "iterations_per_epoch": 10**6}
+    plans["topomae"] |= {"augment_on": place, "iterations_per_epoch": 10**6, "weight_topology": 100}
     changed = {"batch_size": options.batch, "patch_size": options.patch}
     plans["configurations"][options.configuration] |= {name: value for name, value in changed.items() if value}
     dataset_json = json.loads((folder / "dataset.json").read_text())
@@ -152,9 +153,9 @@ def watch(trainer: Any, stopwatch: Stopwatch) -> None:
     if getattr(network, "vit", None) is not None:
         stopwatch.watch(network.vit, "forward", "forward, ViT")
     stopwatch.watch(trainer.loss, "forward", "losses")
-    if hasattr(trainer.loss, "submit_target"):
-        stopwatch.watch(trainer.loss, "submit_target", "losses")
-        stopwatch.watch(trainer.loss.topology, "submit", "losses")
+    if hasattr(trainer.loss, "target"):
+        stopwatch.watch(trainer.loss, "target", "losses")
+        stopwatch.watch(trainer.loss, "answered", "losses")
     result = PendingLoss.result
     PendingLoss.result = lambda self: stopwatch.time("waiting for topology", result, self)
     backward = torch.Tensor.backward
@@ -172,8 +173,8 @@ def measure(trainer_name: str, place: str, options: argparse.Namespace) -> dict[
             os.environ["nnUNet_n_proc_DA"] = "0"
         import torch
 
-        if not on_gpu:
-            torch.set_num_threads(options.threads)
+        torch.set_num_threads(1 if on_gpu else options.threads)  # on a GPU as nnUNetv2_train has it
+        torch.backends.cudnn.benchmark = True
         clock = time.perf_counter if elapsed else time.thread_time
         synchronise = torch.cuda.synchronize if on_gpu else lambda: None
         engine: dict[str, float] = defaultdict(float)
@@ -298,12 +299,11 @@ def plan_phantom(width: int, folder: Path, end: float) -> int:
     from nnunet_topomae.data.phantom import write_phantom_dataset
 
     write_phantom_dataset(folder / "raw" / "Dataset100_Phantom", num_training=6, num_test=1, seed=0, width=width)
-    command = ["nnUNetv2_plan_and_preprocess", "-d", "100", "-c", "3d_fullres", "-np", "2", "-npfp", "2"]
+    command = [sys.executable, "-c", PLAN, "-d", "100", "-c", "3d_fullres", "-np", "2", "-npfp", "2"]
     environment = os.environ | {"nnUNet_results": str(folder / "results")}
-    program = str(Path(sys.executable).parent / command[0])
     left = max(0, end - time.monotonic())
     try:
-        subprocess.run([program, *command[1:]], check=True, env=environment, stdout=subprocess.DEVNULL, timeout=left)
+        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, timeout=left)
     except subprocess.TimeoutExpired:
         raise SystemExit("the phantom could not be planned in time: give more --minutes, or a smaller one") from None
     return 100

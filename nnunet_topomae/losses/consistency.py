@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from nnunet_topomae.losses.reconstruction import masked_mean
 from nnunet_topomae.losses.term import JointTerm, Target
 from nnunet_topomae.networks.copretrain import BranchOutput
 
@@ -15,8 +14,8 @@ class PointConsistency(JointTerm):
 
     name = "consistency_points"
 
-    def of_both(self, a: BranchOutput, b: BranchOutput, target: Target) -> torch.Tensor:
-        return F.mse_loss(*only_the_worse_learns(a.points[:, 0], b.points[:, 0], target.points))
+    def of_both(self, output: BranchOutput, other: BranchOutput, target: Target) -> torch.Tensor:
+        return pull_of_the_better(output.points[:, 0], other.points[:, 0], target.points)
 
 
 class ReconstructionConsistency(JointTerm):
@@ -24,21 +23,16 @@ class ReconstructionConsistency(JointTerm):
 
     name = "consistency_reconstruction"
 
-    def of_both(self, a: BranchOutput, b: BranchOutput, target: Target) -> torch.Tensor:
-        hidden = target.hidden[:, 0]
-        volumes = only_the_worse_learns(a.reconstruction[:, 0], b.reconstruction[:, 0], target.image, hidden)
-        return masked_mean((volumes[0] - volumes[1]) ** 2, hidden)
+    def of_both(self, output: BranchOutput, other: BranchOutput, target: Target) -> torch.Tensor:
+        return pull_of_the_better(output.tokens[:, 0], other.tokens[:, 0], target.tokens(views=1)[:, 0])
 
 
-def only_the_worse_learns(
-    a: torch.Tensor, b: torch.Tensor, target: torch.Tensor, where: torch.Tensor | float = 1.0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both answers [B, ...], in each row without the gradient of the one whose squared error over `where` is less.
+def pull_of_the_better(answer: torch.Tensor, other: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference of two answers [B, ...], with a gradient in the rows where the first is the worse one.
 
     Pulled symmetrically, the better network would be drawn back to the mistakes of the worse.
     """
-    dims = tuple(range(1, a.ndim))
+    dims = tuple(range(1, answer.ndim))
     with torch.no_grad():
-        error_a, error_b = (((answer - target) ** 2 * where).sum(dim=dims, keepdim=True) for answer in (a, b))
-        a_is_better = error_a < error_b
-    return torch.where(a_is_better, a.detach(), a), torch.where(a_is_better, b, b.detach())
+        error, other_error = (((guess - target) ** 2).sum(dim=dims, keepdim=True) for guess in (answer, other))
+    return F.mse_loss(torch.where(error > other_error, answer, answer.detach()), other)

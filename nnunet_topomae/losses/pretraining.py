@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import Future
 from functools import reduce
 
 import torch
@@ -15,10 +14,8 @@ from nnunet_topomae.losses.position import Position
 from nnunet_topomae.losses.reconstruction import Reconstruction
 from nnunet_topomae.losses.term import Outputs, Target, Term
 from nnunet_topomae.losses.topology import Topology
-from nnunet_topomae.networks.copretrain import BranchOutput
+from nnunet_topomae.networks.copretrain import BranchOutput, token_ids
 from nnunet_topomae.networks.geometry import Geometry
-from nnunet_topomae.networks.tokens import expand_mask
-from nnunet_topomae.topology import Diagrams
 
 # Computed in this order. Topology comes last: it is awaited, and the rest is computed meanwhile.
 TERMS: tuple[type[Term], ...] = (Reconstruction, Position, PointConsistency, ReconstructionConsistency, Topology)
@@ -34,30 +31,36 @@ class PretrainingLoss(nn.Module):
         self.terms = [term(config, geometry) for term in TERMS]
         (self.topology,) = (term for term in self.terms if isinstance(term, Topology))
 
-    def submit_target(self, image: torch.Tensor) -> list[Future[Diagrams]] | None:
-        """Start on the diagrams of [B, C, D, H, W] images; None where topology has no weight."""
-        return self.topology.loss.submit_diagrams(image) if self.topology.weight else None
-
     def target(
-        self,
-        image: torch.Tensor,
-        points: torch.Tensor,
-        masks: torch.Tensor,
-        diagrams: list[Future[Diagrams]] | None = None,
+        self, image: torch.Tensor, points: torch.Tensor, masks: torch.Tensor, with_topology: bool = True
     ) -> Target:
-        """What images [B, C, D, H, W] at `points` [B, 9, 3] (`Target`) under `masks` [B, V, N] ask of the networks."""
-        hidden = expand_mask(masks, self.geometry.token_grid, self.geometry.token_size)
-        return Target(image, points, hidden, diagrams)
+        """What images [B, C, D, H, W] at `points` [B, 9, 3] (`Target`) under `masks` [B, V, N] ask of the networks.
 
-    def forward(self, outputs: Outputs, target: Target) -> dict[str, torch.Tensor]:
-        """The terms of one network or both, scalars by the names of `CURVES`; topology where there are diagrams."""
-        outputs = {name: BranchOutput(*(answer.float() for answer in output)) for name, output in outputs.items()}
+        Their diagrams are begun, unless topology is left out or has no weight.
+        """
+        _, hidden = token_ids(masks, image.device)
+        with_topology = with_topology and self.topology.weight > 0
+        diagrams = self.topology.loss.submit_diagrams(image) if with_topology else None
+        return Target(image, points, masks, hidden, self.geometry, diagrams)
+
+    def answered(self, branch: str, output: BranchOutput, target: Target) -> BranchOutput:
+        """What a network says, in float32, on whose topology the threads of the engine are set to work."""
+        output = BranchOutput(*(part.float() for part in output))
+        if target.diagrams is not None:
+            target.pending[branch] = self.topology.loss.submit(target.completed(output), None, target.diagrams)
+        return output
+
+    def forward(self, branch: str, outputs: Outputs, target: Target) -> dict[str, torch.Tensor]:
+        """The terms that a network learns from, scalars by the names of `CURVES`: its own and those of both.
+
+        `outputs` are as `answered` returns them, of one network or both. Waits for the topology of `branch`, last.
+        """
         values: dict[str, torch.Tensor] = {}
         for term in self.terms:
-            values |= term(outputs, target)
+            values |= term(branch, outputs, target)
         return values
 
-    def total(self, values: Mapping[str, torch.Tensor], topology_every: int = 1) -> torch.Tensor:
+    def total(self, values: Mapping[str, torch.Tensor], topology_every: float = 1) -> torch.Tensor:
         """Σ weight · term. Where topology is there in one of `topology_every` steps, it counts that many times."""
         weighted = (
             term.weight * (topology_every if term is self.topology else 1) * values[curve]

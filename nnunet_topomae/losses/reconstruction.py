@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from nnunet_topomae.losses.term import BranchTerm, Target
 from nnunet_topomae.networks.copretrain import BranchOutput
@@ -20,5 +21,4 @@ class Reconstruction(BranchTerm):
     name = "reconstruction"
 
     def of_branch(self, branch: str, output: BranchOutput, target: Target) -> torch.Tensor:
-        hidden = target.hidden[:, : output.reconstruction.shape[1]]
-        return masked_mean((output.reconstruction - target.image[:, None]) ** 2, hidden)
+        return F.mse_loss(output.tokens, target.tokens(views=output.tokens.shape[1]))

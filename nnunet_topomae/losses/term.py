@@ -11,8 +11,9 @@ from typing import ClassVar
 import torch
 
 from nnunet_topomae.config import TopoMAEConfig
-from nnunet_topomae.networks.copretrain import BranchOutput, CoPretrainingOutput
+from nnunet_topomae.networks.copretrain import BranchOutput, CoPretrainingOutput, completed
 from nnunet_topomae.networks.geometry import Geometry
+from nnunet_topomae.networks.tokens import gather_tokens, patchify
 from nnunet_topomae.topology import Diagrams, PendingLoss
 
 BRANCHES = CoPretrainingOutput._fields
@@ -26,16 +27,28 @@ class Target:
     Attributes:
         image: [B, C, D, H, W], what is to be reconstructed.
         points: [B, 9, 3], where the crops lie (`from_centre` of `pretext/position.py`).
-        hidden: [B, V, 1, D, H, W] bool, True where the networks saw nothing, for each mask of a crop (view).
+        masks: [B, V, N] bool on the host, True where the networks see nothing, for each mask of a crop (view).
+        hidden: [B, V, K], the tokens that these hide, where the image lies.
+        geometry: of the tokens.
         diagrams: of the images, under way; None: topology is left out.
         pending: topological losses that have been begun, by branch.
     """
 
     image: torch.Tensor
     points: torch.Tensor
+    masks: torch.Tensor
     hidden: torch.Tensor
+    geometry: Geometry
     diagrams: list[Future[Diagrams]] | None = None
     pending: dict[str, PendingLoss] = field(default_factory=dict)
+
+    def tokens(self, views: int) -> torch.Tensor:
+        """[B, views, K, C·d·h·w], what the first masks hide."""
+        return gather_tokens(patchify(self.image, self.geometry.token_size)[:, None], self.hidden[:, :views])
+
+    def completed(self, output: BranchOutput) -> torch.Tensor:
+        """[B, C, D, H, W], the images with what a network says that the first mask hides."""
+        return completed(self.image, output.tokens[:, :1], self.hidden, self.geometry)[:, 0]
 
 
 class Term(ABC):
@@ -53,8 +66,9 @@ class Term(ABC):
         self.weight: float = getattr(config, f"weight_{self.name}")
 
     @abstractmethod
-    def __call__(self, outputs: Outputs, target: Target) -> dict[str, torch.Tensor]:
-        """Its values, scalars without the weight, by curve; none where it cannot be computed of these networks."""
+    def __call__(self, branch: str, outputs: Outputs, target: Target) -> dict[str, torch.Tensor]:
+        """What the network `branch` is to learn from, scalars without the weight, by curve; nothing where it cannot be
+        computed of these networks. The answer of the other one is taken as it is."""
 
 
 class BranchTerm(Term):
@@ -63,8 +77,8 @@ class BranchTerm(Term):
     def __init_subclass__(cls) -> None:
         cls.curves = tuple(f"{cls.name}_{branch}" for branch in BRANCHES)
 
-    def __call__(self, outputs: Outputs, target: Target) -> dict[str, torch.Tensor]:
-        return {f"{self.name}_{branch}": self.of_branch(branch, output, target) for branch, output in outputs.items()}
+    def __call__(self, branch: str, outputs: Outputs, target: Target) -> dict[str, torch.Tensor]:
+        return {f"{self.name}_{branch}": self.of_branch(branch, outputs[branch], target)}
 
     @abstractmethod
     def of_branch(self, branch: str, output: BranchOutput, target: Target) -> torch.Tensor:
@@ -77,12 +91,12 @@ class JointTerm(Term):
     def __init_subclass__(cls) -> None:
         cls.curves = (cls.name,)
 
-    def __call__(self, outputs: Outputs, target: Target) -> dict[str, torch.Tensor]:
+    def __call__(self, branch: str, outputs: Outputs, target: Target) -> dict[str, torch.Tensor]:
         if len(outputs) < len(BRANCHES):
             return {}
-        a, b = (outputs[branch] for branch in BRANCHES)
-        return {self.name: self.of_both(a, b, target)}
+        (other,) = (BranchOutput(*map(torch.Tensor.detach, outputs[name])) for name in BRANCHES if name != branch)
+        return {self.name: self.of_both(outputs[branch], other, target)}
 
     @abstractmethod
-    def of_both(self, a: BranchOutput, b: BranchOutput, target: Target) -> torch.Tensor:
-        """The value, a scalar."""
+    def of_both(self, output: BranchOutput, other: BranchOutput, target: Target) -> torch.Tensor:
+        """The value, a scalar, whichever network the first is; its gradient flows to that one alone."""

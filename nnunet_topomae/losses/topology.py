@@ -51,19 +51,8 @@ class Topology(BranchTerm):
         super().__init__(config, geometry)
         self.loss = pretraining_topology(config, geometry)
 
-    def __call__(self, outputs: Outputs, target: Target) -> dict[str, torch.Tensor]:
-        if target.diagrams is None:
-            return {}
-        for branch, output in outputs.items():
-            if branch not in target.pending:
-                self.submit(branch, output, target)
-        return super().__call__(outputs, target)
+    def __call__(self, branch: str, outputs: Outputs, target: Target) -> dict[str, torch.Tensor]:
+        return {} if target.diagrams is None else super().__call__(branch, outputs, target)
 
     def of_branch(self, branch: str, output: BranchOutput, target: Target) -> torch.Tensor:
         return target.pending[branch].result().loss
-
-    def submit(self, branch: str, output: BranchOutput, target: Target) -> None:
-        """Start on the loss of one network, to be waited for when the term is asked for."""
-        first_view = output.reconstruction[:, 0].float()
-        completed = torch.where(target.hidden[:, 0], first_view, target.image)
-        target.pending[branch] = self.loss.submit(completed, None, target.diagrams)

@@ -122,11 +122,13 @@ class PretrainingInstruments:
         if not terms:
             return {}
         image, points, masks = (value[: self.batch_size].to(device) for value in (self.image, self.points, self.masks))
+        target = self.loss.target(image, points, masks)
         with torch.autocast("cuda", enabled=device.type == "cuda"):  # no more memory than a step of training
-            outputs = network(image, masks)._asdict()
-        values = self.loss(outputs, self.loss.target(image, points, masks, self.loss.submit_target(image)))
+            answers = {branch: network(image, masks, branch) for branch in BRANCHES}
+        outputs = {branch: self.loss.answered(branch, answer, target) for branch, answer in answers.items()}
         pulls: dict[str, float] = {}
         for branch in BRANCHES:
+            values = self.loss(branch, outputs, target)
             weights = list(getattr(network, branch).encoder.parameters())
             of_term = {
                 name: self.weights[name] * pull(values[f"{name}_{branch}"], weights)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,17 +22,21 @@ def with_checkpoints(network: nn.Module, partner: Partner) -> nn.Module:
     kinds: tuple[type[nn.Module], ...] = (Block, *partner.blocks)
     blocks: list[nn.Module] = [module for module in network.modules() if isinstance(module, kinds)]
     for block in blocks:
-        block.forward = partial(_forward, block, block.forward)
+        with_batch_norm = any(isinstance(module, _BatchNorm) for module in block.modules())
+        again = partial(_counted_once, block) if with_batch_norm else partial(checkpoint, use_reentrant=False)
+        block.forward = partial(_forward, block, block.forward, again)
     return network
 
 
-# torch.compile plans by itself what to compute again, and does not know our context
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # PyTorch gives it no types
-def _forward(block: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    if not (block.training and torch.is_grad_enabled()):
-        return forward(x)
-    contexts = partial(_contexts, block)
-    return checkpoint(forward, x, use_reentrant=False, context_fn=contexts)
+def _forward(
+    block: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor], again: Callable[..., Any], x: torch.Tensor
+) -> Any:
+    return again(forward, x) if block.training and torch.is_grad_enabled() else forward(x)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # PyTorch gives it no types; it cannot trace the contexts
+def _counted_once(block: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> Any:
+    return checkpoint(forward, x, use_reentrant=False, context_fn=partial(_contexts, block))
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

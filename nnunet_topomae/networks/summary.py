@@ -61,7 +61,8 @@ def summarise_pretraining(
     num_visible = geometry.num_tokens - round(mask_ratio * geometry.num_tokens)
 
     def forward(network: CoPretrainingNetwork, image: torch.Tensor) -> None:
-        network.vit(image, torch.arange(num_visible).expand(len(image), vit.views, -1))
+        ids = torch.arange(geometry.num_tokens).expand(len(image), vit.views, -1)
+        network.vit(image, ids[..., :num_visible], ids[..., num_visible:])
         network.partner(image)
 
     def build() -> CoPretrainingNetwork:

@@ -12,7 +12,7 @@ from torch import nn
 
 from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.networks.presets import ViTConfig
-from nnunet_topomae.networks.tokens import gather_tokens, patchify, scatter_tokens, unpatchify
+from nnunet_topomae.networks.tokens import gather_tokens, patchify, scatter_tokens
 from nnunet_topomae.networks.transformer import Block
 
 
@@ -123,13 +123,13 @@ class ViTEncoder(nn.Module):
 
 
 class MAEDecoder(nn.Module):
-    """Lightweight transformer from the features of visible tokens to the voxels of all tokens."""
+    """Lightweight transformer from the features of visible tokens to the voxels of hidden ones."""
 
     position_embedding: torch.Tensor
 
     def __init__(self, output_channels: int, geometry: Geometry, config: ViTConfig) -> None:
         super().__init__()
-        dim, self.geometry, self.output_channels = config.decoder_dim, geometry, output_channels
+        dim = config.decoder_dim
         self.embed = nn.Linear(config.embed_dim, dim)
         self.mask_token = nn.Parameter(torch.empty(dim).normal_(std=0.02))
         self.register_buffer(
@@ -140,15 +140,15 @@ class MAEDecoder(nn.Module):
         self.predict = nn.Linear(dim, output_channels * math.prod(geometry.token_size))
         self.apply(init_transformer_weights)
 
-    def forward(self, features: torch.Tensor, ids_keep: torch.Tensor) -> torch.Tensor:
-        """Features [B, M, embed_dim] of the tokens `ids_keep` [B, M] to a reconstruction [B, C, D, H, W]."""
+    def forward(self, features: torch.Tensor, ids_keep: torch.Tensor, ids_hidden: torch.Tensor) -> torch.Tensor:
+        """Features [B, M, embed_dim] of the tokens `ids_keep` [B, M] to the tokens `ids_hidden` [B, K] themselves,
+        [B, K, C·d·h·w]."""
         visible = self.embed(features)
         masked = self.mask_token.to(visible.dtype).expand(len(visible), len(self.position_embedding), -1)
         x = scatter_tokens(visible, ids_keep, masked) + self.position_embedding
         for block in self.blocks:
             x = block(x)
-        voxels, geometry = self.predict(self.norm(x)), self.geometry
-        return unpatchify(voxels, geometry.token_grid, geometry.token_size, self.output_channels)
+        return self.predict(self.norm(gather_tokens(x, ids_hidden)))
 
 
 def init_transformer_weights(module: nn.Module) -> None:

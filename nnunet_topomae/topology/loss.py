@@ -161,8 +161,10 @@ class TopologicalLoss(nn.Module):
         """`diagrams` in the background: futures, which `forward` and `submit` take as `target_diagrams`."""
         _check_volumes(volumes, "volumes")
         with torch.autocast(volumes.device.type, enabled=False):
-            (values,) = _to_numpy(self.pooled(volumes))
-        return self._submit_diagrams(_finite_target(values), values.shape)
+            pooled = self.pooled(volumes)
+        values = _to_host(pooled)
+        checked = pool.submit(_finite_target, values) if isinstance(values, Future) else _finite_target(values)
+        return self._submit_diagrams(checked, pooled.shape)
 
     def _submit_diagrams(self, values: np.ndarray | Future[np.ndarray], shape: Sequence[int]) -> list[Future[Diagrams]]:
         warm_up()  # here, not in the workers: they would do it all at once

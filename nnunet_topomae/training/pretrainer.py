@@ -6,6 +6,7 @@ import math
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from time import time
 from typing import Any, TypeVar
@@ -50,7 +51,6 @@ from nnunet_topomae.private_names import curves
 from nnunet_topomae.training.pretraining_step import (
     GRADIENTS,
     POINT_ERRORS,
-    VIT_ALONE,
     Batch,
     PretrainingStep,
     Readings,
@@ -147,6 +147,7 @@ class TopoMAEPretrainer(StartedTrainer, UnlabelledCasesTrainer):
             self.configuration_manager.spacing,
             self.device,
         )
+        self._validation_batches = count()
 
     @property
     def label_range(self) -> None:
@@ -175,20 +176,23 @@ class TopoMAEPretrainer(StartedTrainer, UnlabelledCasesTrainer):
         self.step.seed_masks(self.config.seed, -1, self.local_rank)
 
     def train_step(self, batch: Batch) -> Readings:
-        """The networks' common step, of which is logged, then those of the ViT alone, on crops of their own."""
+        """The networks' common step, of which is logged, and those of the ViT alone, on crops of their own."""
         every = self.config.topology_every
         topology = every if self.lr_scheduler.current_step % every == 0 else 0
+        others = (next(self.dataloader_train) for _ in range(self.vit_steps - 1))
         try:
-            readings = self.step.train(batch, topology=topology)
-            for _ in range(self.vit_steps - 1):
-                self.step.train(next(self.dataloader_train), VIT_ALONE, topology=0)
+            readings = self.step.train(batch, others, topology)
         except FloatingPointError as error:
             raise self.diverged(f"in epoch {self.current_epoch} {error}") from None
         self.lr_scheduler.advance()
         return readings
 
     def validation_step(self, batch: Batch) -> Readings:
-        return self.step.validate(batch)
+        """With topology in one of `topology_every` batches, which count for the others in the mean of the losses."""
+        with_topology = range(0, self.num_val_iterations_per_epoch, self.config.topology_every)
+        number = next(self._validation_batches) % self.num_val_iterations_per_epoch
+        times = self.num_val_iterations_per_epoch / len(with_topology)
+        return self.step.validate(batch, times if number in with_topology else 0)
 
     # ------------------------------------------------------------------------------------------------ data
 
@@ -222,10 +226,8 @@ class TopoMAEPretrainer(StartedTrainer, UnlabelledCasesTrainer):
         return loader_class(dataset, *sizes, self.label_manager, transforms=transforms, random_place=place)
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """A batch as of a `CropPositionDataLoader`, and where it lies on the host: `data_on_host`."""
-        samples = [located(sample, self.configuration_manager.patch_size) for sample in samples]
-        batch = collate_crops(samples)
-        return batch | {"data_on_host": batch["data"].to("cpu", non_blocking=True)}
+        """A batch as of a `CropPositionDataLoader`."""
+        return collate_crops([located(sample, self.configuration_manager.patch_size) for sample in samples])
 
     @property
     def augments_previous_stage(self) -> bool:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
+from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_topomae.losses.position import point_distance
 from nnunet_topomae.losses.pretraining import PretrainingLoss
-from nnunet_topomae.losses.term import BRANCHES, Target
-from nnunet_topomae.losses.topology import Topology
+from nnunet_topomae.losses.term import BRANCHES, Outputs, Target
 from nnunet_topomae.networks.copretrain import BranchOutput, CoPretrainingNetwork
 from nnunet_topomae.pretext.masking import draw_masks
 from nnunet_topomae.pretext.position import LENGTH, from_centre
 
 Batch = Mapping[str, torch.Tensor]  # of `data/dataloading.py`
 Readings = dict[str, torch.Tensor]  # scalars by name, on the device: to read them would make the host wait
-VIT_ALONE = ("vit",)
 MAX_GRADIENT_NORM = 1.0  # of each network, customary for transformers
 POINT_ERRORS = tuple(f"point_error_{branch}" for branch in BRANCHES)  # in voxels
 GRADIENTS = tuple(f"{what}_{branch}" for what in ("gradient_norm", "clipped") for branch in BRANCHES)
@@ -53,74 +50,96 @@ class PretrainingStep:
         spacing: Sequence[float],
         device: torch.device,
     ) -> None:
-        self.network = network
+        self.distributed = isinstance(network, DistributedDataParallel)  # which would await gradients of both networks
+        self.network: nn.Module = network.module if isinstance(network, DistributedDataParallel) else network
         self.branches: dict[str, nn.Module] = {name: getattr(plain_network, name) for name in BRANCHES}
         self.loss = loss
         self.optimizer = optimizer
-        self.scaler = scaler
+        self.scaler = scaler or torch.amp.GradScaler(enabled=False)
         self.mask_ratio = mask_ratio
         self.views = views
         self.spacing = torch.tensor(spacing, dtype=torch.float32, device=device)
         self.device = device
         self.mask_generator = torch.Generator()
-        self.early_topology = EarlyTopology(self.branches, loss.topology)
 
-    def train(self, batch: Batch, branches: Sequence[str] = BRANCHES, topology: int = 1) -> Readings:
-        """One step of the optimiser for both networks, or for the ViT alone. Arguments as of `forward`.
+    def train(self, batch: Batch, others: Iterable[Batch] = (), topology: float = 1) -> Readings:
+        """One step of both networks, and before it one of the ViT alone with each of `others`.
 
-        Raises FloatingPointError where the loss is not finite and no scaler skips the step.
-        """
-        self.optimizer.zero_grad(set_to_none=True)
-        loss, values = self.forward(batch, branches, topology)
-        if self.scaler is None and not torch.isfinite(loss):
-            parts = ", ".join(f"{name} {value.item():g}" for name, value in values.items())
-            raise FloatingPointError(f"the loss is {loss.item()} ({parts})")
-        scaler = self.scaler or torch.amp.GradScaler(enabled=False)
-        scaler.scale(loss).backward()
-        for other in set(BRANCHES).difference(branches):
-            self.branches[other].zero_grad(set_to_none=True)  # zeros, which decay would still act on
-        scaler.unscale_(self.optimizer)
-        norms = self.clip_gradients(branches)
-        scaler.step(self.optimizer)
-        scaler.update()
-        return _detached({"loss": loss, **values, **norms})
-
-    def forward(
-        self, batch: Batch, branches: Sequence[str] = BRANCHES, topology: int = 1
-    ) -> tuple[torch.Tensor, Readings]:
-        """The loss, and every value that is logged, by name.
+        The host waits for topology alone, and for that of each network with work queued on the device: for the
+        partner's with the ViT's steps, for the ViT's with the partner's backward pass. They share no parameter.
 
         Args:
             batch: crops.
-            branches: both, or `VIT_ALONE`.
-            topology: how many times its term counts in this step; 0: it is left out.
+            others: crops for the ViT; the values of these steps are not returned.
+            topology: how many times its term counts in the common step; 0: it is left out.
+
+        Raises:
+            FloatingPointError: a loss is not finite, and no scaler skips the step.
         """
-        diagrams = self.loss.submit_target(batch.get("data_on_host", batch["data"])) if topology else None
+        target = self.target(batch, topology > 0)
+        partner = self.answer("partner", target)
+        for other in others:
+            target_of_vit = self.target(other, with_topology=False)
+            self.update({"vit": self.answer("vit", target_of_vit)}, target_of_vit)
+        outputs = {"partner": partner, "vit": self.answer("vit", target)}
+        readings = self.update(outputs, target, topology)
+        return _detached(readings | self.point_errors(outputs, target))
+
+    def validate(self, batch: Batch, topology: float = 1) -> Readings:
+        """What is logged of a batch that nothing is learnt from. Arguments as of `train`."""
+        target = self.target(batch, topology > 0)
+        outputs = {branch: self.answer(branch, target) for branch in BRANCHES}
+        values = {name: value for branch in outputs for name, value in self.loss(branch, outputs, target).items()}
+        loss = self.loss.total(values, topology)
+        return _detached({"loss": loss, **values, **self.point_errors(outputs, target)})
+
+    def target(self, batch: Batch, with_topology: bool = True) -> Target:
+        """What the batch asks under new masks; the diagrams of its images are begun."""
         image, points, shape = (
             batch[name].to(self.device, non_blocking=True) for name in ("data", "points", "volume_shape")
         )
         places = from_centre(points, shape, self.spacing)
-        masks = self.draw_masks(len(image))
-        target = self.loss.target(image, places, masks.to(self.device, non_blocking=True), diagrams)
-        with_partner = len(branches) == len(BRANCHES)
-        with self.early_topology.during(target), torch.autocast("cuda", enabled=self.device.type == "cuda"):
-            answer = self.network(image, masks, with_partner=with_partner)
-        outputs = answer._asdict() if with_partner else {"vit": answer}
-        values = self.loss(outputs, target)
-        total = self.loss.total(values, topology)
-        for branch, output in outputs.items():
-            distance = point_distance(output.points[:, 0].detach().float(), places, LENGTH / self.spacing)
-            values[f"point_error_{branch}"] = distance.mean()
-        if not with_partner and isinstance(self.network, DistributedDataParallel):  # awaits a gradient of each weight
-            total = total + 0 * sum(weight.sum() for weight in self.branches["partner"].parameters())
-        return total, values
+        return self.loss.target(image, places, self.draw_masks(len(image)), with_topology)
 
-    def validate(self, batch: Batch) -> Readings:
-        """What is logged of a batch that nothing is learnt from."""
-        loss, values = self.forward(batch)
-        return _detached({"loss": loss, **values})
+    def answer(self, branch: str, target: Target) -> BranchOutput:
+        """What a network says; its topology is begun."""
+        with torch.autocast("cuda", enabled=self.device.type == "cuda"):
+            output = self.network(target.image, target.masks, branch)
+        return self.loss.answered(branch, output, target)
 
-    def clip_gradients(self, branches: Sequence[str]) -> Readings:
+    def update(self, outputs: Outputs, target: Target, topology: float = 1) -> Readings:
+        """A step of the optimiser for the networks whose `outputs` there are; returns what is logged of it."""
+        self.optimizer.zero_grad(set_to_none=True)
+        values = self.backward(outputs, target, topology)
+        self.scaler.unscale_(self.optimizer)
+        norms = self.clip_gradients(outputs)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return {"loss": self.loss.total(values, topology), **values, **norms}
+
+    def backward(self, outputs: Outputs, target: Target, topology: float = 1) -> Readings:
+        """Gradients, of each network by itself in the order of `outputs`; returns the terms."""
+        values: Readings = {}
+        for branch in outputs:
+            terms = self.loss(branch, outputs, target)
+            loss = self.loss.total(terms, topology)
+            if not self.scaler.is_enabled() and not torch.isfinite(loss):
+                parts = ", ".join(f"{name} {value.item():g}" for name, value in terms.items())
+                raise FloatingPointError(f"the loss is {loss.item()} ({parts})")
+            self.scaler.scale(loss).backward()
+            if self.distributed:
+                average_gradients(self.branches[branch].parameters())
+            values |= terms
+        return values
+
+    def point_errors(self, outputs: Outputs, target: Target) -> Readings:
+        """In voxels."""
+        return {
+            f"point_error_{branch}": point_distance(output.points[:, 0], target.points, LENGTH / self.spacing).mean()
+            for branch, output in outputs.items()
+        }
+
+    def clip_gradients(self, branches: Iterable[str]) -> Readings:
         """Each network by itself: in a common norm the partner's gradient would decide how far the ViT may go.
 
         Returns the norms before, and whether they were clipped.
@@ -147,31 +166,13 @@ class PretrainingStep:
             self.mask_generator.manual_seed(hash((seed, epoch, rank)) & 0x7FFFFFFFFFFF)
 
 
-class EarlyTopology:
-    """Topology is computed on the CPU while the networks run: of the first while the second does.
-
-    Hooks, not two calls: under DDP and torch.compile both networks are one module, called once a step.
-    """
-
-    def __init__(self, branches: Mapping[str, nn.Module], topology: Topology) -> None:
-        self.topology = topology
-        self._target: Target | None = None
-        for name, network in branches.items():
-            network.register_forward_hook(partial(self._submit, name))
-
-    @contextmanager
-    def during(self, target: Target) -> Iterator[None]:
-        """Within, what a network says is handed over as soon as it is there: unless topology is left out."""
-        self._target = None if target.diagrams is None else target
-        try:
-            yield
-        finally:
-            self._target = None
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _submit(self, branch: str, network: nn.Module, inputs: object, output: BranchOutput) -> None:
-        if self._target is not None:
-            self.topology.submit(branch, output, self._target)
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Over all processes, in one transfer."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    together = torch.cat([gradient.flatten() for gradient in gradients]) / dist.get_world_size()
+    dist.all_reduce(together)
+    for gradient, mean in zip(gradients, together.split([each.numel() for each in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
 
 
 def _detached(values: Readings) -> Readings:

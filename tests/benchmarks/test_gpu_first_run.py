@@ -9,6 +9,7 @@ import pytest
 import torch
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu_first_run.sh"
+STEPS = 9
 
 
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -24,19 +25,21 @@ def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[s
 
 @pytest.mark.slow
 def test_every_step_runs_dry_and_is_not_run_again(tmp_path):
-    done = run("--dry-run", tmp_path)
+    environment = {"SCRATCH": str(tmp_path / "scratch"), "MINUTES": "25"}
+    done = run("--dry-run", tmp_path, **environment)
     logs = "\n".join(f"== {log.name}\n{log.read_text()[-1500:]}" for log in sorted(tmp_path.glob("*.log")))
-    assert done.returncode == 0 and done.stdout.count("ended well") == 5, done.stdout + logs
+    assert done.returncode == 0 and done.stdout.count("ended well") == STEPS, done.stdout + logs
     page = (tmp_path / "docs" / "benchmarks.md").read_text()
-    for trainer in ("TopoMAEPretrainer", "TopoMAEFinetuner", "nnUNetTrainer"):
-        assert page.count(trainer) == 2  # by workers and by the device
-    assert "measured / estimate" in (tmp_path / "05_dry_memory.log").read_text()
-    again = run("--dry-run", tmp_path)
-    assert again.stdout.count("done before") == 5
+    assert page.count("TopoMAEPretrainer") == 2  # by workers and by the device
+    assert "measured / estimate" in (tmp_path / "07_dry_memory.log").read_text()
+    assert "checkpoint_final.pth" in (tmp_path / "03_dry_finetuning.log").read_text()  # of the step before
+    again = run("--dry-run", tmp_path, **environment)
+    assert again.stdout.count("done before") == STEPS
 
 
 def test_without_time_it_says_how_to_go_on(tmp_path):
-    assert "no time left, call again" in run("--dry-run", tmp_path, MINUTES="0").stdout
+    out = run("--dry-run", tmp_path, MINUTES="0", SCRATCH=str(tmp_path / "scratch")).stdout
+    assert out.count("no time left, call again") == STEPS
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -46,4 +49,4 @@ def test_without_a_gpu_it_says_so(tmp_path):
 
 
 def test_without_a_folder_it_says_how_it_is_called():
-    assert "benchmarks/gpu_first_run.sh RESULTS [DATASET]" in run().stdout
+    assert "benchmarks/gpu_first_run.sh RESULTS [DATA]" in run().stdout

@@ -1,10 +1,13 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.fx import GraphModule
 
 from nnunet_topomae.networks import CoPretrainingNetwork, HybridSegmentationNetwork
 from nnunet_topomae.networks.checkpointing import with_checkpoints
+from nnunet_topomae.networks.transformer import StochasticDepth
 from nnunet_topomae.pretext.masking import draw_masks
 
 
@@ -56,6 +59,42 @@ def test_gradients_and_statistics_are_the_same_in_less_memory(network_and_inputs
     for name in statistics:
         assert torch.equal(statistics_again[name], statistics[name]), name
     assert size_again < 0.7 * size
+
+
+def compiled_graphs(network: torch.nn.Module, inputs: tuple) -> tuple[int, int]:
+    """How many graphs a step compiles, and operations in them."""
+    graphs = []
+
+    def backend(graph: GraphModule, _: list) -> Callable:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    trained_once(torch.compile(network, backend=backend), inputs)
+    parts = [part for graph in graphs for part in graph.modules() if isinstance(part, GraphModule)]
+    return len(graphs), sum(node.op == "call_function" for part in parts for node in part.graph.nodes)
+
+
+@pytest.mark.parametrize("beside_each", ["PlainConvUNet"], indirect=True)
+def test_beside_instance_norm_all_is_compiled_as_without(network_and_inputs, beside_each):
+    """Checkpoints break no graph. BatchNorm's, which count a batch once, are left out of graphs."""
+    network, inputs = network_and_inputs
+    graphs, operations = compiled_graphs(network, inputs)
+    graphs_again, operations_again = compiled_graphs(with_checkpoints(network, beside_each.partner), inputs)
+    assert graphs_again == graphs
+    assert operations <= operations_again < 2 * operations  # the checkpoints themselves are operations
+
+
+@pytest.mark.parametrize("beside_each", ["PlainConvUNet"], indirect=True)
+def test_compiled_gradients_are_the_same(network_and_inputs, beside_each):
+    network, inputs = network_and_inputs
+    for block in network.modules():
+        if isinstance(block, StochasticDepth):
+            block.probability = 0.0  # the compiler draws in another order
+    gradients, *_ = trained_once(network, inputs)
+    torch._dynamo.reset()
+    again, *_ = trained_once(torch.compile(with_checkpoints(network, beside_each.partner), backend="eager"), inputs)
+    torch.testing.assert_close(again, gradients)
 
 
 def test_evaluation_is_not_touched(blueprint):

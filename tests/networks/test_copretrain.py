@@ -1,3 +1,4 @@
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -6,6 +7,7 @@ from torch._dynamo.testing import CompileCounter
 
 from nnunet_topomae.networks import CoPretrainingNetwork, HybridSegmentationNetwork
 from nnunet_topomae.networks.geometry import strides_from_plan
+from nnunet_topomae.networks.tokens import expand_mask, patchify
 from nnunet_topomae.pretext.masking import draw_masks
 
 GENERATOR = torch.default_generator
@@ -33,11 +35,26 @@ def test_the_vit_answers_for_each_view_as_if_it_were_alone(blueprint):
         torch.testing.assert_close(together.points[:, view], alone.points[:, 0])
 
 
-def test_the_vit_answers_the_same_without_its_partner(blueprint):
+@pytest.mark.parametrize("branch", ["vit", "partner"])
+def test_a_network_by_itself_says_what_completes_the_image(blueprint, branch):
+    network = CoPretrainingNetwork(2, *blueprint).eval()
+    image, masks = torch.randn(2, 2, 8, 24, 32), draw_masks(2, 3, 48, 0.75, GENERATOR)
+    answer, whole = network(image, masks, branch), getattr(network(image, masks), branch)
+    assert torch.equal(answer.points, whole.points)
+    for view in range(whole.reconstruction.shape[1]):
+        tokens = patchify(whole.reconstruction[:, view], (4, 8, 4))
+        assert torch.equal(tokens[masks[:, view]].reshape(answer.tokens[:, view].shape), answer.tokens[:, view])
+        visible = ~masks[:, view]
+        assert torch.equal(tokens[visible], patchify(image, (4, 8, 4))[visible])
+
+
+def test_the_partner_is_asked_for_what_the_first_mask_hides(blueprint):
     network = CoPretrainingNetwork(1, *blueprint).eval()
     image, masks = torch.randn(2, 1, 8, 24, 32), draw_masks(2, 3, 48, 0.75, GENERATOR)
-    alone = network(image, masks, with_partner=False)
-    assert all(map(torch.equal, alone, network(image, masks).vit))
+    hidden = expand_mask(masks[:, 0], (2, 3, 8), (4, 8, 4))
+    volume = network.partner(image * ~hidden).reconstruction[:, 0]
+    expected = patchify(volume, (4, 8, 4))[masks[:, 0]]
+    torch.testing.assert_close(network(image, masks, "partner").tokens.flatten(0, 2), expected)
 
 
 def test_masked_voxels_do_not_leak(blueprint):
@@ -87,13 +104,12 @@ def test_any_plan_trains(elsewhere, patch_size, spacing, channels):
 
 
 def test_compiles_once_for_all_masks(blueprint):
-    """A graph for both networks, one for the ViT alone; another mask compiles nothing anew."""
+    """A graph for each network; another mask compiles nothing anew."""
     network = CoPretrainingNetwork(1, *blueprint).eval()
     counter = CompileCounter()
     compiled = torch.compile(network, backend=counter)
     for _ in range(2):
         image, mask = torch.randn(2, 1, 8, 24, 32), draw_masks(2, 2, 48, 0.75, GENERATOR)
-        for answer, expected in zip(flat(compiled(image, mask)), flat(network(image, mask)), strict=True):
-            torch.testing.assert_close(answer, expected)
-        torch.testing.assert_close(compiled(image, mask, False).points, network(image, mask).vit.points)
+        for branch in ("vit", "partner"):
+            torch.testing.assert_close(compiled(image, mask, branch), network(image, mask, branch))
         assert counter.frame_count == 2

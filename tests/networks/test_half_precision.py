@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from nnunet_topomae.losses.term import BRANCHES
 from nnunet_topomae.networks import CoPretrainingNetwork, HybridSegmentationNetwork
 from nnunet_topomae.pretext.masking import draw_masks
 
@@ -22,7 +23,7 @@ def network_and_outputs(request, blueprint) -> tuple[nn.Module, Callable[[], lis
     if request.param == "pre-training":
         network = CoPretrainingNetwork(1, *blueprint)
         masks = draw_masks(2, 2, geometry.num_tokens, 0.75, torch.Generator())
-        return network, lambda: [tensor for branch in network(image, masks) for tensor in branch]
+        return network, lambda: [tensor for branch in BRANCHES for tensor in network(image, masks, branch)]
     network = HybridSegmentationNetwork(1, 3, *blueprint)
     return network, lambda: network(image)
 

@@ -76,13 +76,13 @@ def test_stochastic_depth_rises_over_the_blocks():
 
 
 def test_decoder_puts_each_token_in_its_place():
+    """Without blocks a token answers for itself; asked for are the visible ones and one that is hidden."""
     config = replace(PRESETS["tiny"], embed_dim=24, decoder_dim=12, decoder_depth=0)
     decoder = MAEDecoder(2, Geometry(PATCH, TOKEN), config)
     features = torch.randn(1, 3, 24)
     changed = features.clone()
     changed[0, 1] += torch.randn(24)
-    ids = torch.tensor([[2, 17, 23]])
+    ids, asked = torch.tensor([[2, 17, 23]]), torch.tensor([[17, 5, 2]])
 
-    difference = (decoder(changed, ids) - decoder(features, ids)).abs()
-    tokens = patchify(difference, TOKEN).sum(dim=-1)
-    assert tokens[0].nonzero().tolist() == [[17]]
+    difference = (decoder(changed, ids, asked) - decoder(features, ids, asked)).abs()
+    assert difference.sum(dim=-1)[0].nonzero().tolist() == [[0]]

@@ -46,7 +46,6 @@ def test_a_batch_is_as_one_of_the_workers(workshop, trainer_class):
     ours, theirs = (
         next(started(workshop, trainer_class, augment_on=place).dataloader_train) for place in ("device", "workers")
     )
-    ours.pop("data_on_host", None)  # the pre-trainer's, for topology
     assert ours.keys() == theirs.keys()
 
     def kind(value):

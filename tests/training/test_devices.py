@@ -6,10 +6,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
-from nnunet_topomae.networks.tokens import visible_tokens
+from nnunet_topomae.networks.copretrain import token_ids
 from nnunet_topomae.training.finetuner import TopoMAEFinetunerFromScratch
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
-from nnunet_topomae.training.pretraining_step import VIT_ALONE
 
 CUDA = torch.device("cuda", 0)
 
@@ -26,6 +25,8 @@ def trainer_and_batch(workshop, monkeypatch):
         trainer.device = CUDA
         if hasattr(trainer, "step"):
             trainer.step.device = CUDA
+            with mode:
+                trainer.step.spacing = torch.empty(3, device=CUDA)
         with mode:
             for module in trainer.network.modules():
                 for name, weight in module._parameters.items():
@@ -46,12 +47,14 @@ def test_a_step_of_pretraining(trainer_and_batch, monkeypatch, partner):
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     trainer, batch = trainer_and_batch(TopoMAEPretrainer, mode, partner=partner, weight_topology=0)
     masks = trainer.step.draw_masks(len(batch["data"]))
-    ids = mode.from_tensor(visible_tokens(masks))  # the host reads masks, and a fake one cannot be read
+    ids = [mode.from_tensor(tokens) for tokens in token_ids(masks, torch.device("cpu"))]
+    with mode:
+        ids = [tokens.to(CUDA) for tokens in ids]
     monkeypatch.setattr(trainer.step, "draw_masks", lambda _: masks)
-    monkeypatch.setattr("nnunet_topomae.networks.copretrain.visible_tokens", lambda _: ids)
+    for module in ("networks.copretrain", "losses.pretraining"):  # a fake mask cannot be read
+        monkeypatch.setattr(f"nnunet_topomae.{module}.token_ids", lambda masks, device: ids)
     with mode:
         assert {value.device for value in trainer.validation_step(batch).values()} == {CUDA}
-        assert trainer.step.forward(batch, VIT_ALONE, topology=0)[0].device == CUDA
 
 
 @pytest.mark.parametrize("partner", ["plan", "unetrpp"])

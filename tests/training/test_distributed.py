@@ -15,7 +15,6 @@ from nnunet_topomae.topology.pool import usable_cores
 from nnunet_topomae.training.distributed import SyncBatchNormOnCPU, place
 from nnunet_topomae.training.finetuner import TopoMAEFinetuner, TopoMAEFinetunerFromScratch
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
-from nnunet_topomae.training.pretraining_step import VIT_ALONE
 
 
 @pytest.fixture
@@ -35,6 +34,15 @@ def build(workshop):
 def gradients(trainer, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     loss.backward()
     return {name: parameter.grad.clone() for name, parameter in trainer.plain_network.named_parameters()}
+
+
+def pretraining_gradients(trainer, batch: dict, branches=("partner", "vit")) -> tuple[dict, dict[str, torch.Tensor]]:
+    """With the terms; those of the ViT alone without topology."""
+    step = trainer.step
+    target = step.target(batch, with_topology=len(branches) == 2)
+    terms = step.backward({branch: step.answer(branch, target) for branch in branches}, target)
+    weights = trainer.plain_network.named_parameters()
+    return terms, {name: weight.grad.clone() for name, weight in weights if weight.grad is not None}
 
 
 def initialised(trainer):
@@ -89,16 +97,16 @@ def test_two_processes_pretrain_as_one_with_twice_the_batch(build, on_two_ranks,
         assert trainer.batch_size == 2 and usable_cores() >= 1
         mask = trainer.step.draw_masks(2)
         trainer.step.draw_masks = lambda batch_size: mask
-        loss, terms = trainer.step.forward(part(batch, rank))
-        return mask, terms["topology_partner"].item(), gradients(trainer, loss), trainer.plain_network.state_dict()
+        terms, grads = pretraining_gradients(trainer, part(batch, rank))
+        return mask, terms["topology_partner"].item(), grads, trainer.plain_network.state_dict()
 
     (mask_0, topology_0, grads_0, state), (mask_1, topology_1, grads_1, _) = on_two_ranks(of_rank)
     assert not torch.equal(mask_0, mask_1)  # each rank draws its own
     alone.step.draw_masks = lambda batch_size: torch.cat([mask_0, mask_1])
-    loss, terms = alone.step.forward(batch)
+    terms, grads = pretraining_gradients(alone, batch)
 
     assert all(torch.equal(grads_0[name], grads_1[name]) for name in grads_0)
-    assert_same(grads_0, gradients(alone, loss))
+    assert_same(grads_0, grads)
     assert (topology_0 + topology_1) / 2 == pytest.approx(terms["topology_partner"].item(), rel=1e-3)
     statistics = {name: value for name, value in alone.plain_network.state_dict().items() if "running_" in name}
     assert bool(statistics) == (partner == "unetrpp")
@@ -106,7 +114,7 @@ def test_two_processes_pretrain_as_one_with_twice_the_batch(build, on_two_ranks,
 
 
 def test_steps_of_the_vit_alone_on_two_processes(build, on_two_ranks, double_precision):
-    """Its gradient is that of both batches; the partner's, which DDP asks for, leaves the partner as it is."""
+    """Its gradient is that of both batches; the partner gets none and stays as it is."""
     np.random.seed(0)
     alone = initialised(build(TopoMAEPretrainer))
     _, val = alone.get_tr_and_val_datasets()
@@ -119,17 +127,14 @@ def test_steps_of_the_vit_alone_on_two_processes(build, on_two_ranks, double_pre
         mask = trainer.step.draw_masks(2)
         trainer.step.draw_masks = lambda batch_size: mask
         before = {name: value.clone() for name, value in trainer.plain_network.partner.state_dict().items()}
-        loss, _ = trainer.step.forward(part(batch, rank), VIT_ALONE, topology=0)
-        grads = gradients(trainer, loss)
-        trainer.step.train(part(batch, rank), VIT_ALONE, topology=0)
+        _, grads = pretraining_gradients(trainer, part(batch, rank), ["vit"])
+        target = trainer.step.target(part(batch, rank), with_topology=False)
+        trainer.step.update({"vit": trainer.step.answer("vit", target)}, target)
         return mask, grads, before, trainer.plain_network.state_dict()
 
     (mask_0, grads_0, before, after), (mask_1, *_) = on_two_ranks(of_rank)
     alone.step.draw_masks = lambda batch_size: torch.cat([mask_0, mask_1])
-    loss, _ = alone.step.forward(batch, VIT_ALONE, topology=0)
-    loss.backward()
-    theirs = {name: parameter.grad for name, parameter in alone.plain_network.vit.named_parameters(prefix="vit")}
-    assert_same({name: grads_0[name] for name in theirs}, theirs)
+    assert_same(grads_0, pretraining_gradients(alone, batch, ["vit"])[1])
     assert all(torch.equal(after[f"partner.{name}"], value) for name, value in before.items())
     assert not torch.equal(after["vit.encoder.norm.weight"], alone.plain_network.vit.encoder.norm.weight)
 

@@ -122,6 +122,16 @@ def test_topology_is_computed_in_one_of_so_many_steps_and_curves_are_means_over_
     assert logged(trainer)["train_topology_vit"] == pytest.approx(expected)
 
 
+def test_validation_computes_topology_in_one_of_so_many_batches_too(workshop):
+    trainer = workshop.build(TopoMAEPretrainer, topology_every=2, val_iterations_per_epoch=3)
+    trainer.initialize()
+    times = []
+    trainer.step.validate = lambda batch, topology: times.append(topology)
+    for _ in range(6):
+        trainer.validation_step({})
+    assert times == 2 * [1.5, 0, 1.5]  # whose mean is 1
+
+
 def test_training_cases_are_those_of_the_split_and_unlabelled_ones(workshop):
     cases = sorted({file.name.removesuffix("_seg.b2nd") for file in workshop.images.glob("*_seg.b2nd")})
     splits = [{"train": cases[:1], "val": cases[1:3], "unlabelled": cases[3:]}]

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from nnunet_topomae.config import TopoMAEConfig
-from nnunet_topomae.losses.consistency import ReconstructionConsistency
 from nnunet_topomae.losses.pretraining import PretrainingLoss
 from nnunet_topomae.networks import CoPretrainingNetwork
 from nnunet_topomae.planning.blueprint import Blueprint
-from nnunet_topomae.pretext.position import from_centre
-from nnunet_topomae.training.pretraining_step import VIT_ALONE, PretrainingStep
+from nnunet_topomae.training.pretraining_step import PretrainingStep
 from nnunet_topomae.training.schedule import ParameterGroup, adamw
 
 PLAN = {"patch_size": (16, 16, 24), "architecture": {"arch_kwargs": {"strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]]}}}
@@ -52,13 +49,12 @@ def taken(step: PretrainingStep) -> dict[str, set[int]]:
 
 def test_both_networks_learn_and_of_the_vit_alone_it_alone():
     step = build(weight_topology=0)
-    readings = step.train(BATCH)
+    step.train(BATCH)
+    assert taken(step) == {"vit": {1}, "partner": {1}}
+    readings = step.train(BATCH, [BATCH, BATCH])
+    assert taken(step) == {"vit": {4}, "partner": {2}}
     assert {"loss", "reconstruction_vit", "point_error_partner", "gradient_norm_vit", "clipped_partner"} < set(readings)
     assert not any(value.requires_grad for value in readings.values())
-    before = {name: weight.clone() for name, weight in step.network.partner.named_parameters()}
-    step.train(BATCH, VIT_ALONE, topology=0)
-    assert taken(step) == {"vit": {2}, "partner": {1}}
-    assert all(torch.equal(weight, before[name]) for name, weight in step.network.partner.named_parameters())
 
 
 def test_each_network_is_clipped_by_its_own_norm():
@@ -78,7 +74,7 @@ def test_each_network_is_clipped_by_its_own_norm():
 
 def test_a_loss_that_is_not_finite_is_an_error_before_anything_is_learnt():
     step = build(weight_topology=0)
-    with pytest.raises(FloatingPointError, match="the loss is nan .reconstruction_vit nan"):
+    with pytest.raises(FloatingPointError, match="the loss is nan .reconstruction_partner nan"):
         step.train(BATCH | {"data": BATCH["data"] * float("nan")})
     assert taken(step) == {"vit": {0}, "partner": {0}}
 
@@ -106,62 +102,62 @@ def test_without_a_seed_each_training_draws_its_own_masks():
 def test_topology_every_k_steps_counts_k_times():
     step = build()
 
-    def forward(times: int) -> tuple[torch.Tensor, dict]:
+    def validate(times: int) -> dict[str, torch.Tensor]:
         step.seed_masks(0, 0, 0)
-        return step.forward(BATCH, topology=times)
+        return step.validate(BATCH, topology=times)
 
-    total, values = forward(1)
-    topology = step.loss.topology.weight * (values["topology_vit"] + values["topology_partner"])
+    once = validate(1)
+    topology = step.loss.topology.weight * (once["topology_vit"] + once["topology_partner"])
     assert topology > 0
     for times in (0, 3):
-        now, values = forward(times)
-        assert ("topology_vit" in values) == bool(times)
-        torch.testing.assert_close(now, total + (times - 1) * topology)
+        now = validate(times)
+        assert ("topology_vit" in now) == bool(times)
+        torch.testing.assert_close(now["loss"], once["loss"] + (times - 1) * topology)
 
 
-def test_early_topology_is_the_topology_of_the_loss():
+def test_each_network_follows_its_own_terms():
     step = build()
-    _, early = step.forward(BATCH)
-    step.seed_masks(0, 0, 0)
-    masks = step.draw_masks(2)
-    outputs = step.network(BATCH["data"], masks)._asdict()
-    places = from_centre(BATCH["points"], BATCH["volume_shape"], step.spacing)
-    target = step.loss.target(BATCH["data"], places, masks, step.loss.submit_target(BATCH["data"]))
-    assert not target.pending  # nothing is handed over outside of a step
-    for name, value in step.loss(outputs, target).items():
-        torch.testing.assert_close(early[name], value)
+    target = step.target(BATCH)
+    outputs = {branch: step.answer(branch, target) for branch in ("partner", "vit")}
+    expected = {}
+    for branch, network in step.branches.items():
+        total = step.loss.total(step.loss(branch, outputs, target))
+        expected[branch] = torch.autograd.grad(total, list(network.parameters()), retain_graph=True)
+    step.backward(outputs, target)
+    for branch, network in step.branches.items():
+        torch.testing.assert_close([weight.grad for weight in network.parameters()], list(expected[branch]))
 
 
-def test_topology_is_computed_while_the_rest_goes_on(monkeypatch):
-    """The order of a step, with an engine so slow that nothing may wait for it before the end."""
-    step, log, done = build(), [], threading.Event()
+def test_the_host_waits_for_topology_alone_and_with_work_queued(monkeypatch):
+    """The order of a step, by an engine that has a result no earlier than it is waited for."""
+    step, log = build(), []
 
-    def result():
-        log.append("waits for topology")
-        assert done.wait(timeout=1), "topology is awaited before the other losses have been computed"
-        return SimpleNamespace(loss=torch.zeros(()))
+    def submit(completed, target, diagrams):
+        branch = log[-1].split()[0]
+        log.append(f"{branch} submitted")
+        return SimpleNamespace(result=lambda: log.append(f"waits for {branch}") or no_topology)
 
-    def consistency(*arguments):
-        log.append("consistency")
-        done.set()
-        return torch.zeros(())
-
-    engine = SimpleNamespace(
-        submit_diagrams=lambda image: log.append("target submitted") or [],
-        submit=lambda *arguments: log.append("reconstruction submitted") or SimpleNamespace(result=result),
-    )
+    no_topology = SimpleNamespace(loss=torch.zeros(()))
+    engine = SimpleNamespace(submit_diagrams=lambda image: log.append("target submitted") or [], submit=submit)
     monkeypatch.setattr(step.loss.topology, "loss", engine)
-    monkeypatch.setattr(ReconstructionConsistency, "of_both", consistency)
     for name, network in step.branches.items():
-        network.register_forward_pre_hook(lambda module, inputs, name=name: log.append(f"{name} begins"))
-    step.train(BATCH)
+        network.register_forward_pre_hook(lambda module, inputs, name=name: log.append(f"{name} forward"))
+        last = next(iter(network.encoder.parameters()))  # whose gradient comes last
+        last.register_post_accumulate_grad_hook(lambda weight, name=name: log.append(f"{name} backward"))
+    step.optimizer.register_step_post_hook(lambda *_: log.append("optimiser"))
+    step.train(BATCH, [BATCH, BATCH])
+    of_the_vit_alone = ["vit forward", "vit backward", "optimiser"]
     assert log == [
         "target submitted",
-        "vit begins",
-        "reconstruction submitted",
-        "partner begins",
-        "reconstruction submitted",
-        "consistency",
-        "waits for topology",
-        "waits for topology",
+        "partner forward",
+        "partner submitted",
+        *of_the_vit_alone,
+        *of_the_vit_alone,
+        "vit forward",
+        "vit submitted",
+        "waits for partner",
+        "partner backward",
+        "waits for vit",
+        "vit backward",
+        "optimiser",
     ]
