@@ -148,7 +148,8 @@ class TopoMAEConfig:
     )
     fusion: str = _knob(
         "stages",
-        "how ViT features meet the partner's in fine-tuning: at each stage, or not at all (partner_only)",
+        "how ViT features meet the partner's in fine-tuning: at each stage, or not at all (partner_only), which holds "
+        "without a pre-trained ViT unless this is set",
         valid=_one_of("stages", "partner_only"),
         phase=FINETUNING,
     )
@@ -157,9 +158,9 @@ class TopoMAEConfig:
     )
     pretrained: str = _knob(
         "",
-        "pre-trained checkpoint to fine-tune, a file or hf://owner/name[@revision][/file]; empty: the one of this "
-        "dataset, plans, configuration and fold; 'none'",
-        phase=FINETUNING,
+        "weights to begin with, of ours, nnU-Net or nnssl: a file or hf://owner/name[@revision][/file]; empty: none in "
+        "pre-training, the pre-training of this dataset, plans, configuration and fold in fine-tuning; 'none'",
+        phase=BOTH,
     )
     seen_validation_cases: str = _knob(
         "refuse",
@@ -280,23 +281,21 @@ class TopoMAEConfig:
                 "this model was trained with version 0.1 of nnunet-topomae, whose ViT had another position embedding: "
                 "use it with that version, or train again"
             )
-        return cls._after_recipe(_known(plans.get(PLANS_SECTION, {}), f"the '{PLANS_SECTION}' section of the plans"))
+        return cls(**_after_recipe(_known(plans.get(PLANS_SECTION, {}), f"the '{PLANS_SECTION}' section of the plans")))
 
     @classmethod
     def resolve(cls, plans: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> TopoMAEConfig:
         """Defaults < recipe < plans < environment: how a training begins. Raises ConfigError."""
+        return cls(**cls.asked(plans, environment))
+
+    @classmethod
+    def asked(cls, plans: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+        """What `resolve` puts before the defaults. Raises ConfigError."""
         chosen = {
             **_known(plans.get(PLANS_SECTION, {}), f"the '{PLANS_SECTION}' section of the plans"),
             **_known(from_environment(environment), f"the environment ({ENVIRONMENT_PREFIX}...)"),
         }
-        return cls._after_recipe(chosen)
-
-    @classmethod
-    def _after_recipe(cls, chosen: Mapping[str, Any]) -> TopoMAEConfig:
-        """What is chosen and, for the rest, what its recipe says."""
-        recipe = chosen.get("recipe", "ours")
-        of_recipe = RECIPES.get(recipe.strip(), {}) if isinstance(recipe, str) else {}
-        return cls(**{**of_recipe, **chosen})
+        return _after_recipe(chosen)
 
     def to_section(self) -> dict[str, Any]:
         """The `topomae` section of a plans file, JSON-serialisable."""
@@ -325,6 +324,13 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> dict[str, s
         for name, value in environment.items()
         if name.startswith(ENVIRONMENT_PREFIX)
     }
+
+
+def _after_recipe(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """What is chosen and, for the rest, what its recipe says."""
+    recipe = chosen.get("recipe", "ours")
+    of_recipe = RECIPES.get(recipe.strip(), {}) if isinstance(recipe, str) else {}
+    return {**of_recipe, **chosen}
 
 
 def _known(values: Any, origin: str) -> dict[str, Any]:

@@ -20,12 +20,12 @@ from nnunet_topomae.networks.partners import Partner
 from nnunet_topomae.networks.vit import ViTEncoder
 from nnunet_topomae.planning.blueprint import Blueprint
 from nnunet_topomae.training.cases_seen import CasesSeen, without_names
+from nnunet_topomae.training.checkpoint import EXPORT_DESCRIPTION as DESCRIPTION
 from nnunet_topomae.training.checkpoint import Origin, read_pretraining
 from nnunet_topomae.training.provenance import Provenance, recorded_provenance, without_folders
 
 Weights = dict[str, torch.Tensor]
 
-DESCRIPTION = "encoders.json"
 VIT = "vit_encoder.safetensors"
 NNSSL = "nnssl.pth"  # in the layout of nnssl's checkpoints: docs/transfer.md
 NNUNET = "nnunet.pth"  # for nnUNetv2_train -pretrained_weights
@@ -191,6 +191,7 @@ def nnssl_checkpoint(partner: Weights, description: Mapping[str, Any]) -> dict[s
             "pretrain_plan": {
                 "dataset_name": pretraining["dataset"],
                 "plans_name": pretraining["plans"],
+                "transpose_forward": list(images["transpose_forward"]),
                 "configurations": {pretraining["configuration"]: configuration},
             },
             "pretrain_num_input_channels": images["channels"],

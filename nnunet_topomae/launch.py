@@ -23,6 +23,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from nnunet_topomae.checkpoint_files import read_trusted_checkpoint
 from nnunet_topomae.topology.pool import usable_cores
 from nnunet_topomae.training.distributed import PATIENCE, place
+from nnunet_topomae.training.start import StartedTrainer
 
 
 @record
@@ -87,8 +88,11 @@ def load_weights(trainer: nnUNetTrainer, validation_only: bool, pretrained_weigh
     if goes_on:
         trainer.print_to_log_file(f"Going on after {trainer.current_epoch} epochs. To train anew, delete {folder}")
     elif pretrained_weights is not None and not validation_only:
-        trainer.initialize()
-        load_pretrained_weights(trainer.network.module, pretrained_weights)
+        if isinstance(trainer, StartedTrainer):
+            trainer.start_from(pretrained_weights, "-pretrained_weights")
+        else:
+            trainer.initialize()
+            load_pretrained_weights(trainer.network.module, pretrained_weights)
 
 
 def load_pretrained_weights(network: torch.nn.Module, checkpoint: str) -> None:

@@ -7,7 +7,7 @@ of what is trained. Each function says what breaks without its name. Read in the
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +120,23 @@ def named_weights(command: Sequence[str]) -> str | None:
     parser.add_argument("-p")  # else the plans' name would be read as the short form of the other
     parser.add_argument("-pretrained_weights")
     return parser.parse_known_args(command[1:])[0].pretrained_weights
+
+
+def load_named_weights_by(load: Callable[[], None]) -> None:
+    """Makes nnU-Net call this once instead of its own function for -pretrained_weights. Without it the option would
+    take networks of the same shape alone, and run code that may hide in its file.
+    """
+    from nnunetv2.run import run_training
+
+    if not hasattr(run_training, "load_pretrained_weights"):
+        raise MovedNameError("load_pretrained_weights in nnunetv2.run.run_training", "the option -pretrained_weights")
+    theirs = run_training.load_pretrained_weights
+
+    def once(*arguments: Any, **options: Any) -> None:
+        run_training.load_pretrained_weights = theirs
+        load()
+
+    run_training.load_pretrained_weights = once
 
 
 def pool_and_conv_props(

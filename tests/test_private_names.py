@@ -109,6 +109,19 @@ def test_named_weights():
     assert "'-pretrained_weights'" in inspect.getsource(run_training.run_training_entry)
 
 
+def test_load_named_weights_by(monkeypatch):
+    calls, theirs = [], lambda network, file, verbose: calls.append(file)
+    monkeypatch.setattr(run_training, "load_pretrained_weights", theirs)
+    private_names.load_named_weights_by(lambda: calls.append("ours"))
+    trainer = SimpleNamespace(was_initialized=True, network=None)
+    for _ in range(2):
+        run_training.maybe_load_checkpoint(trainer, False, False, "theirs")
+    assert calls == ["ours", "theirs"]  # once: the next training may be of another trainer
+    monkeypatch.delattr(run_training, "load_pretrained_weights")
+    with pytest.raises(MovedNameError, match="load_pretrained_weights.*the option -pretrained_weights"):
+        private_names.load_named_weights_by(lambda: None)
+
+
 def test_pool_and_conv_props(monkeypatch):
     strides, padded, divisors = private_names.pool_and_conv_props((1.0, 1.0, 1.0), (33, 32, 32), 4, 999)
     assert strides[0] == (1, 1, 1) and tuple(padded) == (40, 32, 32) and tuple(divisors) == (8, 8, 8)

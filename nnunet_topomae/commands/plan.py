@@ -2,13 +2,15 @@
 
 Patch and batch of each 3d configuration such that pre-training and fine-tuning both fit. A patch is never larger than
 nnU-Net's: start from plans for a larger GPU (-p nnUNetResEncUNetLPlans) to get larger ones. Spacing does not change,
-so the variant trains on the data that are already preprocessed.
+so the variant trains on the data that are already preprocessed. With --like, spacing, normalisation and patch are those
+of the weights, as far as the GPU allows, and nnU-Net has to preprocess again.
 """
 
 from __future__ import annotations
 
 import argparse
 import shlex
+from typing import Any
 
 from nnunet_topomae.commands._arguments import add_dataset, add_memory, add_plans
 
@@ -34,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "plans have it, else plan)",
     )
 
+    parser.add_argument(
+        "--like",
+        metavar="CHECKPOINT",
+        help="weights to begin with, of nnssl, nnU-Net or ours: plan 3d_fullres for images as they know them",
+    )
+
 
 def run(options: argparse.Namespace) -> None:
     from nnunet_topomae.data.dataset_json import read_dataset_json
@@ -43,8 +51,11 @@ def run(options: argparse.Namespace) -> None:
 
     folder = dataset_folder(options.d)
     file = new_plans_file(folder, options.o)
+    plans = read_plans(folder, options.p)
+    if options.like is not None:
+        plans = _plans_for(options.like, plans, options.o, options.partner)
     plans = fit_plans(
-        read_plans(folder, options.p),
+        plans,
         read_dataset_json(folder),
         options.memory,
         options.o,
@@ -55,3 +66,31 @@ def run(options: argparse.Namespace) -> None:
         if len(configuration.get("patch_size", ())) == 3:
             print(f"{name}: patch {configuration['patch_size']}, batch {configuration['batch_size']}")
     print(f"{write_json(file, plans)}: train with -p {shlex.quote(options.o)}")
+    if options.like is not None:
+        names = f"-d {shlex.quote(options.d)} -plans_name {shlex.quote(options.o)}"
+        print(f"but preprocess before: nnUNetv2_preprocess {names} -c 3d_fullres")
+
+
+def _plans_for(reference: str, plans: dict[str, Any], new_name: str, partner: str | None) -> dict[str, Any]:
+    """For images as the weights know them. Raises ValueError, also where the weights are not of the plans' network."""
+    import torch
+
+    from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig
+    from nnunet_topomae.hub import local_weights
+    from nnunet_topomae.planning.blueprint import Blueprint
+    from nnunet_topomae.planning.dataset_preset import CONFIGURATION
+    from nnunet_topomae.planning.like import plans_like
+    from nnunet_topomae.training.checkpoint import read_checkpoint
+
+    checkpoint = read_checkpoint(local_weights(reference).path)
+    if checkpoint.origin is None:
+        raise ValueError(f"{reference} does not say what images it was trained on: plan without --like")
+    theirs = dict(checkpoint.origin.configuration.configuration)
+    theirs["patch_size"] = checkpoint.patch_size or theirs.get("patch_size")
+    new = plans_like(plans, theirs, checkpoint.origin.transpose_forward, new_name)
+    knobs = plans.get(PLANS_SECTION, {}) | ({} if partner is None else {"partner": partner})
+    blueprint = Blueprint.of(new["configurations"][CONFIGURATION], TopoMAEConfig.from_plans({PLANS_SECTION: knobs}))
+    with torch.device("meta"):
+        network = blueprint.partner.build(1, 1)
+    checkpoint.as_pretraining(f"partner.{name}" for name in network.state_dict())  # an error says which plans would do
+    return new

@@ -15,6 +15,7 @@ from torch._compile import _disable_dynamo
 from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.networks.partners import Partner
 from nnunet_topomae.networks.presets import ViTConfig
+from nnunet_topomae.networks.pretrained import LoadReport, load_adapted
 from nnunet_topomae.networks.tokens import (
     expand_mask,
     gather_tokens,
@@ -89,6 +90,7 @@ class PartnerBranch(nn.Module):
         network = partner.build(input_channels, input_channels, single_output=True)
         self.encoder = network.encoder
         self.decoder = network.decoder
+        self.keys_to_in_proj = network.keys_to_in_proj
         self.position_head = PositionHead(network.feature_channels[-1])
 
     def forward(self, image: torch.Tensor) -> VolumeOutput:
@@ -112,6 +114,11 @@ class CoPretrainingNetwork(nn.Module):
         self.geometry = geometry
         self.vit = ViTBranch(input_channels, geometry, vit)
         self.partner = PartnerBranch(input_channels, partner)
+        self.keys_to_in_proj = (
+            "vit.encoder.token_embedding",
+            *(f"partner.{key}" for key in self.partner.keys_to_in_proj),
+        )
+        self.on_grid = dict(partner.on_grid)  # a proxy cannot be copied
 
     def forward(
         self, image: torch.Tensor, masks: torch.Tensor, branch: str | None = None
@@ -141,6 +148,16 @@ class CoPretrainingNetwork(nn.Module):
         return CoPretrainingOutput(
             *(VolumeOutput(completed(image, tokens, hidden, self.geometry), points) for tokens, points in answers)
         )
+
+    @property
+    def pretrained_names(self) -> list[str]:
+        """What `load_pretrained` looks for."""
+        return list(self.state_dict())
+
+    def load_pretrained(self, state_dict: Mapping[str, torch.Tensor], label_channels: int = 0) -> LoadReport:
+        """As `HybridSegmentationNetwork.load_pretrained`, to go on learning: what the weights lack stays new."""
+        strict = (VIT_ENCODER,) if any(name.startswith(VIT_ENCODER) for name in state_dict) else ()
+        return load_adapted(self, state_dict, lambda name: name, strict, label_channels)
 
 
 @_disable_dynamo  # the number of tokens is read on the host; everything after has a static shape

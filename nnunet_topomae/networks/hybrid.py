@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from nnunet_topomae.networks.copretrain import PARTNER_DECODER, PARTNER_ENCODER, PARTS, VIT_ENCODER, is_pretraining
+from nnunet_topomae.networks.copretrain import PARTNER_DECODER, PARTNER_ENCODER, VIT_ENCODER
 from nnunet_topomae.networks.fusion import FUSIONS
 from nnunet_topomae.networks.geometry import Geometry
 from nnunet_topomae.networks.partners import Partner
@@ -17,8 +17,7 @@ from nnunet_topomae.networks.vit import ViTEncoder
 
 # Where the parts of this network lie in the state dict of CoPretrainingNetwork.
 PRETRAINED_PARTS = {"vit.": VIT_ENCODER, "encoder.": PARTNER_ENCODER, "decoder.": PARTNER_DECODER}
-NEW_PARTS = ("decoder.seg_layers.", "fusion.")
-NOT_NEEDED = ("vit.decoder.", "vit.position_head.", "partner.decoder.seg_layers.", "partner.position_head.")
+SEG_LAYERS, FUSION = "decoder.seg_layers.", "fusion."
 
 
 class HybridSegmentationNetwork(nn.Module):
@@ -77,41 +76,44 @@ class HybridSegmentationNetwork(nn.Module):
         return self.decoder(features)
 
     def load_pretrained(self, state_dict: Mapping[str, torch.Tensor], label_channels: int = 0) -> LoadReport:
-        """Fill this network with the state dict of a `CoPretrainingNetwork`.
+        """Fill this network with weights in the names of a `CoPretrainingNetwork`, as `networks/foreign.py` gives them.
 
         Channels and patch may differ from pre-training: stems are repeated and rescaled, whatever belongs to a grid
-        is resampled. Segmentation layers and fusion stay as they are.
+        is resampled. Segmentation layers stay as they are, and so does what the weights lack: a fusion, a ViT, stages.
 
         Args:
-            state_dict: the weights of pre-training.
+            state_dict: the weights.
             label_channels: how many of the input channels, the last ones, are labels of a cascade's previous stage.
                 Pre-training has seen no such thing, so their weights start at zero: what the network makes of the
                 image is at first what it has learned, and the labels come in by training.
 
         Raises:
-            ValueError: not such a state dict; or layers are missing, left over or of other widths: the message lists
-                the mismatch by layer, and nothing has been loaded.
+            ValueError: not such weights; a ViT that is not like this one; not half of the partner's encoder would be
+                filled. The message lists the mismatch by layer, and nothing has been loaded.
         """
-        if not is_pretraining(state_dict):
-            raise ValueError(
-                "these are not the weights of pre-training (CoPretrainingNetwork): there must be names that begin with "
-                f"each of {', '.join(PARTS)}; the first names are {', '.join(list(state_dict)[:3])}"
-            )
-        not_needed = NOT_NEEDED if self.vit is not None else (*NOT_NEEDED, VIT_ENCODER)
-        return load_adapted(self, state_dict, self._pretrained_name, not_needed, label_channels)
+        has_vit = any(name.startswith(VIT_ENCODER) for name in state_dict)
+        strict = (VIT_ENCODER,) if has_vit and self.vit is not None else ()
+        return load_adapted(self, state_dict, self._pretrained_name, strict, label_channels)
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """Parameters of the pre-trained `vit` and `partner`, and `new` ones, which no pre-training fills."""
         parts: dict[str, list[nn.Parameter]] = {"vit": [], "partner": [], "new": []}
         for name, parameter in self.named_parameters():
-            origin = self._pretrained_name(name)
-            parts["new" if origin is None else origin.split(".")[0]].append(parameter)
+            is_new = name.startswith((SEG_LAYERS, FUSION))
+            parts["new" if is_new else "vit" if name.startswith("vit.") else "partner"].append(parameter)
         return parts
+
+    @property
+    def pretrained_names(self) -> list[str]:
+        """What `load_pretrained` looks for."""
+        return [origin for name in self.state_dict() if (origin := self._pretrained_name(name)) is not None]
 
     @staticmethod
     def _pretrained_name(name: str) -> str | None:
         """The name in pre-training of a parameter or buffer of this network; None for what starts anew."""
-        if name.startswith(NEW_PARTS):
+        if name.startswith(SEG_LAYERS):
             return None
+        if name.startswith(FUSION):
+            return name
         here, there = next(pair for pair in PRETRAINED_PARTS.items() if name.startswith(pair[0]))
         return there + name.removeprefix(here)

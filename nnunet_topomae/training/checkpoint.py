@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
-from nnunet_topomae.checkpoint_files import read_restricted, read_trusted_checkpoint
-from nnunet_topomae.networks.copretrain import is_pretraining
+from nnunet_topomae.checkpoint_files import read_restricted
+from nnunet_topomae.config import PLANS_SECTION
+from nnunet_topomae.files import read_json
+from nnunet_topomae.networks.copretrain import VIT_ENCODER, is_pretraining
+from nnunet_topomae.networks.foreign import as_pretraining
 from nnunet_topomae.planning.plans_file import Plans, configuration_of
 from nnunet_topomae.training.cases_seen import CasesSeen, recorded_cases
 from nnunet_topomae.training.provenance import Provenance, recorded_provenance
 
 IN_ORDER = (0, 1, 2)
+ADAPTATION_PLAN = "nnssl_adaptation_plan"
+EXPORT_DESCRIPTION, EXPORTED_VIT = "encoders.json", "vit_encoder.safetensors"
 WANTED = (
     "not a checkpoint of TopoMAEPretrainer, which is wanted here, such as "
     "TopoMAEPretrainer__nnUNetPlans__3d_fullres/fold_0/checkpoint_final.pth"
@@ -47,40 +54,43 @@ class Origin:
         return self.plans.get("transpose_forward", IN_ORDER)
 
     def differences(self, plans: Plans, configuration: ConfigurationManager) -> list[str]:
-        """What that training's images had otherwise than those of `configuration`, and no weight's shape shows."""
-        pairs = {
-            "order of axes (weights follow it)": (
-                list(self.transpose_forward),
-                list(plans.get("transpose_forward", IN_ORDER)),
-            ),
-            "image reader": (self.plans.get("image_reader_writer"), plans.get("image_reader_writer")),
-            "dataset": (self.plans.get("dataset_name"), plans["dataset_name"]),
-            "spacing in mm": (_spacing(self.configuration), _spacing(configuration)),
-            "normalisation": (_normalisation(self.configuration), _normalisation(configuration)),
-        }
+        """What that training's images had otherwise than those of `configuration`."""
+        before, now = (
+            _facts(own, configuration.configuration)
+            for own, configuration in ((self.plans, self.configuration), (plans, configuration))
+        )
         return [
-            f"{name}: {before} in pre-training, {now} here" for name, (before, now) in pairs.items() if before != now
+            f"{name}: {before[name]} in pre-training, {now[name]} here"
+            for name in before
+            if before[name] != now[name] and before[name] is not None
         ]
 
 
-def _spacing(configuration: ConfigurationManager) -> list[float]:
-    return [round(float(edge), 3) for edge in configuration.spacing]
-
-
-def _normalisation(configuration: ConfigurationManager) -> str:
-    """The schemes that occur: how many channels have each, the adapted weights tell."""
-    return ", ".join(sorted(set(configuration.normalization_schemes)))
+def _facts(plans: Plans, configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """What images are like as a network sees them; None for what is not said."""
+    schemes, spacing, patch = (configuration.get(key) for key in ("normalization_schemes", "spacing", "patch_size"))
+    return {
+        "order of axes (weights follow it)": list(plans.get("transpose_forward", IN_ORDER)),
+        "image reader": plans.get("image_reader_writer"),
+        "dataset": plans.get("dataset_name"),
+        "spacing in mm": spacing and [round(float(edge), 3) for edge in spacing],
+        "normalisation": schemes and ", ".join(sorted(set(schemes))),
+        "channels": schemes and len(schemes),
+        "patch": patch and [int(edge) for edge in patch],
+    }
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What fine-tuning and export need of a checkpoint.
+    """What one needs to know to go on from a checkpoint, or to export it.
 
     Attributes:
         weights: the network's state dict, on the CPU.
         origin: None where the file holds weights alone.
         cases_seen: that the weights have been trained on (`training/cases_seen.py`); None where that is not recorded.
         kind: what it is, for a message.
+        encoder_only: whether its decoder belongs to another kind of network (SparK, NoSkip of nnssl).
+        patch_size: that it is meant to be used with, where it says so.
         provenance: the weights that it comes from itself (`training/provenance.py`).
     """
 
@@ -88,22 +98,84 @@ class Checkpoint:
     origin: Origin | None
     cases_seen: CasesSeen | None
     kind: str
-    provenance: Provenance
+    encoder_only: bool = False
+    patch_size: Sequence[int] | None = None
+    provenance: Provenance = field(default_factory=list)
+
+    @property
+    def has_vit(self) -> bool:
+        """Whether a ViT of ours is in it: of a pre-training, or of a fine-tuning."""
+        return any(name.startswith("vit.") for name in self.weights)
+
+    def as_pretraining(self, wanted: Iterable[str]) -> dict[str, torch.Tensor]:
+        """The weights for a network that looks for these names (`networks/foreign.py`). Raises ValueError."""
+        return as_pretraining(self.weights, wanted, self.encoder_only)
 
 
 def read_checkpoint(file: str | Path) -> Checkpoint:
-    """Read a checkpoint of a nnU-Net trainer without running code that may hide in it.
+    """Read weights of a nnU-Net trainer, of nnssl, or exported by us, without running code that may hide in the file.
 
     Raises:
         OSError: there is no such file, or no right to read it.
-        ValueError: the file is no checkpoint, or holds objects that the restricted reader refuses.
+        ValueError: the file holds no weights, or objects that the restricted reader refuses.
     """
-    content = read_restricted(file)
-    weights = content.get("network_weights") if isinstance(content, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(weight, torch.Tensor) for weight in weights.values()):
+    content = _read_safetensors(Path(file)) if Path(file).suffix == ".safetensors" else read_restricted(file)
+    candidates = [content.get("network_weights"), content, *content.values()] if isinstance(content, dict) else []
+    weights = next(filter(_is_state_dict, candidates), None)
+    if weights is None:
         raise ValueError(f"{file} holds no 'network_weights': it was not written by a nnU-Net trainer")
-    origin, provenance = _origin(content.get("init_args")), recorded_provenance(content)
-    return Checkpoint(weights, origin, recorded_cases(content), _kind(content), provenance)
+    plan = content.get(ADAPTATION_PLAN) or {}
+    origin = _origin(content.get("init_args")) or _nnssl_origin(plan)
+    described = f"{content.get('trainer_name')} {plan.get('architecture_plans')}"
+    encoder_only = "spark_weights" in content or re.search("spark|noskip", described, re.IGNORECASE) is not None
+    patch_size = plan.get("recommended_downstream_patchsize")
+    cases, provenance, kind = recorded_cases(content), recorded_provenance(content), _kind(content, weights)
+    return Checkpoint(weights, origin, cases, kind, encoder_only, patch_size, provenance)
+
+
+def _is_state_dict(content: Any) -> TypeGuard[dict[str, torch.Tensor]]:
+    return (
+        isinstance(content, dict)
+        and len(content) > 0
+        and all(isinstance(weight, torch.Tensor) for weight in content.values())
+    )
+
+
+def _read_safetensors(file: Path) -> dict[str, Any]:
+    """In the layout of a checkpoint, with the ViT and the `encoders.json` that lie beside an exported network."""
+    try:
+        content: dict[str, Any] = {"network_weights": load_file(file)}
+        if (vit := file.with_name(EXPORTED_VIT)).is_file() and vit != file:
+            content["network_weights"] |= {f"{VIT_ENCODER}{name}": weight for name, weight in load_file(vit).items()}
+    except SafetensorError as error:
+        raise ValueError(f"{file} cannot be read as safetensors: {error}") from None
+    if (description := file.with_name(EXPORT_DESCRIPTION)).is_file():
+        try:
+            content |= _exported(read_json(description))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{description} is not what export-encoder writes: {error!r}") from error
+    return content
+
+
+def _exported(description: Mapping[str, Any]) -> dict[str, Any]:
+    """What `export.describe_encoders` writes, as a checkpoint says it."""
+    pretraining, images = description["pretraining"], description["images"]
+    configuration = {
+        "spacing": images["spacing_mm"],
+        "normalization_schemes": [channel["scheme"] for channel in images["normalisation"]],
+        "patch_size": description["geometry"]["patch_size"],
+        "architecture": {},
+    }
+    plans = {
+        "dataset_name": pretraining["dataset"],
+        "plans_name": pretraining["plans"],
+        "transpose_forward": images["transpose_forward"],
+        PLANS_SECTION: {"partner": description["partner"]["kind"]},
+        "configurations": {pretraining["configuration"]: configuration},
+    }
+    init_args = {"plans": plans, "configuration": pretraining["configuration"], "fold": pretraining["fold"]}
+    past = {name: pretraining.get(name) for name in ("cases_seen", "provenance")}
+    return {"init_args": init_args, "trainer_name": "export-encoder", **past}
 
 
 def read_pretraining(file: str | Path) -> Checkpoint:
@@ -123,19 +195,19 @@ def _origin(init_args: Any) -> Origin | None:
         return None
 
 
-def _kind(content: Mapping[str, Any]) -> str:
-    if "nnssl_adaptation_plan" in content:
+def _nnssl_origin(adaptation_plan: Mapping[str, Any]) -> Origin | None:
+    """Of nnssl's plan, whose one configuration names no architecture."""
+    try:
+        plans = adaptation_plan["pretrain_plan"]
+        (name, configuration), *_ = plans["configurations"].items()
+        return Origin({**plans, "configurations": {name: {**configuration, "architecture": {}}}}, name, "all")
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _kind(content: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> str:
+    if ADAPTATION_PLAN in content:
         return "a checkpoint in the layout of nnssl, with one network"
     if isinstance(content.get("trainer_name"), str):
         return f"a checkpoint of {content['trainer_name']}"
-    return f"a checkpoint of another network, with weights named {', '.join(list(content['network_weights'])[:3])}"
-
-
-def refuse_pretraining_checkpoint(checkpoint: str | Path) -> None:
-    """Raises ValueError where -pretrained_weights, which takes a whole network, names one of TopoMAEPretrainer."""
-    if is_pretraining(read_trusted_checkpoint(checkpoint)["network_weights"]):
-        quoted = shlex.quote(str(checkpoint))
-        raise ValueError(
-            f"-pretrained_weights {quoted} is a checkpoint of TopoMAEPretrainer, which holds other networks than "
-            f"TopoMAEFinetuner. To fine-tune it, leave the option out and set NNUNET_TOPOMAE_PRETRAINED={quoted}"
-        )
+    return f"a checkpoint of another network, with weights named {', '.join(list(weights)[:3])}"

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 import shlex
-import sys
 from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
-from batchgenerators.utilities.file_and_folder_operations import isfile, join
 from nnunetv2.paths import nnUNet_results
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from nnunet_topomae.config import TopoMAEConfig, environment_name
-from nnunet_topomae.hub import Weights, local_weights
+from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.losses.segmentation import SegmentationLoss
 from nnunet_topomae.losses.topology import topological_loss
 from nnunet_topomae.monitoring.instruments import (
@@ -27,24 +26,20 @@ from nnunet_topomae.monitoring.instruments import (
     label_share,
     token_std,
 )
-from nnunet_topomae.networks.axes import axes_order, reorder_axes
 from nnunet_topomae.networks.checkpointing import with_checkpoints
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
-from nnunet_topomae.networks.pretrained import LoadReport
 from nnunet_topomae.planning.blueprint import Blueprint
-from nnunet_topomae.private_names import init_args, named_weights, set_deep_supervision_weights
-from nnunet_topomae.training.checkpoint import Checkpoint, read_pretraining, refuse_pretraining_checkpoint
-from nnunet_topomae.training.provenance import extended
+from nnunet_topomae.private_names import set_deep_supervision_weights
 from nnunet_topomae.training.schedule import ParameterGroup, WarmupCosineSchedule, adamw, peak_rates
-from nnunet_topomae.training.trainer import TopoMAETrainer
+from nnunet_topomae.training.start import FROM_SCRATCH, KNOB, Start, StartedTrainer
 
-FROM_SCRATCH = "none"
+PARTNER_ONLY = "partner_only"
 TRAIN_TOPOLOGY = "train_topology"
 # Part of the training after which shape counts: before, a probability has hundreds of components that mean nothing.
 TOPOLOGY_FROM = 0.3
 
 
-class TopoMAEFinetuner(TopoMAETrainer):
+class TopoMAEFinetuner(StartedTrainer):
     """nnU-Net's loss, augmentation and validation around our hybrid network.
 
     The pre-trained checkpoint is the one of the same dataset, plans, configuration and fold, or the one that
@@ -53,9 +48,9 @@ class TopoMAEFinetuner(TopoMAETrainer):
 
     network: Any
     divergence_remedy = "Lower NNUNET_TOPOMAE_FINETUNE_LR"
-    architecture_knobs = (*TopoMAETrainer.architecture_knobs, "fusion")
+    architecture_knobs = (*StartedTrainer.architecture_knobs, "fusion")
     curve_names = (*FINETUNING_INSTRUMENTS, TRAIN_TOPOLOGY)
-    knob_of = TopoMAETrainer.knob_of | {"num_epochs": "finetune_epochs", "initial_lr": "finetune_lr"}
+    knob_of = StartedTrainer.knob_of | {"num_epochs": "finetune_epochs", "initial_lr": "finetune_lr"}
 
     def __new__(cls, plans: dict[str, Any], *args: Any, **kwargs: Any) -> TopoMAEFinetuner:
         from_scratch = cls is TopoMAEFinetuner and TopoMAEConfig.resolve(plans).pretrained == FROM_SCRATCH
@@ -125,23 +120,28 @@ class TopoMAEFinetuner(TopoMAETrainer):
 
     @property
     def label_channels(self) -> int:
-        """Input channels after those of the image: a cascade's previous segmentation, one channel a label."""
         return self.num_input_channels - len(self.configuration_manager.normalization_schemes)
 
-    def initialize(self) -> None:
-        named = named_weights(sys.argv)
-        if named is not None:
-            refuse_pretraining_checkpoint(named)
-        super().initialize()
+    def read_start(self, reference: str, named_by: str = KNOB) -> Start:
+        """As ever; without a pre-trained ViT the partner segments alone, unless the knob was set."""
+        start = super().read_start(reference, named_by)
+        if not start.checkpoint.has_vit and self.config.fusion != PARTNER_ONLY:
+            if "fusion" in self.asked_knobs:
+                what = f"it begins anew, since fusion = {self.config.fusion} is asked for"
+            else:
+                self.config = replace(self.config, fusion=PARTNER_ONLY)
+                what = "the partner segments alone. NNUNET_TOPOMAE_FUSION=stages adds one that begins anew"
+            self.print_to_log_file(f"{start.weights.source} has no pre-trained ViT: {what}")
+        return start
+
+    def begin_with(self, start: Start) -> None:
+        super().begin_with(start)
+        self._keep_pretrained_weights(self.plain_network)
 
     def on_train_start(self) -> None:
-        if not self.was_initialized:  # nnU-Net initialises earlier only to load weights: --c or -pretrained_weights
-            checkpoint = self.find_pretrained_checkpoint() if self.uses_pretraining else None
-            self.initialize()
-            if checkpoint is not None:
-                self._load_pretrained(checkpoint)
-        elif self.current_epoch > 0 and self.uses_pretraining:
+        if self.current_epoch > 0 and self.uses_pretraining:
             self._recall_pretrained_weights()
+        self.start()
         if isinstance(self.loss, SegmentationLoss):
             self.load_topology_engine()
         super().on_train_start()
@@ -191,9 +191,9 @@ class TopoMAEFinetuner(TopoMAETrainer):
     def _recall_pretrained_weights(self) -> None:
         """For a training that goes on after an interruption, from the checkpoint that it began with."""
         try:
-            checkpoint = read_pretraining(self.find_pretrained_checkpoint().path)
             network = deepcopy(self.plain_network)
-            self._fill(network, checkpoint)
+            if reference := self.starting_weights():
+                self.fill(network, super().read_start(reference))
         except (OSError, ValueError) as error:
             self.print_to_log_file(f"The distance to the pre-trained weights is not logged any more: {error}")
         else:
@@ -225,77 +225,36 @@ class TopoMAEFinetuner(TopoMAETrainer):
         super().perform_actual_validation(save_probabilities)
         self.network = wrapped
 
-    def find_pretrained_checkpoint(self) -> Weights:
-        """Raises OSError that says what to do, with the command to run; ValueError for a subclass from scratch."""
+    def starting_weights(self) -> str | None:
+        """Raises FileNotFoundError that gives the command to run; ValueError for a subclass from scratch."""
+        if not self.uses_pretraining:
+            return None
         if self.config.pretrained == FROM_SCRATCH:  # a subclass: it cannot become another class by itself
             raise ValueError(
-                f"NNUNET_TOPOMAE_PRETRAINED={FROM_SCRATCH} is not for {type(self).__name__}, since its results folder "
+                f"{KNOB}={FROM_SCRATCH} is not for {type(self).__name__}, since its results folder "
                 "would tell neither kind of training from the other: let it inherit from TopoMAEFinetunerFromScratch"
             )
-        if self.config.pretrained:
-            weights = local_weights(self.config.pretrained)
-            if not weights.path.is_file():
-                what = "which is a folder: name a file in it" if weights.path.is_dir() else "and there is no such file"
-                raise FileNotFoundError(f"NNUNET_TOPOMAE_PRETRAINED names {weights.path}, {what}")
-            return weights
         plans_name, dataset = self.plans_manager.plans_name, self.plans_manager.dataset_name
-        folder = join(
-            nnUNet_results, dataset, f"TopoMAEPretrainer__{plans_name}__{self.configuration_name}", f"fold_{self.fold}"
-        )
-        if isfile(join(folder, "checkpoint_final.pth")):
-            return local_weights(join(folder, "checkpoint_final.pth"))
-        unfinished = any(isfile(join(folder, f"checkpoint_{name}.pth")) for name in ("latest", "best"))
+        model = f"TopoMAEPretrainer__{plans_name}__{self.configuration_name}"
+        own = Path(nnUNet_results, dataset, model, f"fold_{self.fold}", "checkpoint_final.pth")
+        if named := self.config.pretrained:
+            if own.is_file() and Path(named).resolve() != own.resolve():
+                self.print_to_log_file(f"{own} is not used, since {KNOB} names {named}")
+            return named
+        if own.is_file():
+            return str(own)
+        unfinished = any(own.with_name(f"checkpoint_{name}.pth").is_file() for name in ("latest", "best"))
         options = (str(self.fold), "-tr", "TopoMAEPretrainer", "-p", plans_name)
         command = shlex.join(["nnUNetv2_train", dataset, self.configuration_name, *options])
         raise FileNotFoundError(
-            f"no pre-trained checkpoint at {join(folder, 'checkpoint_final.pth')}. "
+            f"no pre-trained checkpoint at {own}. "
             + (
                 f"Its training has not ended; go on with:\n  {command} --c"
                 if unfinished
                 else f"Run first:\n  {command}"
             )
-            + "\nor set NNUNET_TOPOMAE_PRETRAINED to another checkpoint, or to 'none' to train from scratch."
+            + f"\nor set {KNOB} to another checkpoint, or to '{FROM_SCRATCH}' to train from scratch."
         )
-
-    def _fill(self, network: HybridSegmentationNetwork, checkpoint: Checkpoint) -> LoadReport:
-        """With the weights of pre-training, their axes in the order of these plans."""
-        if checkpoint.origin is None:
-            return network.load_pretrained(checkpoint.weights, self.label_channels)
-        theirs = TopoMAEConfig.from_plans(checkpoint.origin.plans)  # an error where that was an older version
-        if theirs.partner != self.config.partner:
-            raise ValueError(self._other_knob("partner", theirs))
-        axes = axes_order(checkpoint.origin.transpose_forward, self.plans_manager.transpose_forward)
-        weights = reorder_axes(checkpoint.weights, axes)
-        try:
-            return network.load_pretrained(weights, self.label_channels)
-        except ValueError as error:
-            if theirs.preset == self.config.preset:
-                raise
-            raise ValueError(f"{self._other_knob('preset', theirs)}\n{error}") from error
-
-    def _other_knob(self, name: str, theirs: TopoMAEConfig) -> str:
-        trained, here = getattr(theirs, name), getattr(self.config, name)
-        return (
-            f"it was pre-trained with {name} = {trained!r}, this run has {here!r}: set "
-            f"{environment_name(name)}={trained}"
-        )
-
-    def _load_pretrained(self, weights: Weights) -> None:
-        self.print_to_log_file(f"Pre-trained weights: {weights}")
-        checkpoint = read_pretraining(weights.path)
-        try:
-            report = self._fill(self.plain_network, checkpoint)
-        except ValueError as error:
-            raise ValueError(f"{weights.source} does not fit this network: {error}") from error
-        self.print_to_log_file(str(report), add_timestamp=False)
-        self._keep_pretrained_weights(self.plain_network)
-        self.record_cases_seen(weights.source, checkpoint.cases_seen)
-        init_args(self)["provenance"] = extended(checkpoint.provenance, weights, checkpoint.kind)
-        if checkpoint.origin is None:
-            self.print_to_log_file("  the checkpoint does not say what it was pre-trained on", add_timestamp=False)
-            return
-        for difference in checkpoint.origin.differences(self.plans_manager.plans, self.configuration_manager):
-            self.print_to_log_file(f"  other {difference}", add_timestamp=False)
 
 
 class TopoMAEFinetunerFromScratch(TopoMAEFinetuner):

@@ -56,6 +56,7 @@ from nnunet_topomae.training.pretraining_step import (
     Readings,
 )
 from nnunet_topomae.training.schedule import ParameterGroup, WarmupCosineSchedule, adamw, peak_rates
+from nnunet_topomae.training.start import StartedTrainer
 from nnunet_topomae.training.unlabelled_cases import UnlabelledCasesTrainer
 from nnunet_topomae.visualization.progress import save_progress_figure
 
@@ -66,8 +67,9 @@ TERMS_AND_ERRORS = (*CURVES, *POINT_ERRORS)
 Value = TypeVar("Value")
 
 
-class TopoMAEPretrainer(UnlabelledCasesTrainer):
-    """Masked autoencoding with topology and position (docs/method.md). No label is read.
+class TopoMAEPretrainer(StartedTrainer, UnlabelledCasesTrainer):
+    """Masked autoencoding with topology and position (docs/method.md). No label is read. What
+    `NNUNET_TOPOMAE_PRETRAINED` names is learnt from on; the whole network is warmed up in any case (`schedule.py`).
 
     Validation cases are looked at for the curves and the final report only.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -18,7 +17,6 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_topomae.checkpoint_files import read_trusted_checkpoint
 from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig
 from nnunet_topomae.data.checks import LabelRange, check_cases, check_none_missing, check_previous_stage
 from nnunet_topomae.monitoring.instruments import is_dead
@@ -26,9 +24,8 @@ from nnunet_topomae.monitoring.pictures import never_fatal
 from nnunet_topomae.planning.blueprint import geometry_of
 from nnunet_topomae.planning.gpu_fit import GPUFit, gpu_memory
 from nnunet_topomae.planning.plans_file import configuration_of
-from nnunet_topomae.private_names import curves, init_args, named_weights, untested_versions
+from nnunet_topomae.private_names import curves, init_args, untested_versions
 from nnunet_topomae.topology import warm_up
-from nnunet_topomae.training.cases_seen import recorded_cases
 from nnunet_topomae.training.device_augmentation import DeviceAugmentingTrainer
 from nnunet_topomae.training.distributed import others_wait
 from nnunet_topomae.training.divergence import StepCounter, all_finite, divergence, is_searching
@@ -44,6 +41,7 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer, ConfiguredTr
 
     Attributes:
         divergence_remedy: what to change when a training diverges.
+        asked_knobs: those that somebody has set, perhaps to their default.
         phases: this one and what comes after it, as `planning/memory.py` calls them.
         curve_names: of what is logged once an epoch, besides nnU-Net's own.
 
@@ -65,6 +63,7 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer, ConfiguredTr
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ) -> None:
         config = TopoMAEConfig.resolve(plans)
+        self.asked_knobs = TopoMAEConfig.asked(plans)
         plans[PLANS_SECTION] = config.to_section()
         self.geometry = geometry_of(configuration_of(plans, configuration).configuration)
         super().__init__(plans, configuration, fold, dataset_json, device)
@@ -139,7 +138,6 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer, ConfiguredTr
         with others_wait() if self.is_ddp else nullcontext():  # also for the split, which the first may write
             if self.local_rank == 0:
                 self.remove_partial_checkpoints()
-                self._record_named_weights()
                 self._compare_with_gpu()
                 self._check_data()
         self.validation_was_checked = True
@@ -165,12 +163,6 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer, ConfiguredTr
             return None
         plans, name = self.plans_manager.plans, self.configuration_name
         return GPUFit(plans, self.dataset_json, name, self.config, self.phases, self.batch_size, memory)
-
-    def _record_named_weights(self) -> None:
-        """What the weights have seen that nnU-Net's option -pretrained_weights names."""
-        named = named_weights(sys.argv)
-        if named is not None and self.current_epoch == 0:
-            self.record_cases_seen(named, recorded_cases(read_trusted_checkpoint(named)))
 
     @property
     def label_range(self) -> LabelRange | None:

@@ -93,7 +93,9 @@ def test_export_encoder(pretrained, tmp_path, capsys, refused):
     cli.main([*export, "--force"])
 
 
-def test_the_plans_own_network_is_pretrained_and_goes_on_in_nnunets_own_trainer(source, train, tmp_path, capsys):
+def test_the_plans_own_network_is_pretrained_and_goes_on_in_nnunets_own_trainer_and_from_there_in_ours(
+    source, train, tmp_path, capsys
+):
     dataset = ["-d", str(source.dataset_id)]
     cli.main(["plan", *dataset, "--preset", "tiny", "--partner", "plan", "-o", "own"])
     capsys.readouterr()
@@ -112,7 +114,12 @@ def test_the_plans_own_network_is_pretrained_and_goes_on_in_nnunets_own_trainer(
     options = ("-p", "own", "-pretrained_weights", weights)
     log = train(source, "OneStepTrainer", options=options, nnUNet_extTrainer=both)
     assert f"Loading pretrained weights from file  {weights}" in log
-    assert (results / "OneStepTrainer__own__3d_fullres" / "fold_0" / "checkpoint_final.pth").is_file()
+    theirs = results / "OneStepTrainer__own__3d_fullres" / "fold_0" / "checkpoint_final.pth"
+
+    log = train(source, "TopoMAEFinetuner", options=("-p", "own", "-pretrained_weights", theirs), **knobs)
+    assert f"{theirs} has no pre-trained ViT: the partner segments alone" in log
+    source.predict(tmp_path / "predicted", results / "TopoMAEFinetuner__own__3d_fullres")
+    assert len(list((tmp_path / "predicted").glob("*.nii.gz"))) == 2
 
 
 class Touch:

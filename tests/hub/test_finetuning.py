@@ -45,7 +45,7 @@ def test_a_training_without_a_network_begins_with_what_was_downloaded(workshop, 
     with pytest.raises(OSError, match="HF_HUB_OFFLINE is set, and it was not downloaded"):
         trainer.run_training()
     offline(False)
-    trainer.find_pretrained_checkpoint()
+    trainer.read_start(trainer.starting_weights())
     offline(True)
     hub.stop()
     trainer.on_train_start()

@@ -14,6 +14,7 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_topomae import cli
+from nnunet_topomae.networks.partners.plan import PlanPartner
 from nnunet_topomae.planning.dataset_preset import preset_names
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 
@@ -53,6 +54,27 @@ def test_plan_writes_plans_that_train_on_the_data_that_are_there(
     assert trainer.config.preset == "tiny" and trainer.configuration_manager.batch_size == batch_size
     assert Path(trainer.output_folder_base).name == "TopoMAEPretrainer__nnUNetTopoMAEPlans__3d_fullres"
     assert Path(trainer.preprocessed_dataset_folder).is_dir()
+
+
+def test_plan_like_weights_is_for_images_as_they_know_them(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], refused
+) -> None:
+    plans = json.loads((dataset / "nnUNetPlans.json").read_text())
+    network = PlanPartner.of(plans["configurations"]["3d_fullres"], "tiny").build(1, 1)
+    known = {"spacing": [2, 2, 2], "patch_size": [160] * 3, "normalization_schemes": ["ZScoreNormalization"]}
+    plan = {"pretrain_plan": {"configurations": {"onemmiso": known}}}
+    file = tmp_path / "weights.pth"
+    torch.save({"network_weights": network.state_dict(), "nnssl_adaptation_plan": plan}, file)
+    cli.main(["plan", "-d", "100", "--like", str(file), "--preset", "tiny", "-o", "like"])
+    assert "preprocess before: nnUNetv2_preprocess -d 100 -plans_name like -c 3d_fullres" in capsys.readouterr().out
+    (configuration,) = json.loads((dataset / "like.json").read_text())["configurations"].values()
+    assert configuration["spacing"] == [2, 2, 2] and configuration["data_identifier"] == "like_3d_fullres"
+
+    residual = {"encoder.stages.0.blocks.0.conv1.conv.weight": torch.ones(1)}
+    torch.save({"network_weights": residual, "nnssl_adaptation_plan": plan}, file)
+    refused(f"plan -d 100 --like {file} -o other", saying="holds a residual U-Net. Plan with .* nnUNetPlannerResEncL")
+    torch.save({"network_weights": residual}, file)
+    refused(f"plan -d 100 --like {file} -o other", saying="does not say what images it was trained on: plan without")
 
 
 def test_describe_shows_every_preset(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,13 +16,17 @@ from nnunet_topomae.training.checkpoint import (
     Origin,
     read_checkpoint,
     read_pretraining,
-    refuse_pretraining_checkpoint,
 )
 
 PLANS = {
     "dataset_name": "Dataset001_A",
     "configurations": {
-        "3d_fullres": {"spacing": [1.2000000476837158, 1.0, 1.0], "normalization_schemes": ["Z"], "architecture": {}}
+        "3d_fullres": {
+            "spacing": [1.2000000476837158, 1.0, 1.0],
+            "normalization_schemes": ["Z"],
+            "patch_size": [8, 8, 8],
+            "architecture": {},
+        }
     },
 }
 CONTENT = {
@@ -82,7 +86,7 @@ def test_what_could_run_a_program_is_named_and_not_run(checkpoint, monkeypatch, 
     assert not (checkpoint.parent / "executed").exists()
 
 
-def test_differences_are_those_that_no_shape_shows():
+def test_differences_are_named_where_both_are_known():
     here = copy.deepcopy(PLANS)
     origin = Origin(PLANS, "3d_fullres", 0)
     here["configurations"]["3d_fullres"]["spacing"] = [1.2, 1.0, 1.0]
@@ -90,12 +94,14 @@ def test_differences_are_those_that_no_shape_shows():
 
     here |= {"dataset_name": "Dataset002_B", "transpose_forward": [1, 0, 2], "image_reader_writer": "SimpleITKIO"}
     here["configurations"]["3d_fullres"] |= {"spacing": [3, 1, 1], "normalization_schemes": ["CT", "Z", "CT"]}
+    here["configurations"]["3d_fullres"]["patch_size"] = [8, 16, 8]
     assert origin.differences(here, configuration_of(here, "3d_fullres")) == [
         "order of axes (weights follow it): [0, 1, 2] in pre-training, [1, 0, 2] here",
-        "image reader: None in pre-training, SimpleITKIO here",
         "dataset: Dataset001_A in pre-training, Dataset002_B here",
         "spacing in mm: [1.2, 1.0, 1.0] in pre-training, [3.0, 1.0, 1.0] here",
         "normalisation: Z in pre-training, CT, Z here",
+        "channels: 1 in pre-training, 3 here",
+        "patch: [8, 8, 8] in pre-training, [8, 16, 8] here",
     ]
 
 
@@ -139,8 +145,6 @@ def test_a_pretraining_is_known_by_its_weights_whatever_its_trainer_is_called(ch
     content = CONTENT | {"network_weights": PRETRAINING, "trainer_name": "MyPretrainer"}
     torch.save(content, checkpoint)
     assert read_pretraining(checkpoint).weights.keys() == PRETRAINING.keys()
-    with pytest.raises(ValueError, match="leave the option out and set NNUNET_TOPOMAE_PRETRAINED="):
-        refuse_pretraining_checkpoint(checkpoint)
 
 
 @pytest.mark.parametrize("content", [b"not a checkpoint", b""])

@@ -90,7 +90,7 @@ def test_an_unfinished_pretraining_is_an_error_that_says_so(workshop, pretrained
 def test_another_checkpoint_can_be_named(workshop, pretrained, tmp_path):
     elsewhere = tmp_path / "elsewhere.pth"
     Path(pretrained.output_folder, "checkpoint_final.pth").rename(elsewhere)
-    assert workshop.build(TopoMAEFinetuner, pretrained=str(elsewhere)).find_pretrained_checkpoint().path == elsewhere
+    assert workshop.build(TopoMAEFinetuner, pretrained=str(elsewhere)).starting_weights() == str(elsewhere)
     with pytest.raises(FileNotFoundError, match="names nowhere.pth, and there is no such file"):
         workshop.build(TopoMAEFinetuner, pretrained="nowhere.pth").run_training()
     with pytest.raises(FileNotFoundError, match="which is a folder: name a file in it"):

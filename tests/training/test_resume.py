@@ -203,12 +203,15 @@ def test_pretrained_weights_take_the_place_of_pretraining(workshop, tmp_path):
     assert torch.equal(trainer.network.state_dict()[name], earlier.network.state_dict()[name])
 
 
-def test_pretrained_weights_refuse_a_pretraining(workshop, tmp_path, monkeypatch):
+def test_pretrained_weights_may_be_a_pretraining(workshop, tmp_path, monkeypatch):
     pretrained = workshop.build(TopoMAEPretrainer)
     pretrained.initialize()
     file = tmp_path / "pretrained.pth"
     pretrained.save_checkpoint(str(file))
     command = f"nnUNetv2_train 100 3d_fullres 0 -tr TopoMAEFinetuner -p nnUNetPlans -pretrained_weights {file}"
     monkeypatch.setattr(sys, "argv", command.split())
-    with pytest.raises(ValueError, match=f"leave the option out and set NNUNET_TOPOMAE_PRETRAINED={file}"):
-        maybe_load_checkpoint(workshop.build(TopoMAEFinetuner), False, False, str(file))
+    trainer = workshop.build(TopoMAEFinetuner)
+    maybe_load_checkpoint(trainer, False, False, str(file))
+    name = "blocks.0.attn.qkv.weight"
+    theirs = pretrained.network.state_dict()[f"vit.encoder.{name}"]
+    assert torch.equal(trainer.network.state_dict()[f"vit.{name}"], theirs)
