@@ -176,4 +176,5 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def _detached(values: Readings) -> Readings:
-    return {name: value.detach().float() for name, value in values.items()}
+    """Kept to the end of the epoch: copies, since a mean may be a view of all that it is the mean of."""
+    return {name: value.detach().float().clone() for name, value in values.items()}

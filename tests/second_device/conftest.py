@@ -2,11 +2,13 @@
 
 The device is PyTorch's PrivateUse1 (`second_device.cpp`). It computes at once, by the CPU's kernels, and so shows no
 race; but a tensor that was left on the host is an error, and every place is known where the host waits for the device.
+They run where SECOND_DEVICE is set, as `tests/test_second_device.py` does, without other tests in the process.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
 import shutil
 import traceback
@@ -21,6 +23,7 @@ import torch
 from torch.utils import cpp_extension
 
 SOURCE = Path(__file__).with_name("second_device.cpp")
+collect_ignore_glob = [] if "SECOND_DEVICE" in os.environ else ["test_*.py"]
 NAME = re.sub(r"\W", "_", f"second_device_{torch.__version__}")  # PyTorch keeps what it has compiled by this name
 
 
