@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -48,6 +49,11 @@ def save_progress_figure(
     ends = np.array(logging["epoch_end_timestamps"])
     panels["seconds an epoch"] = {"": ends - np.array(logging["epoch_start_timestamps"])[: len(ends)]}
 
+    with style.context("default"):  # not the fonts that nnU-Net has set for its own picture
+        _figure(panels).savefig(path, dpi=100)
+
+
+def _figure(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     columns = min(len(panels), 4)
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.2 * rows), layout="constrained")
@@ -56,7 +62,7 @@ def save_progress_figure(
         _draw(cell, title, curves)
     for cell in list(figure.axes)[len(panels) :]:
         cell.remove()
-    figure.savefig(path, dpi=100)
+    return figure
 
 
 def _draw(cell: Axes, title: str, curves: Mapping[str, Sequence[float]]) -> None:

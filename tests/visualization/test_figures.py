@@ -5,6 +5,7 @@ from pathlib import Path
 import matplotlib.figure
 import numpy as np
 import pytest
+from matplotlib import rcParams
 from matplotlib.image import imread
 
 from nnunet_topomae.visualization.progress import save_progress_figure
@@ -56,7 +57,7 @@ def test_reconstruction_of_another_shape_is_refused(tmp_path: Path) -> None:
         save_reconstruction_figure(tmp_path / "a.png", image, image > 0, {"vit": np.zeros((4, 4, 5))})
 
 
-def test_progress_has_a_panel_for_each_kind_of_term(tmp_path: Path, drawn: list) -> None:
+def test_progress_has_a_panel_for_each_kind_of_term(tmp_path: Path, drawn: list, monkeypatch) -> None:
     logging = {
         "train_losses": [3.0, 2.0],
         "val_losses": [3.5, 2.5],
@@ -74,7 +75,9 @@ def test_progress_has_a_panel_for_each_kind_of_term(tmp_path: Path, drawn: list)
         "vit_token_std": [0.6, 0.5],
     }
     terms = ["reconstruction_vit", "reconstruction_partner", "topology_vit", "point_error_vit"]
+    monkeypatch.setitem(rcParams, "xtick.labelsize", 40)  # as nnU-Net's own picture leaves it
     save_progress_figure(tmp_path / "progress.png", logging, terms, ["vit_token_std"])
+    assert drawn[0].axes[0].get_xticklabels()[0].get_fontsize() < 20
     panels = {axes.get_title(): axes for axes in drawn[0].axes}
     assert list(panels) == [
         "total loss", "reconstruction", "point error vit", "vit token std", "learning rate", "seconds an epoch"
