@@ -13,20 +13,18 @@ from nnunet_topomae import __version__
 from nnunet_topomae.checkpoint_files import read_restricted
 from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.files import read_json, write_json, write_text, written_whole
-from nnunet_topomae.hub import CARD
+from nnunet_topomae.hub import CARD, DESCRIPTION, VIT
 from nnunet_topomae.model_card import Answers, model_card, read_answers
 from nnunet_topomae.networks.copretrain import VIT_ENCODER
 from nnunet_topomae.networks.partners import Partner
 from nnunet_topomae.networks.vit import ViTEncoder
 from nnunet_topomae.planning.blueprint import Blueprint
 from nnunet_topomae.training.cases_seen import CasesSeen, without_names
-from nnunet_topomae.training.checkpoint import EXPORT_DESCRIPTION as DESCRIPTION
 from nnunet_topomae.training.checkpoint import Origin, read_pretraining
 from nnunet_topomae.training.provenance import Provenance, recorded_provenance, without_folders
 
 Weights = dict[str, torch.Tensor]
 
-VIT = "vit_encoder.safetensors"
 NNSSL = "nnssl.pth"  # in the layout of nnssl's checkpoints: docs/transfer.md
 NNUNET = "nnunet.pth"  # for nnUNetv2_train -pretrained_weights
 

@@ -24,7 +24,7 @@ REFERENCE = re.compile(r"hf://(?:models/)?([^/@]+/[^/@]+)(?:@(refs/pr/\d+|[^/@]+
 CARD = "README.md"
 WEIGHTS = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 SAFE = ".safetensors"
-BESIDE = ("encoders.json", "vit_encoder.safetensors")  # the partner's safetensors, as export-encoder writes them
+DESCRIPTION, VIT = BESIDE = ("encoders.json", "vit_encoder.safetensors")  # the partner's, as export-encoder writes them
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
@@ -74,7 +74,7 @@ def _only_weights(repository: str, revision: str | None) -> str:
     """The file to take where none is named. Raises ValueError that lists the files to choose from."""
     files = _files(repository, revision)
     weights = [file for file in files if file.endswith(WEIGHTS)]
-    ours = [file for file in weights if file.endswith(SAFE) and file not in BESIDE and BESIDE[0] in files]
+    ours = [file for file in weights if file.endswith(SAFE) and file not in BESIDE and DESCRIPTION in files]
     chosen = ours or weights
     if len(chosen) == 1:
         return chosen[0]

@@ -83,6 +83,7 @@ class PretrainingInstruments:
         self.weights = {term.name: term.weight for term in loss.terms}
         self.voxel_mask = expand_mask(masks[:, 0], loss.geometry.token_grid, loss.geometry.token_size)
         self.betti = BettiNumbersOfLevels(image, loss.geometry)
+        self.diagrams = loss.topology.loss.diagrams(image) if self.weights["topology"] else []
         harmonic = harmonic_inpainting(image, self.voxel_mask)
         self.harmonic_error, self.harmonic_betti_error = self._masked_error(harmonic), self.betti.error(harmonic)
         self.zero_error = self._masked_error(torch.zeros_like(image))
@@ -100,15 +101,14 @@ class PretrainingInstruments:
             handle.remove()
         readings = {"error_over_harmonic_zero": _ratio(self.zero_error, self.harmonic_error)}
         for name in BRANCHES:
-            volume, points = (
+            completed, points = (
                 torch.cat([answer[:, 0].float().cpu() for answer in answers])
                 for answers in zip(*(getattr(output, name) for output in outputs), strict=True)
             )
-            completed = torch.where(self.voxel_mask, volume, self.image)
-            readings[f"error_over_harmonic_{name}"] = _ratio(self._masked_error(volume), self.harmonic_error)
+            readings[f"error_over_harmonic_{name}"] = _ratio(self._masked_error(completed), self.harmonic_error)
             readings[f"betti_over_harmonic_{name}"] = _ratio(self.betti.error(completed), self.harmonic_betti_error)
             if self.weights["topology"]:
-                share = hidden_share(self.loss.topology.loss, completed, self.image, self.voxel_mask)
+                share = hidden_share(self.loss.topology.loss, completed, self.diagrams, self.voxel_mask)
                 readings[f"topology_hidden_share_{name}"] = share
             if self.weights["position"]:
                 error = position_loss(points, self.points).item()

@@ -116,12 +116,11 @@ class PretrainingEvaluation:
         output = self.network(image, masks)
         voxel_mask = expand_mask(masks[:, 0], self.geometry.token_grid, self.geometry.token_size)
         branches = output._asdict().items()
-        volumes = {name: branch.reconstruction[:, 0].float() for name, branch in branches}
         shape = sample["volume_shape"][None].to(self.device)
         return ReconstructedCrop(
             image,
             voxel_mask,
-            {name: torch.where(voxel_mask, volume, image) for name, volume in volumes.items()},
+            {name: branch.reconstruction[:, 0].float() for name, branch in branches},
             sample["points"][None].to(self.device),
             {name: in_volume(branch.points[:, 0].float(), shape, self._mm(shape)) for name, branch in branches},
             shape,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from nnunet_topomae.losses.topology import scale_of_tokens
 from nnunet_topomae.networks.geometry import Geometry
-from nnunet_topomae.topology import TopologicalLoss, batched_persistence_diagrams, betti_curve
+from nnunet_topomae.topology import Diagrams, TopologicalLoss, batched_persistence_diagrams, betti_curve
 from nnunet_topomae.topology.low_pass import low_pass
 
 LEVELS = (0.5, 0.7, 0.9)  # of the voxels lie below
@@ -44,7 +46,9 @@ class BettiNumbersOfLevels:
 
 
 @torch.enable_grad()
-def hidden_share(loss: TopologicalLoss, completed: torch.Tensor, image: torch.Tensor, hidden: torch.Tensor) -> float:
+def hidden_share(
+    loss: TopologicalLoss, completed: torch.Tensor, diagrams: Sequence[Diagrams], hidden: torch.Tensor
+) -> float:
     """Part of the topological loss that hangs on hidden voxels: what a network can do something about.
 
     The rest is classes of the image that nothing answers, and classes whose critical voxels it shows. A coordinate that
@@ -52,12 +56,12 @@ def hidden_share(loss: TopologicalLoss, completed: torch.Tensor, image: torch.Te
     of a low-pass the voxels around count as they weigh there.
 
     Args:
-        completed, image: [B, C, D, H, W].
+        completed: [B, C, D, H, W].
+        diagrams: of the true crops, as of `loss.diagrams`.
         hidden: [B, 1, D, H, W] bool.
     """
-    pending = loss.submit(completed.detach().requires_grad_(), image)
+    pending = loss.submit(completed.detach().requires_grad_(), None, diagrams)
     terms = pending.result()
     (slopes,) = torch.autograd.grad(terms.loss, pending.pooled)
-    weight = 0.5 / slopes[:, :, 0, 0, 0].numel() / (slopes[0, 0].numel() if loss.normalisation == "voxels" else 1)
     of_hidden = loss.pooled(hidden.expand_as(completed).float())
-    return ((slopes**2 * of_hidden).sum() / (4 * weight * terms.loss)).item()
+    return ((slopes**2 * of_hidden).sum() / (4 * pending.weight * terms.loss)).item()

@@ -246,6 +246,12 @@ class PendingLoss:
     pooled: Tensor  # [B, C, d, h, w], on its device and in the graph
     comparisons: list[Future[_Comparison]]
 
+    @property
+    def weight(self) -> float:
+        """Of a squared distance in the loss."""
+        voxels = math.prod(self.pooled.shape[2:]) if self.settings.normalisation == "voxels" else 1
+        return 0.5 / math.prod(self.pooled.shape[:2]) / voxels
+
     def result(self) -> LossTerms:
         """Wait; raises what a worker raised."""
         dimensions = self.settings.dimensions
@@ -254,7 +260,7 @@ class PendingLoss:
         except _NotFiniteError:
             return LossTerms((self.pooled * torch.nan).sum(), dict.fromkeys(dimensions, np.nan), (np.nan, np.nan))
         volumes = np.zeros((math.prod(self.pooled.shape[:2]), math.prod(self.pooled.shape[2:])))
-        weight = 0.5 / len(volumes) / (volumes.shape[1] if self.settings.normalisation == "voxels" else 1)
+        weight = self.weight
         for i, comparison in enumerate(comparisons):
             slopes = np.bincount(comparison.voxels, weight * comparison.slopes, minlength=volumes.shape[1])
             volumes[i // len(dimensions)] += slopes

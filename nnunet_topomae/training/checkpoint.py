@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from nnunet_topomae.checkpoint_files import read_restricted
 from nnunet_topomae.config import PLANS_SECTION
 from nnunet_topomae.files import read_json
+from nnunet_topomae.hub import DESCRIPTION, VIT
 from nnunet_topomae.networks.copretrain import VIT_ENCODER, is_pretraining
 from nnunet_topomae.networks.foreign import as_pretraining
 from nnunet_topomae.planning.plans_file import Plans, configuration_of
@@ -24,7 +25,6 @@ from nnunet_topomae.training.provenance import Provenance, recorded_provenance
 
 IN_ORDER = (0, 1, 2)
 ADAPTATION_PLAN = "nnssl_adaptation_plan"
-EXPORT_DESCRIPTION, EXPORTED_VIT = "encoders.json", "vit_encoder.safetensors"
 WANTED = (
     "not a checkpoint of TopoMAEPretrainer, which is wanted here, such as "
     "TopoMAEPretrainer__nnUNetPlans__3d_fullres/fold_0/checkpoint_final.pth"
@@ -145,11 +145,11 @@ def _read_safetensors(file: Path) -> dict[str, Any]:
     """In the layout of a checkpoint, with the ViT and the `encoders.json` that lie beside an exported network."""
     try:
         content: dict[str, Any] = {"network_weights": load_file(file)}
-        if (vit := file.with_name(EXPORTED_VIT)).is_file() and vit != file:
+        if (vit := file.with_name(VIT)).is_file() and vit != file:
             content["network_weights"] |= {f"{VIT_ENCODER}{name}": weight for name, weight in load_file(vit).items()}
     except SafetensorError as error:
         raise ValueError(f"{file} cannot be read as safetensors: {error}") from None
-    if (description := file.with_name(EXPORT_DESCRIPTION)).is_file():
+    if (description := file.with_name(DESCRIPTION)).is_file():
         try:
             content |= _exported(read_json(description))
         except (KeyError, TypeError) as error:

@@ -26,10 +26,10 @@ def test_the_share_of_hidden_voxels_is_what_of_the_cost_would_change_with_them()
     hidden = torch.zeros(1, 1, 8, 8, 8, dtype=torch.bool)
     hidden[..., 2, 2, 2] = True
     loss = TopologicalLoss()
-    assert hidden_share(loss, completed, image, hidden) == pytest.approx(0.25 / 1.25, rel=1e-5)
-    assert hidden_share(loss, completed, image, ~hidden) == pytest.approx(1 / 1.25, rel=1e-5)
+    assert hidden_share(loss, completed, loss.diagrams(image), hidden) == pytest.approx(0.25 / 1.25, rel=1e-5)
+    assert hidden_share(loss, completed, loss.diagrams(image), ~hidden) == pytest.approx(1 / 1.25, rel=1e-5)
     per_voxel = TopologicalLoss(normalisation="voxels")
-    assert hidden_share(per_voxel, completed, image, hidden) == pytest.approx(0.25 / 1.25, rel=1e-5)
+    assert hidden_share(per_voxel, completed, loss.diagrams(image), hidden) == pytest.approx(0.25 / 1.25, rel=1e-5)
 
 
 def test_classes_that_nothing_answers_are_no_share_of_what_is_hidden():
@@ -38,5 +38,5 @@ def test_classes_that_nothing_answers_are_no_share_of_what_is_hidden():
     image[..., 2, 2, 2], image[..., 5, 5, 5] = 0, 2
     completed = image.clone()
     completed[..., 5, 5, 5] = 10
-    everything = torch.ones(1, 1, 8, 8, 8, dtype=torch.bool)
-    assert hidden_share(TopologicalLoss(), completed, image, everything) == pytest.approx(0, abs=1e-6)
+    everything, loss = torch.ones(1, 1, 8, 8, 8, dtype=torch.bool), TopologicalLoss()
+    assert hidden_share(loss, completed, loss.diagrams(image), everything) == pytest.approx(0, abs=1e-6)
