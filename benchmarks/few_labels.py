@@ -66,6 +66,7 @@ class Arm:
         pretraining: a name out of `PRETRAININGS`; None starts from scratch.
         knobs: of fine-tuning.
         without: parts of the trained network that its answers are measured without, too (`networks/ablation.py`).
+        teachers: the arm whose trainings label the unlabelled images, two seeds of it (`pseudo_labels.py`).
     """
 
     meaning: str
@@ -73,6 +74,7 @@ class Arm:
     pretraining: str | None = None
     knobs: Mapping[str, object] = field(default_factory=dict)
     without: tuple[str, ...] = ()
+    teachers: str | None = None
 
 
 PLAN, WITHOUT_VIT = {"partner": "plan"}, {"fusion": "partner_only"}
@@ -80,6 +82,7 @@ PLAN, WITHOUT_VIT = {"partner": "plan"}, {"fusion": "partner_only"}
 ARMS = {
     "nnunet": Arm("nnU-Net (nnUNetTrainer)", NNUNET),
     "nnunet_adam": Arm("nnU-Net with AdamW (nnUNetTrainerAdam1en3)", NNUNET_ADAM),
+    "pseudo_labels": Arm("pseudo-labels: AdamW taught by two of AdamW", NNUNET_ADAM, teachers="nnunet_adam"),
     "scratch": Arm("hybrid from scratch", FROM_SCRATCH),
     "reconstruction": Arm("pre-trained: reconstruction", pretraining="reconstruction"),
     "topology": Arm("pre-trained: + topology", pretraining="topology"),
@@ -217,14 +220,16 @@ def _finetune(out, options, budget, common, run: Run, checkpoint: Path | None) -
     if checkpoint:
         knobs["pretrained"] = checkpoint
     _set_environment(out, folder, knobs)
+    if arm.teachers:
+        os.environ["nnUNet_preprocessed"] = str(_pseudo_labelled(out, options, run))
     start = time.monotonic()
     trainer = _train(arm.trainer, run.fold, options, budget, checkpoint)
     seconds = time.monotonic() - start
     if not budget.mirroring:
         trainer.inference_allowed_mirroring_axes = None
     result = {"arm": run.arm, "meaning": arm.meaning, "labels": run.labels, "seed": run.seed, "seconds": round(seconds)}
-    result["cases"] = _validate(trainer)
-    result["without"] = {part: _validate_without(part, trainer) for part in arm.without}
+    result |= _validate(trainer)
+    result["without"] = {part: _validate_without(part, trainer)["cases"] for part in arm.without}
     partial = folder / "metrics.json.partial"
     partial.write_text(json.dumps(result, indent=1))
     partial.rename(folder / "metrics.json")
@@ -268,14 +273,31 @@ def _load_exported(trainer, pretraining: Path) -> None:
     load_pretrained_weights(trainer.network, next(file for file in files if file.name.endswith("_nnunet.pth")))
 
 
-def _validate(trainer) -> dict[str, dict[str, dict[str, float]]]:
-    """Metrics of nnU-Net's own validation, by case, then class."""
+def _pseudo_labelled(out: Path, options: argparse.Namespace, run: Run) -> Path:
+    """The folder of preprocessed datasets in which the unlabelled images have labels; written where there is none."""
+    from pseudo_labels import write_pseudo_labelled_dataset
+
+    home = out / "pseudo_labels" / f"labels_{run.labels}"
+    target, teachers = home / options.dataset, ARMS[run.arm].teachers
+    if not (target / "dataset.json").is_file():
+        runs = [Run(teachers, run.labels, seed, run.fold).folder(options.teachers or out) for seed in range(2)]
+        if missing := [str(folder) for folder in runs if not (folder / "metrics.json").is_file()]:
+            raise FileNotFoundError(f"train {teachers} with two seeds first: there is no {', no '.join(missing)}")
+        models = [folder / options.dataset / f"{ARMS[teachers].trainer}__{PLANS}__{CONFIGURATION}" for folder in runs]
+        source = out / "preprocessed" / options.dataset
+        data = json.loads((source / f"{PLANS}.json").read_text())["configurations"][CONFIGURATION]["data_identifier"]
+        write_pseudo_labelled_dataset(source, target, run.fold, models, data)
+    return home
+
+
+def _validate(trainer) -> dict[str, dict]:
+    """`cases` and, after largest components of every class, `largest_component`: metrics of nnU-Net's validation."""
     trainer.perform_actual_validation()
     return _measure(Path(trainer.output_folder, "validation"), Path(trainer.preprocessed_dataset_folder_base))
 
 
-def _validate_without(part: str, trainer) -> dict[str, dict[str, dict[str, float]]]:
-    """The same, of the trained network without one of its parts; predictions go to a folder beside."""
+def _validate_without(part: str, trainer) -> dict[str, dict]:
+    """The same of the trained network without one of its parts; predictions go to a folder beside."""
     from nnunet_topomae.networks.ablation import ablated
 
     home = trainer.output_folder
@@ -287,20 +309,24 @@ def _validate_without(part: str, trainer) -> dict[str, dict[str, dict[str, float
     return cases
 
 
-def _measure(predictions: Path, preprocessed: Path) -> dict[str, dict[str, dict[str, float]]]:
-    """Measures by case, then class."""
+def _measure(predictions: Path, preprocessed: Path) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """Measures by case, then class, of the predictions and of their largest components."""
     from nnunet_topomae.data.dataset_json import read_dataset_json
     from nnunet_topomae.evaluation.classes import Classes
-    from nnunet_topomae.evaluation.folder import evaluate_folder
+    from nnunet_topomae.evaluation.folder import LARGEST, evaluate_folder
     from nnunet_topomae.evaluation.pairs import pair_files
 
     description = read_dataset_json(preprocessed)
     folder = pair_files(preprocessed / "gt_segmentations", predictions, description, only_predicted=True)
-    summary = evaluate_folder(folder, Classes.of_dataset(description))
+    classes = Classes.of_dataset(description)
+    summary = evaluate_folder(folder, classes, largest_component=list(classes.names))
     names = summary["label_names"]
     return {
-        pair.name: {names[label]: measures for label, measures in case["metrics"].items()}
-        for pair, case in zip(folder.pairs, summary["metric_per_case"], strict=True)
+        key: {
+            pair.name: {names[label]: measures for label, measures in case["metrics"].items()}
+            for pair, case in zip(folder.pairs, measured["metric_per_case"], strict=True)
+        }
+        for key, measured in (("cases", summary), (LARGEST, summary[LARGEST]))
     }
 
 
@@ -423,6 +449,7 @@ def _options() -> argparse.Namespace:
         "--set", type=_knob, nargs="+", action="extend", default=[], metavar="KNOB=VALUE", help="for all arms of ours"
     )
     parser.add_argument("--pretrained", type=Path, metavar="FOLDER", help="an earlier --out: use its pre-trainings")
+    parser.add_argument("--teachers", type=Path, metavar="FOLDER", help="an earlier --out: its runs give pseudo-labels")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--threads", type=int, default=1, help="of a run on the CPU")

@@ -1,6 +1,6 @@
 """Table, plot and results of `few_labels.py`, and the results that are kept in benchmarks/results.
 
-    python benchmarks/few_labels_report.py FOLDER [--cases choose|report|all]
+    python benchmarks/few_labels_report.py FOLDER [--cases choose|report|all] [--largest-component]
 
 Settings are chosen on one half of the validation cases (every second by name), results are reported on the other.
 """
@@ -26,6 +26,7 @@ from nnunet_topomae.visualization.tables import markdown_table
 HALVES = {"choose": slice(0, None, 2), "report": slice(1, None, 2), "all": slice(None)}
 METRICS = {"Dice": ("Dice", 3), "NSD_1mm": ("NSD 1 mm", 3), "HD95": ("HD95 (mm)", 2), "betti_error": ("Betti error", 2)}
 COLUMNS = ("arm", "labels", "setting", "seed", "case", "class", *METRICS)
+LARGEST = "largest components"  # the setting of what is measured after these
 BASELINES = {"scratch": "hybrid from scratch", "nnunet": "nnU-Net"}
 
 
@@ -65,18 +66,25 @@ class Results:
         return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(difference.size))
 
 
-def read_results(folder: Path, half: str) -> dict[tuple[str, int], Results]:
+def read_results(folder: Path, half: str, setting: str = "") -> dict[tuple[str, int], Results]:
     """By arm and number of labels, in the order of the runs' names."""
     runs = defaultdict(list)
     for run in read_runs(folder):
-        runs[run["arm"], run["labels"]].append(run)
+        if run["setting"] == setting:
+            runs[run["arm"], run["labels"]].append(run)
     return {key: results_of(of_seeds, half) for key, of_seeds in runs.items()}
 
 
 def read_runs(path: Path) -> list[dict]:
     """Of a folder of `few_labels.py`, or a file of `write_runs`: a dictionary an arm, setting, number and seed."""
     if path.is_dir():
-        return [json.loads(file.read_text()) for file in sorted(path.glob("runs/*/labels_*/seed_*/metrics.json"))]
+        measured = [json.loads(file.read_text()) for file in sorted(path.glob("runs/*/labels_*/seed_*/metrics.json"))]
+        largest = [
+            run | {"setting": LARGEST, "cases": run["largest_component"]}
+            for run in measured
+            if "largest_component" in run
+        ]
+        return [{"setting": ""} | run for run in measured] + largest
     runs: dict[tuple, dict] = {}
     with gzip.open(path, "rt", newline="") as lines:
         for row in csv.DictReader(lines):
@@ -94,7 +102,7 @@ def write_runs(runs: Sequence[dict], path: Path) -> None:
         table = csv.writer(lines)
         table.writerow(COLUMNS)
         for run in runs:
-            key = run["arm"], run["labels"], run.get("setting", ""), run["seed"]
+            key = run["arm"], run["labels"], run["setting"], run["seed"]
             for case, classes in sorted(run["cases"].items()):
                 for name, values in classes.items():
                     measures = (values.get(metric, math.nan) for metric in METRICS)
@@ -188,9 +196,9 @@ def draw_rows(figure: Figure, results: Sequence[Results]) -> None:
     axes.grid(axis="x", alpha=0.3)
 
 
-def write_report(folder: Path, half: str) -> list[Path]:
-    """`table.md`, `plot.png` and `results.csv.gz` (all cases) in the folder."""
-    results = read_results(folder, half)
+def write_report(folder: Path, half: str, setting: str = "") -> list[Path]:
+    """`table.md`, `plot.png` and `results.csv.gz` (all cases and settings) in the folder."""
+    results = read_results(folder, half, setting)
     (folder / "table.md").write_text(table(results) + "\n")
     plot(results, folder / "plot.png")
     write_runs(read_runs(folder), folder / "results.csv.gz")
@@ -202,8 +210,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cases", choices=HALVES, default="report", help="default: %(default)s")
+    parser.add_argument("--largest-component", action="store_true", help="after largest components of every class")
     options = parser.parse_args()
-    write_report(options.folder, options.cases)
+    write_report(options.folder, options.cases, LARGEST if options.largest_component else "")
 
 
 if __name__ == "__main__":

@@ -75,6 +75,14 @@ def test_several_numbers_of_labels_are_drawn_as_lines_and_one_as_rows(runs, monk
     assert drawn == ["draw_rows", "draw_lines"]
 
 
+def test_largest_components_have_a_table_of_their_own(runs):
+    file = runs / "runs" / "full" / "labels_8" / "seed_0" / "metrics.json"
+    run = json.loads(file.read_text())
+    file.write_text(json.dumps(run | {"largest_component": {case: run["cases"][CASES[0]] for case in run["cases"]}}))
+    ((arm, _),) = read_results(runs, "report", "largest components")
+    assert arm == "full" and len(read_results(runs, "report")) == 2
+
+
 def test_the_report_keeps_all_cases(runs):
     _, plot, results = write_report(runs, "report")
     assert plot.stat().st_size > 0
@@ -100,6 +108,7 @@ def test_a_run_is_measured_as_the_package_measures(tmp_path):
     for folder, shift in (("gt_segmentations", 0), ("validation", 1)):
         labels = np.zeros((8, 9, 10), np.uint8)
         labels[2 + shift : 5 + shift, 2:5, 2:5] = 1
+        labels[0, 0, 0] = shift  # an island
         (tmp_path / folder).mkdir()
         image = sitk.GetImageFromArray(labels)
         image.SetSpacing(spacing)
@@ -108,8 +117,9 @@ def test_a_run_is_measured_as_the_package_measures(tmp_path):
     description = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "organ": 1}, "numTraining": 1}
     (tmp_path / "dataset.json").write_text(json.dumps({**description, "file_ending": ".nii.gz"}))
     measured = few_labels._measure(tmp_path / "validation", tmp_path)
-    assert list(measured) == ["a"]
-    assert measured["a"]["organ"]["HD95"] == 3 and measured["a"]["organ"]["Dice"] == pytest.approx(2 / 3)
+    organ, largest = (measured[key]["a"]["organ"] for key in ("cases", "largest_component"))
+    assert organ["HD95"] == largest["HD95"] == 3 and largest["Dice"] == pytest.approx(2 / 3)
+    assert (organ["betti_error"], largest["betti_error"]) == (1, 0) and organ["Dice"] < 2 / 3
 
 
 @pytest.mark.parametrize(
