@@ -86,7 +86,7 @@ DIFFERENCES: list[Difference] = [
     ("UNETR++: pre-trained with the ViT − from scratch", 8, 3, "full", "scratch"),
     ("UNETR++: with − without the ViT", 8, 5, "full", "unetrpp"),
     ("2,400 steps: ours without the term − AdamW", 4, 2, f"{NO_TERM}, 2,400 steps", "nnunet_adam: 2,400 steps"),
-    ("the same, AdamW with 5,400: equal computing", 4, 1, f"{NO_TERM}, 2,400 steps", "nnunet_adam: 5,400 steps"),
+    ("the same, AdamW with 5,400: equal computing", 4, 2, f"{NO_TERM}, 2,400 steps", "nnunet_adam: 5,400 steps"),
     ("2,400 steps: ours − nnU-Net", 8, 1, "plan_full: 2,400 steps", "nnunet: 2,400 steps"),
 ]
 SECOND = "full: second pre-training"
