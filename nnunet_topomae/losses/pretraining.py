@@ -23,12 +23,19 @@ CURVES = tuple(curve for term in TERMS for curve in term.curves)
 
 
 class PretrainingLoss(nn.Module):
-    """Every term of `TERMS` by the names of its curves, unweighted, and their weighted sum."""
+    """Every term of `TERMS` that has a weight, by the names of its curves, unweighted, and their weighted sum.
+
+    Reconstruction is computed in any case: a step in which no other term can be still has a loss.
+
+    Attributes:
+        weights: of the terms by name.
+    """
 
     def __init__(self, config: TopoMAEConfig, geometry: Geometry) -> None:
         super().__init__()
         self.geometry = geometry
         self.terms = [term(config, geometry) for term in TERMS]
+        self.weights = {term.name: term.weight for term in self.terms}
         (self.topology,) = (term for term in self.terms if isinstance(term, Topology))
 
     def target(
@@ -39,7 +46,7 @@ class PretrainingLoss(nn.Module):
         Their diagrams are begun, unless topology is left out or has no weight.
         """
         _, hidden = token_ids(masks, image.device)
-        with_topology = with_topology and self.topology.weight > 0
+        with_topology = with_topology and self.weights["topology"] > 0
         diagrams = self.topology.loss.submit_diagrams(image) if with_topology else None
         return Target(image, points, masks, hidden, self.geometry, diagrams)
 
@@ -57,7 +64,8 @@ class PretrainingLoss(nn.Module):
         """
         values: dict[str, torch.Tensor] = {}
         for term in self.terms:
-            values |= term(branch, outputs, target)
+            if term.weight or isinstance(term, Reconstruction):
+                values |= term(branch, outputs, target)
         return values
 
     def total(self, values: Mapping[str, torch.Tensor], topology_every: float = 1) -> torch.Tensor:

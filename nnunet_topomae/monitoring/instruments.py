@@ -80,7 +80,7 @@ class PretrainingInstruments:
         self.image, self.points, self.masks = image, points, masks
         self.loss = loss
         self.batch_size = batch_size
-        self.weights = {term.name: term.weight for term in loss.terms}
+        self.weights = loss.weights
         self.voxel_mask = expand_mask(masks[:, 0], loss.geometry.token_grid, loss.geometry.token_size)
         self.betti = BettiNumbersOfLevels(image, loss.geometry)
         self.diagrams = loss.topology.loss.diagrams(image) if self.weights["topology"] else []
