@@ -396,9 +396,7 @@ def _set_environment(out: Path, results: Path, knobs: Mapping[str, object]) -> N
     os.environ |= {
         "nnUNet_preprocessed": str(out / "preprocessed"),
         "nnUNet_results": str(results),
-        "nnUNet_extTrainer": os.pathsep.join(
-            str(REPOSITORY / folder) for folder in ("trainers", "benchmarks/trainers")
-        ),
+        "nnUNet_extTrainer": os.pathsep.join(f"{REPOSITORY}/{home}" for home in ("trainers", "benchmarks/trainers")),
         **{environment_name(name): str(value) for name, value in knobs.items()},
     }
 
