@@ -15,7 +15,7 @@ few_label_splits.json has 2, 4, 8, 20 labelled cases out of the first half, the 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +32,7 @@ from nnunet_topomae.topology import betti_numbers
 LABELLED = (2, 4, 8, 20)
 THINNEST = 1.3  # mm: no tube has a smaller radius, lest sampling tears it
 GAP = 1.75  # mm between tubes: as √3, so that not even corners of voxels touch
+TRIES = 5000  # to find a place for tubes of a kind; what finds none is left out
 STEP = 0.5  # mm between the points of a centreline
 
 
@@ -82,14 +83,13 @@ def draw_tree(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[list[Tu
     inwards = np.eye(3)[rng.integers(3)]
     start = np.where(inwards, 0, shape * rng.uniform(0.35, 0.65, 3))
     tubes = [_tube(_walk(rng, start, inwards, 0.85 * inwards @ shape), 3.2, 2.0)]
-    loops = int(rng.integers(2, 6))
-    for grow, count in ((_branch, rng.integers(10, 15)), (_bridge, loops), (_near_miss, 4), (_companion, 2)):
-        grown = 0
-        while grown < count:
-            new = grow(rng, tubes)
-            if new is not None and _fits(new, tubes, shape, both_ends=grow is _bridge):
-                tubes.append(new)
-                grown += 1
+    wanted, loops = int(rng.integers(2, 6)), 0
+    for grow, count in ((_branch, rng.integers(10, 15)), (_bridge, wanted), (_near_miss, 4), (_companion, 2)):
+        grown = (grow(rng, tubes) for _ in range(TRIES))
+        fitting = (tube for tube in grown if tube and _fits(tube, tubes, shape, both_ends=grow is _bridge))
+        for tube in islice(fitting, count):
+            tubes.append(tube)
+            loops += grow is _bridge
     return tubes, loops
 
 
@@ -138,7 +138,8 @@ def _companion(rng: np.random.Generator, tubes: list[Tube]) -> Tube | None:
 
 def _somewhere(rng: np.random.Generator, tubes: list[Tube]) -> tuple[np.ndarray, float, np.ndarray]:
     """Point, radius and unit tangent, away from the ends."""
-    tube = tubes[rng.choice(len(tubes), p=(sizes := np.array([len(tube.points) for tube in tubes])) / sizes.sum())]
+    sizes = np.array([len(tube.points) for tube in tubes])
+    tube = tubes[rng.choice(len(tubes), p=sizes / sizes.sum())]
     index = rng.integers(len(tube.points) // 6, len(tube.points) - 2)
     tangent = tube.points[index + 1] - tube.points[index - 1]
     return tube.points[index], float(tube.radii[index]), tangent / np.linalg.norm(tangent)
@@ -167,7 +168,7 @@ def _tube(controls: np.ndarray, begin: float, end: float) -> Tube:
 
 
 def _fits(new: Tube, tubes: list[Tube], shape: tuple[int, ...], both_ends: bool) -> bool:
-    """Whether it stays inside, clear of all others where it has left the tube that it comes from, and of itself."""
+    """Whether it stays inside, and clear of all others where it has left the tube that it comes from, or goes to."""
     margin = new.radii[:, None] + 1.5
     if (new.points < margin).any() or (new.points > np.array(shape) - 1 - margin).any():
         return False
@@ -224,16 +225,11 @@ def _smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], sigma: float
     return noise / noise.std()
 
 
-def draw_cases(count: int, seed: int) -> Iterator[tuple[str, Case]]:
-    """By name, each from a seed of its own."""
-    for number in range(count):
-        yield f"tree_{number:03d}", draw_case(np.random.default_rng((seed, number)))
-
-
 def write_dataset(folder: Path, count: int, seed: int) -> None:
     """dataset.json, imagesTr, labelsTr, betti_numbers.json, few_label_splits.json. The same seed, the same voxels."""
     truth = {}
-    for name, case in draw_cases(count, seed):
+    for number in range(count):
+        name, case = f"tree_{number:03d}", draw_case(np.random.default_rng((seed, number)))
         for file, array in ((f"imagesTr/{name}_0000", case.image), (f"labelsTr/{name}", case.label)):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             write_image(folder / f"{file}.nii.gz", sitk.GetImageFromArray(array))
