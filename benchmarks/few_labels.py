@@ -326,9 +326,7 @@ def _validate_without(part: str, trainer, metrics: Sequence[str]) -> dict[str, d
     return cases
 
 
-def _measure(
-    predictions: Path, preprocessed: Path, metrics: Sequence[str] = ()
-) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+def _measure(predictions: Path, preprocessed: Path, metrics: Sequence[str]) -> dict[str, dict]:
     """Measures by case, then class, of the predictions and of their largest components."""
     from nnunet_topomae.data.dataset_json import read_dataset_json
     from nnunet_topomae.evaluation.classes import Classes
