@@ -76,20 +76,6 @@ def test_the_data_set_is_nnunets_and_its_seed_decides(tmp_path: Path) -> None:
     assert list(json.loads((tmp_path / "a" / "betti_numbers.json").read_text())) == names
 
 
-def test_cases_are_measured_on_demand(tmp_path: Path, case: Case) -> None:
-    """A trunk that is cut has a component too many."""
-    cut = case.label.copy()
-    cut[tuple(slice(middle - 4, middle + 5) for middle in case.tubes[0].points[20].astype(int))] = 0
-    for folder, label in (("gt_segmentations", case.label), ("predicted", cut)):
-        (tmp_path / folder).mkdir()
-        sitk.WriteImage(sitk.GetImageFromArray(label), str(tmp_path / folder / "tree.nii.gz"))
-    description = {"labels": {"background": 0, "vessel": 1}, "channel_names": {"0": "MRA"}, "file_ending": ".nii.gz"}
-    (tmp_path / "dataset.json").write_text(json.dumps(description))
-    measured = few_labels._measure(tmp_path / "predicted", tmp_path, ["clDice", "betti_matching_error"])
-    measures = measured["cases"]["tree"]["vessel"]
-    assert 0.8 < measures["clDice"] < 1 and measures["betti_matching_error"] >= 1
-
-
 def test_vessels_are_split_by_animal(shared_data: Path) -> None:
     stacks = json.loads((shared_data / "Dataset020_Vessels" / "stacks.json").read_text())
     for split in vessel_splits.splits_by_animal(stacks, set(vessel_splits.VALIDATION)).values():
