@@ -91,7 +91,7 @@ def test_the_report_keeps_all_cases(runs):
         (run["arm"], run["labels"], run["seed"]) for run in read_runs(runs)
     ]
     assert sorted(kept[0]["cases"]) == CASES
-    assert kept[0]["cases"]["case_5"]["right"] == {"Dice": 1.0, "NSD_1mm": 1.0, "HD95": 3.0, "betti_error": 2.0}
+    assert kept[0]["cases"]["case_5"]["right"].items() >= {"Dice": 1.0, **MEASURES["right"]}.items()
 
 
 def test_a_measure_that_is_not_defined_stays_so(tmp_path):
