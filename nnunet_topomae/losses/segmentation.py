@@ -21,9 +21,8 @@ class SegmentationLoss(nn.Module):
     by how sure the network is of them (X. Hu et al., *Topology-preserving deep image segmentation*, NeurIPS 2019). It
     says nothing about where they are: nnU-Net's loss does. Of deep supervision the output in full resolution counts.
 
-    With the loss's `place` it does: what lies elsewhere is one too many and one that is missing. Which voxel of a
-    component of the label is its first is then for p to say, that of the predicted component in it; by their order in
-    memory alone a loop that is predicted well, and large, would be held for another.
+    With a `place` in the topological loss it does: a class that lies elsewhere is one too many, and one is missing. The
+    voxels of a label are all alike: p decides which of them are critical, or a large loop would be far from itself.
 
     Attributes:
         topology_weight: λ of the next step; with 0, as in validation, nothing is computed.
