@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
@@ -29,6 +29,7 @@ from machine import REPOSITORY
 
 from nnunet_topomae.config import ConfigError, TopoMAEConfig, environment_name
 from nnunet_topomae.data.few_label import as_fold
+from nnunet_topomae.evaluation.segmentation import ON_DEMAND
 from nnunet_topomae.networks.presets import PRESETS
 
 PLANS = "fewLabelPlans"
@@ -53,6 +54,13 @@ PRETRAININGS: dict[str, dict[str, object]] = {
     "full": {},
     "plan_reconstruction": {"partner": "plan", **RECONSTRUCTION_ALONE},
     "plan_full": {"partner": "plan"},
+    "plan_shape": {
+        "partner": "plan",
+        **RECONSTRUCTION_ALONE,
+        "weight_topology": 400,
+        "topology_scale": 4,
+        "topology_place": 0.1,
+    },
 }
 
 
@@ -107,6 +115,15 @@ ARMS |= {  # nnU-Net's own network in the place of UNETR++, which the others hav
     ),
     "plan_exported": Arm("full method, fine-tuned by nnU-Net", NNUNET, pretraining="plan_full"),
     "plan_exported_adam": Arm("full method, fine-tuned by nnU-Net with AdamW", NNUNET_ADAM, pretraining="plan_full"),
+}
+SHAPE = PLAN | WITHOUT_VIT | {"finetune_weight_topology": 0.1, "topology_place": 0.1}
+ARMS |= {  # where topology matters: beside plan_reconstruction_no_vit, shape in pre-training, in segmentation, in both
+    "shape_pretraining": Arm("pre-trained: + shape", pretraining="plan_shape", knobs=PLAN | WITHOUT_VIT),
+    "shape_segmentation": Arm("segmentation: + shape", pretraining="plan_reconstruction", knobs=SHAPE),
+    "shape_both": Arm("both: + shape", pretraining="plan_shape", knobs=SHAPE),
+    "soft_cldice": Arm(
+        "segmentation: + soft clDice", "SoftClDiceFinetuner", "plan_reconstruction", knobs=PLAN | WITHOUT_VIT
+    ),
 }
 DEFAULT_ARMS = ("nnunet", "plan_scratch_no_vit", "plan_full_no_vit", "plan_full", "scratch", "unetrpp", "full")
 
@@ -228,8 +245,8 @@ def _finetune(out, options, budget, common, run: Run, checkpoint: Path | None) -
     if not budget.mirroring:
         trainer.inference_allowed_mirroring_axes = None
     result = {"arm": run.arm, "meaning": arm.meaning, "labels": run.labels, "seed": run.seed, "seconds": round(seconds)}
-    result |= _validate(trainer)
-    result["without"] = {part: _validate_without(part, trainer)["cases"] for part in arm.without}
+    result |= _validate(trainer, options.metrics)
+    result["without"] = {part: _validate_without(part, trainer, options.metrics)["cases"] for part in arm.without}
     partial = folder / "metrics.json.partial"
     partial.write_text(json.dumps(result, indent=1))
     partial.rename(folder / "metrics.json")
@@ -290,13 +307,13 @@ def _pseudo_labelled(out: Path, options: argparse.Namespace, run: Run) -> Path:
     return home
 
 
-def _validate(trainer) -> dict[str, dict]:
+def _validate(trainer, metrics: Sequence[str]) -> dict[str, dict]:
     """`cases` and, after largest components of every class, `largest_component`: metrics of nnU-Net's validation."""
     trainer.perform_actual_validation()
-    return _measure(Path(trainer.output_folder, "validation"), Path(trainer.preprocessed_dataset_folder_base))
+    return _measure(Path(trainer.output_folder, "validation"), Path(trainer.preprocessed_dataset_folder_base), metrics)
 
 
-def _validate_without(part: str, trainer) -> dict[str, dict]:
+def _validate_without(part: str, trainer, metrics: Sequence[str]) -> dict[str, dict]:
     """The same of the trained network without one of its parts; predictions go to a folder beside."""
     from nnunet_topomae.networks.ablation import ablated
 
@@ -304,12 +321,12 @@ def _validate_without(part: str, trainer) -> dict[str, dict]:
     trainer.output_folder = str(Path(home, f"without_{part}"))
     Path(trainer.output_folder).mkdir(exist_ok=True)
     with ablated(trainer.plain_network, part):
-        cases = _validate(trainer)
+        cases = _validate(trainer, metrics)
     trainer.output_folder = home
     return cases
 
 
-def _measure(predictions: Path, preprocessed: Path) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+def _measure(predictions: Path, preprocessed: Path, metrics: Sequence[str]) -> dict[str, dict]:
     """Measures by case, then class, of the predictions and of their largest components."""
     from nnunet_topomae.data.dataset_json import read_dataset_json
     from nnunet_topomae.evaluation.classes import Classes
@@ -319,7 +336,7 @@ def _measure(predictions: Path, preprocessed: Path) -> dict[str, dict[str, dict[
     description = read_dataset_json(preprocessed)
     folder = pair_files(preprocessed / "gt_segmentations", predictions, description, only_predicted=True)
     classes = Classes.of_dataset(description)
-    summary = evaluate_folder(folder, classes, largest_component=list(classes.names))
+    summary = evaluate_folder(folder, classes, on_demand=metrics, largest_component=list(classes.names))
     names = summary["label_names"]
     return {
         key: {
@@ -377,7 +394,7 @@ def _set_environment(out: Path, results: Path, knobs: Mapping[str, object]) -> N
     os.environ |= {
         "nnUNet_preprocessed": str(out / "preprocessed"),
         "nnUNet_results": str(results),
-        "nnUNet_extTrainer": str(REPOSITORY / "trainers"),
+        "nnUNet_extTrainer": os.pathsep.join(f"{REPOSITORY}/{home}" for home in ("trainers", "benchmarks/trainers")),
         **{environment_name(name): str(value) for name, value in knobs.items()},
     }
 
@@ -443,6 +460,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=DEFAULT_ARMS, metavar="ARM", help=", ".join(ARMS))
     parser.add_argument("--budget", choices=BUDGETS, default="minutes")
     parser.add_argument("--preset", choices=("auto", *PRESETS), help="instead of the budget's")
+    parser.add_argument("--side", type=int, help="no side of the patch is longer, instead of the budget's")
     parser.add_argument("--pretrain-steps", type=int, help="instead of the budget's")
     parser.add_argument("--finetune-steps", type=int, help="instead of the budget's")
     parser.add_argument(
@@ -450,6 +468,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--pretrained", type=Path, metavar="FOLDER", help="an earlier --out: use its pre-trainings")
     parser.add_argument("--teachers", type=Path, metavar="FOLDER", help="an earlier --out: its runs give pseudo-labels")
+    parser.add_argument("--metrics", nargs="+", choices=ON_DEMAND, default=[], help="of cases, besides the usual ones")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--threads", type=int, default=1, help="of a run on the CPU")
@@ -466,7 +485,8 @@ def _options() -> argparse.Namespace:
         parser.error(f"--set: {error}")
     if taken := sorted(SET_ELSEWHERE.intersection(options.set)):
         parser.error(f"--set: {', '.join(taken)} would be overridden by the budget, --preset, --seeds and --arms")
-    options.instead = {name: getattr(options, name) for name in ("preset", "pretrain_steps", "finetune_steps")}
+    instead = ("preset", "side", "pretrain_steps", "finetune_steps")
+    options.instead = {name: getattr(options, name) for name in instead}
     options.pretrainings = options.pretrainings or options.seeds
     return options
 

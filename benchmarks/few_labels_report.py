@@ -25,6 +25,7 @@ from nnunet_topomae.visualization.tables import markdown_table
 
 HALVES = {"choose": slice(0, None, 2), "report": slice(1, None, 2), "all": slice(None)}
 METRICS = {"Dice": ("Dice", 3), "NSD_1mm": ("NSD 1 mm", 3), "HD95": ("HD95 (mm)", 2), "betti_error": ("Betti error", 2)}
+METRICS |= {"clDice": ("clDice", 3), "betti_matching_error": ("Betti matching error", 2)}  # of `--metrics`
 COLUMNS = ("arm", "labels", "setting", "seed", "case", "class", *METRICS)
 LARGEST = "largest components"  # the setting of what is measured after these
 BASELINES = {"scratch": "hybrid from scratch", "nnunet": "nnU-Net"}
@@ -91,7 +92,7 @@ def read_runs(path: Path) -> list[dict]:
             arm, labels, setting, seed = (row[name] for name in COLUMNS[:4])
             run = {"arm": arm, "meaning": arm, "labels": int(labels), "setting": setting, "seed": int(seed)}
             cases = runs.setdefault((arm, labels, setting, seed), run | {"cases": {}})["cases"]
-            values = {metric: float(row[metric] or math.nan) for metric in METRICS}
+            values = {metric: float(row.get(metric) or math.nan) for metric in METRICS}
             cases.setdefault(row["case"], {})[row["class"]] = values
     return list(runs.values())
 

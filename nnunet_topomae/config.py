@@ -248,7 +248,11 @@ class TopoMAEConfig:
         _at_least(0),
     )
     topology_place: float = _knob(
-        0.0, "what a pair pays for each grid point between its critical voxels; 0: nothing", "intensity", _at_least(0)
+        0.0,
+        "what a pair pays for each grid point between its critical voxels; 0: nothing",
+        "intensity",
+        _at_least(0),
+        BOTH,
     )
 
     panel_every: int = _knob(

@@ -10,6 +10,8 @@ from torch import nn
 
 from nnunet_topomae.topology import TopologicalLoss
 
+TIES = 1e-3  # weight of the probability where the voxels of a label are all alike
+
 
 class SegmentationLoss(nn.Module):
     """nnU-Net's loss + λ · mean over samples and classes of 1/2 · Σ_k W2(D_k(1 − p), D_k(1 − y))².
@@ -18,6 +20,9 @@ class SegmentationLoss(nn.Module):
     component, tunnel and cavity of the label lives from 0 to 1: the distance counts those that are missing or too many,
     by how sure the network is of them (X. Hu et al., *Topology-preserving deep image segmentation*, NeurIPS 2019). It
     says nothing about where they are: nnU-Net's loss does. Of deep supervision the output in full resolution counts.
+
+    With a `place` in the topological loss it does: a class that lies elsewhere is one too many, and one is missing. The
+    voxels of a label are all alike: p decides which of them are critical, or a large loop would be far from itself.
 
     Attributes:
         topology_weight: λ of the next step; with 0, as in validation, nothing is computed.
@@ -43,6 +48,8 @@ class SegmentationLoss(nn.Module):
         if not self.topology_weight:
             return loss
         probabilities, labels = self.class_maps(_full_resolution(output), _full_resolution(target))
+        if self.topology.place:
+            labels = labels.lerp(probabilities.detach(), TIES)
         terms = self.topology.submit(1 - probabilities, 1 - labels).result()
         self.topology_terms.append(sum(terms.per_dimension.values()))
         return loss + self.topology_weight * terms.loss

@@ -89,7 +89,7 @@ class TopoMAEFinetuner(StartedTrainer):
             set_deep_supervision_weights(loss, weights)
         if not self.config.finetune_weight_topology:
             return loss
-        topology = topological_loss(self.config, "none")
+        topology = topological_loss(self.config, "none", place=self.config.topology_place)
         return SegmentationLoss(loss, topology, self.label_manager)
 
     def _topology_weight(self) -> float:

@@ -21,8 +21,8 @@ class Nothing(nn.Module):
         return torch.zeros(())
 
 
-def loss_of(labels: LabelManager, weight: float = 1.0) -> SegmentationLoss:
-    loss = SegmentationLoss(Nothing(), TopologicalLoss(), labels)
+def loss_of(labels: LabelManager, weight: float = 1.0, place: float = 0.0) -> SegmentationLoss:
+    loss = SegmentationLoss(Nothing(), TopologicalLoss(place=place), labels)
     loss.topology_weight = weight
     return loss
 
@@ -59,6 +59,22 @@ def test_descent_lowers_the_peak_of_what_the_label_lacks():
     loss_of(CLASSES)(output, volume(block=1)).backward()
     gradient = output.grad[0, 1][SPECK]
     assert gradient.argmax() == probability[0, 0][SPECK].argmax() and gradient.max() > 0.01
+
+
+@pytest.mark.parametrize(("place", "cost"), [(0, 0), (1, 1 / 2)])
+def test_with_a_place_a_component_elsewhere_is_another_one(place, cost):
+    label, elsewhere = volume(block=1, speck=1), volume(block=1) + volume(speck=1).flip(2)
+    assert loss_of(CLASSES, place=place)(logits(elsewhere), label).item() == pytest.approx(cost, abs=1e-2)
+
+
+def test_a_loop_where_the_label_has_it_costs_no_more_for_its_size():
+    """Though the voxel that closes it may be any of the label's."""
+    ring = torch.zeros(1, 1, *SHAPE)
+    ring[..., 4, 1:8, 1:8] = 1
+    ring[..., 4, 2:7, 2:7] = 0
+    unsure = 0.1 + 0.8 * ring - 0.05 * torch.rand(1, 1, *SHAPE, generator=torch.manual_seed(0))
+    blind, with_place = (loss_of(CLASSES, place=place)(logits(unsure), ring).item() for place in (0, 1))
+    assert with_place == pytest.approx(blind, abs=1e-3)
 
 
 def test_full_resolution_alone_is_looked_at():

@@ -63,9 +63,14 @@ def test_shape_counts_after_a_third_of_the_training(trained):
 
 def test_shape_in_one_of_several_steps_counts_as_many_times(workshop):
     trainer = workshop.build(
-        TopoMAEFinetunerFromScratch, finetune_epochs=5, finetune_weight_topology=0.1, topology_every=3
+        TopoMAEFinetunerFromScratch,
+        finetune_epochs=5,
+        finetune_weight_topology=0.1,
+        topology_every=3,
+        topology_place=0.2,
     )
     trainer.initialize()
+    assert trainer.loss.topology.place == 0.2
     weights = []
     for _ in range(10):
         weights.append(trainer._topology_weight())
