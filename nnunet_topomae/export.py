@@ -167,8 +167,7 @@ def nnssl_checkpoint(partner: Weights, description: Mapping[str, Any]) -> dict[s
         "network_weights": partner,
         **_record_of(description),
         "citations": [
-            {"type": kind, "name": name, "apa_citations": [reference]}
-            for kind, (name, reference) in citations.items()
+            {"type": kind, "name": name, "apa_citations": [reference]} for kind, (name, reference) in citations.items()
         ],
         "nnssl_adaptation_plan": {
             "architecture_plans": {

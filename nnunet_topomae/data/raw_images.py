@@ -11,10 +11,10 @@ import logging
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import nibabel
 import SimpleITK as sitk
@@ -111,13 +111,11 @@ def _length_fault(file: Path, start: int, num_bytes: int, bytes_of_slice: int) -
     return f"{'is cut off' if length < needed else 'does not fit'}: its header tells of {needed} bytes, it has {length}"
 
 
-@contextmanager
-def _opened(file: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
+def _opened(file: Path) -> BufferedIOBase:
     """Decompressed, whatever it is called."""
     with file.open("rb") as content:
         is_compressed = content.read(2) == b"\x1f\x8b"
-        content.seek(0)
-        yield gzip.GzipFile(fileobj=content) if is_compressed else content
+    return gzip.open(file) if is_compressed else file.open("rb")
 
 
 def _by_itk(file: Path) -> str:

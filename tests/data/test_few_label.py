@@ -48,7 +48,6 @@ def test_a_split_is_overwritten_on_demand_only(dataset: Path) -> None:
         ({"unlabelled": ["c", "x"]}, 2, "not in .*: x"),
         ({"unlabelled": None}, 2, "must be lists of cases labelled, unlabelled, val"),
         ({"val": [3]}, 2, "must be lists of cases labelled, unlabelled, val"),
-        ({"val": [{}]}, 2, "must be lists of cases labelled, unlabelled, val"),
         ({"val": "e"}, 2, "must be lists of cases labelled, unlabelled, val"),
     ],
 )
