@@ -84,8 +84,9 @@ def _read_folder(dataset: nnUNetBaseDataset, cases: Sequence[str], with_labels: 
     def read(case: str) -> CaseFacts | str:
         try:
             image, label, _, _ = dataset.load_case(case)
-            label_facts = volume_facts(label, with_fingerprint=False) if with_labels and case not in known else None
-            return known.get(case) or CaseFacts(volume_facts(image), label_facts)
+            if case in known:
+                return known[case]
+            return CaseFacts(volume_facts(image), volume_facts(label, with_fingerprint=False) if with_labels else None)
         except Exception as error:  # a truncated file fails in as many ways as there are readers
             return f"cannot be read ({type(error).__name__}: {error})"
 
