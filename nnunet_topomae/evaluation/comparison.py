@@ -189,10 +189,10 @@ def _difference(
     pairs: _Pairs,
     rng: np.random.Generator,
 ) -> PairedDifference:
-    both = ~np.isnan(pairs.values).any(axis=0)
-    values = pairs.values[:, both]
-    differences = values[1] - values[0]
-    differences[np.abs(differences) <= ROUNDING * np.abs(values).max(initial=0)] = 0
+    theirs, ours = pairs.values
+    both = ~(np.isnan(theirs) | np.isnan(ours))
+    differences = ours[both] - theirs[both]
+    differences[np.abs(differences) <= ROUNDING * np.abs(pairs.values[:, both]).max(initial=0)] = 0
     low, high = _interval(differences, rng)
     return PairedDifference(
         *(measure, label, name, baseline, other),

@@ -194,12 +194,6 @@ def test_other_files_of_the_same_names_are_taken_on_demand_only(add, added, scan
     assert added.record("scan_a").fingerprint == before["scan_b"]
 
 
-def test_names_are_no_patterns(add, added, scans):
-    (scans / "scan_a_0000.nii.gz").rename(scans / "scan[1]_0000.nii.gz")
-    (scans / "scan_b_0000.nii.gz").rename(scans / "scan.3_0000.nii.gz")
-    assert sorted(add(scans)) == ["scan.3", "scan[1]"] == added.names
-
-
 def test_images_made_by_other_plans_are_refused_until_made_anew(workshop, add, added, scans):
     add(scans)
     plan_anew(workshop.dataset)
