@@ -98,7 +98,9 @@ def model_card(
         config=config,
         title=f"{partner} and ViT, pre-trained on {pretraining['dataset']}",
         networks=f"a ViT encoder (`{config.preset}`, depth {vit['depth']}, {vit['embed_dim']} wide) and {partner}",
-        base_models=dict.fromkeys(name.removeprefix(SCHEME).partition("@")[0] for name in sources if SCHEME in name),
+        base_models=dict.fromkeys(
+            name.removeprefix(SCHEME).partition("@")[0] for name in sources if name.startswith(SCHEME)
+        ),
         heading=HEADING,
         placeholder=PLACEHOLDER,
         answers=answers,
