@@ -1,4 +1,4 @@
-"""Whether image files are whole. ITK fills in what a cut file lacks, without a word.
+"""Whether image files are whole, also when they are written. ITK fills in what a cut file lacks, without a word.
 
 What is compressed is decompressed, to its checksum, and lengths are compared with the header's, by the format's reader
 if it does so. What is not compressed has no checksum: a changed voxel cannot be told from a voxel.
@@ -23,6 +23,7 @@ from PIL import Image
 
 from nnunet_topomae.data.dataset_json import read_dataset_json
 from nnunet_topomae.data.raw_files import apples_note, file_fault, labels_by_case
+from nnunet_topomae.files import written_whole
 
 CHUNK = 1 << 20  # bytes read at once
 GIPL_HEADER = 256  # bytes
@@ -52,6 +53,14 @@ def require_whole_dataset(raw: Path) -> None:
     if notes := [note for folder in folders if (note := apples_note(folder, ending))]:
         raise DamagedImageError("; ".join(notes))
     require_whole(file for folder in folders for file in labels_by_case(folder, ending).values())
+
+
+def write_image(file: Path, image: sitk.Image) -> None:
+    """Write CASE.nii.gz. Raises OSError, also on a full disk, where SimpleITK cuts the file short without a word."""
+    with written_whole(file) as partial:
+        sitk.WriteImage(image, str(partial))
+        if image_fault(partial):
+            raise OSError("it was cut short: is the disk full?")
 
 
 def image_fault(file: Path) -> str:

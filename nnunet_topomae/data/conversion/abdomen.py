@@ -14,8 +14,7 @@ import SimpleITK as sitk
 from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
-from nnunet_topomae.data.image_files import write_image
-from nnunet_topomae.data.raw_images import require_whole
+from nnunet_topomae.data.raw_images import require_whole, write_image
 
 ENDING = ".nii.gz"
 HOME = "https://www.synapse.org/Synapse:syn3193805"
