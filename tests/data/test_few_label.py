@@ -32,13 +32,6 @@ def test_one_fold_with_the_unlabelled_cases_beside_it(dataset: Path) -> None:
     assert json.loads(written.read_text()) == [{"train": ["a", "b"], "val": ["e", "f"], "unlabelled": ["c", "d"]}]
 
 
-def test_a_split_is_overwritten_on_demand_only(dataset: Path) -> None:
-    (dataset / "splits_final.json").write_text("[]")
-    with pytest.raises(FileExistsError, match="splits_final.json exists"):
-        write_few_label_split(describe(dataset), 2, dataset)
-    assert len(json.loads(write_few_label_split(describe(dataset), 2, dataset, overwrite=True).read_text())) == 1
-
-
 @pytest.mark.parametrize(
     ("entry", "labels", "message"),
     [
