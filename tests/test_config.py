@@ -41,14 +41,8 @@ def test_the_knobs_are_shown_with_a_mark_at_those_that_differ_from_an_untouched_
 
 
 def test_environment_strings_become_the_types_of_the_knobs():
-    config = TopoMAEConfig.resolve(
-        {},
-        {
-            "NNUNET_TOPOMAE_TOPOLOGY_DIMENSIONS": "0,2",
-            "NNUNET_TOPOMAE_GRADIENT_CHECKPOINTING": "True",
-            "NNUNET_TOPOMAE_SEED": "7",
-        },
-    )
+    texts = {"TOPOLOGY_DIMENSIONS": "0,2", "GRADIENT_CHECKPOINTING": "True", "SEED": "7"}
+    config = TopoMAEConfig.resolve({}, {f"NNUNET_TOPOMAE_{name}": text for name, text in texts.items()})
     assert (config.topology_dimensions, config.gradient_checkpointing, config.seed) == ((0, 2), True, 7)
 
 
