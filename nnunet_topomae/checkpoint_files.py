@@ -37,16 +37,12 @@ def read_restricted(file: str | Path, mmap: bool = False) -> Any:
     with Path(file).open("rb") as stream, torch.serialization.safe_globals(NUMBERS):
         try:
             return torch.load(file if mmap else stream, map_location="cpu", weights_only=True, mmap=mmap)
+        except pickle.UnpicklingError as error:  # without PyTorch's advice to read the file without restrictions
+            names = "".join(f" ({name})" for name in re.findall(r"GLOBAL (\S+)", str(error))[:1])
+            reason = f"it is damaged, or holds what could run a program when it is opened{names}"
         except Exception as error:  # a damaged file fails in as many ways as a zip or a pickle has parts
-            raise ValueError(f"{file} cannot be read as a checkpoint: {_reason(error)}") from None
-
-
-def _reason(error: Exception) -> str:
-    """What PyTorch objects to, without its advice to read the file without restrictions."""
-    if not isinstance(error, pickle.UnpicklingError):
-        return f"{type(error).__name__}: {error}"
-    names = re.findall(r"GLOBAL (\S+)", str(error))
-    return "it is damaged, or holds what could run a program when it is opened" + "".join(f" ({n})" for n in names[:1])
+            reason = f"{type(error).__name__}: {error}"
+    raise ValueError(f"{file} cannot be read as a checkpoint: {reason}")
 
 
 def read_trusted_checkpoint(file: str | Path) -> dict[str, Any]:

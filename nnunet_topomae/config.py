@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 ENVIRONMENT_PREFIX = "NNUNET_TOPOMAE_"
@@ -21,57 +20,50 @@ PLANS_SECTION = "topomae"
 OF_PRESET = -1  # a knob that follows from the preset
 # By the names of their files in `networks/partners/`, and what `preset = auto` stands for beside each: the ViT that the
 # results beside nnU-Net's network are of, and the paper's sizes.
-PARTNERS = MappingProxyType({"plan": "tiny", "unetrpp": "base", "unetrpp_acdc": "base", "unetrpp_brats": "base"})
+PARTNERS: Mapping[str, str] = {"plan": "tiny", "unetrpp": "base", "unetrpp_acdc": "base", "unetrpp_brats": "base"}
 # What the paper has (docs/method.md, "The paper's recipe"). What it leaves open keeps its default.
-RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "ours": MappingProxyType({}),
-        "paper": MappingProxyType(
-            {
-                "partner": "unetrpp",
-                "preset": "base",
-                "fusion": "stages",
-                "vit_views": 1,
-                "vit_steps": 1,
-                "weight_reconstruction": 1.0,
-                "weight_topology": 100.0,
-                "weight_position": 0.1,
-                "weight_consistency_points": 0.1,
-                "weight_consistency_reconstruction": 0.1,
-                "finetune_weight_topology": 0.0,
-                "topology_dimensions": (0, 1, 2),
-                "topology_every": 1,
-                "topology_scale": 0,
-                "topology_place": 0.0,
-            }
-        ),
-    }
-)
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "ours": {},
+    "paper": {
+        "partner": "unetrpp",
+        "preset": "base",
+        "fusion": "stages",
+        "vit_views": 1,
+        "vit_steps": 1,
+        "weight_reconstruction": 1.0,
+        "weight_topology": 100.0,
+        "weight_position": 0.1,
+        "weight_consistency_points": 0.1,
+        "weight_consistency_reconstruction": 0.1,
+        "finetune_weight_topology": 0.0,
+        "topology_dimensions": (0, 1, 2),
+        "topology_every": 1,
+        "topology_scale": 0,
+        "topology_place": 0.0,
+    },
+}
 # Knobs of version 0.2 that are gone, with the value that the software has now: at it, old plans still hold.
-REMOVED: Mapping[str, Any] = MappingProxyType(
-    {
-        "ablation": "",
-        "layer_scale": 0.0,
-        "random_placement": False,
-        "normalise_targets": False,
-        "mirror": False,
-        "topology_windows": 0,
-        "topology_normalisation": "voxels",
-        "drop_path_rate": 0.0,
-        "pretrained_lr_factor": 1.0,
-        "warmup_fraction": 0.05,
-        "pretrain_gradient_clip": 1.0,
-        "rotation_probability": 0.2,
-        "scaling_probability": 0.2,
-        "validation_crops": 4,
-        "topology_backend": "numba",
-        "topology_min_persistence": 0.0,
-    }
-)
+REMOVED: Mapping[str, Any] = {
+    "ablation": "",
+    "layer_scale": 0.0,
+    "random_placement": False,
+    "normalise_targets": False,
+    "mirror": False,
+    "topology_windows": 0,
+    "topology_normalisation": "voxels",
+    "drop_path_rate": 0.0,
+    "pretrained_lr_factor": 1.0,
+    "warmup_fraction": 0.05,
+    "pretrain_gradient_clip": 1.0,
+    "rotation_probability": 0.2,
+    "scaling_probability": 0.2,
+    "validation_crops": 4,
+    "topology_backend": "numba",
+    "topology_min_persistence": 0.0,
+}
 # And values that knobs took.
-REMOVED_VALUES: Mapping[str, Sequence[str]] = MappingProxyType(
-    {"fusion": ("bottleneck", "token_grid", "cross_attention", "vit_only")}
-)
+REMOVED_VALUES: Mapping[str, Sequence[str]] = {"fusion": ("bottleneck", "token_grid", "cross_attention", "vit_only")}
+UNPARSABLE = (AttributeError, KeyError, OverflowError, TypeError, ValueError)  # of `_parse`
 PHASES = BOTH, PRETRAINING, FINETUNING = "both phases", "pre-training", "fine-tuning"
 
 
@@ -351,7 +343,7 @@ def _known(values: Any, origin: str) -> dict[str, Any]:
 def _is_removed(name: str, value: Any, origin: str) -> bool:
     """Whether this knob of version 0.2 can be left out; raises ConfigError where it, or its value, is gone."""
     if name in REMOVED:
-        with suppress(TypeError, ValueError, OverflowError):
+        with suppress(*UNPARSABLE):
             if _parse(value, type(REMOVED[name])) == REMOVED[name]:
                 return True
     if name in REMOVED or value in REMOVED_VALUES.get(name, ()):
@@ -365,12 +357,10 @@ def _is_removed(name: str, value: Any, origin: str) -> bool:
 def _checked(knob: Any, value: Any) -> Any:
     """`value` in the knob's type, or a ConfigError that says what the knob takes."""
     description, is_valid = knob.metadata["valid"]
-    try:
+    with suppress(*UNPARSABLE):
         parsed = _parse(value, type(knob.default))
         if is_valid(parsed):
             return parsed
-    except (TypeError, ValueError, OverflowError):
-        pass
     kind = "integers separated by commas" if isinstance(knob.default, tuple) else type(knob.default).__name__
     raise ConfigError(
         f"{knob.name} = {value!r} is not valid: it takes {kind}, {description} ({knob.metadata['meaning']}). "
@@ -380,13 +370,12 @@ def _checked(knob: Any, value: Any) -> Any:
 
 def _parse(value: Any, kind: type) -> Any:
     if kind is bool:
-        return _parse_bool(value)
+        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        return value if isinstance(value, bool) else words[value.strip().lower()]
     if kind is tuple:
         parts = value.replace(",", " ").split() if isinstance(value, str) else value
         return tuple(_parse(part, int) for part in parts)
     if kind is str:
-        if not isinstance(value, str):
-            raise TypeError
         return value.strip()
     if isinstance(value, bool) or (kind is int and isinstance(value, float) and value != int(value)):
         raise TypeError
@@ -394,12 +383,3 @@ def _parse(value: Any, kind: type) -> Any:
     if not math.isfinite(number):
         raise ValueError
     return number
-
-
-def _parse_bool(value: Any) -> bool:
-    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.strip().lower() in words:
-        return words[value.strip().lower()]
-    raise TypeError

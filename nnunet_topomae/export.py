@@ -16,12 +16,11 @@ from nnunet_topomae.files import read_json, write_json, write_text, written_whol
 from nnunet_topomae.hub import CARD, DESCRIPTION, VIT
 from nnunet_topomae.model_card import Answers, model_card, read_answers
 from nnunet_topomae.networks.copretrain import VIT_ENCODER
-from nnunet_topomae.networks.partners import Partner
 from nnunet_topomae.networks.vit import ViTEncoder
 from nnunet_topomae.planning.blueprint import Blueprint
-from nnunet_topomae.training.cases_seen import CasesSeen, without_names
+from nnunet_topomae.training.cases_seen import without_names
 from nnunet_topomae.training.checkpoint import Origin, read_pretraining
-from nnunet_topomae.training.provenance import Provenance, recorded_provenance, without_folders
+from nnunet_topomae.training.provenance import recorded_provenance, without_folders
 
 Weights = dict[str, torch.Tensor]
 
@@ -62,27 +61,34 @@ def export_encoders(
     training = read_restricted(checkpoint, mmap=True)
     vit, partner = _part(content.weights, VIT_ENCODER), _part(content.weights, PARTNER, without=HEADS)
     try:
-        blueprint = blueprint_of(content.origin)
-        description = describe_encoders(content.origin, blueprint)
+        config = TopoMAEConfig.from_plans(content.origin.plans)
+        blueprint = Blueprint.of(content.origin.configuration.configuration, config)
+        description = describe_encoders(content.origin, config, blueprint)
     except KeyError as error:
         raise ValueError(f"the plans in {checkpoint} have no {error}") from error
-    description["pretraining"] |= _past(content.cases_seen, recorded_provenance(training), fingerprints)
+    seen = content.cases_seen or {}
+    description["pretraining"] |= {
+        "cases": {dataset: len(cases) for dataset, cases in seen.items()},
+        "cases_seen": without_names(seen) if seen and fingerprints else None,
+        "provenance": without_folders(recorded_provenance(training)),
+    }
 
     stem = blueprint.partner.file_stem
-    safetensors, with_pickle = f"{stem}.safetensors", {f"{stem}_{NNSSL}": nnssl_checkpoint(partner, description)}
+    numbers = {VIT: vit, f"{stem}.safetensors": partner}
+    with_pickle = {f"{stem}_{NNSSL}": nnssl_checkpoint(partner, description)}
     for_nnunet = blueprint.partner.for_nnunet(partner)
     if for_nnunet is not None:
         with_pickle[f"{stem}_{NNUNET}"] = {"network_weights": for_nnunet, **_record_of(description)}
-    files = {name: Path(folder, name) for name in (CARD, VIT, safetensors, DESCRIPTION, *with_pickle)}
+    files = {name: Path(folder, name) for name in (CARD, *numbers, DESCRIPTION, *with_pickle)}
     existing = [file for file in files.values() if file.exists()]
     if existing and not overwrite:
         raise FileExistsError(f"{', '.join(map(str, existing))}: not overwritten")
     answers = read_answers(files[CARD]) if files[CARD] in existing else Answers()
     card = model_card(description, training, list(files), (PRETRAINING_CITATION, blueprint.partner.citation), answers)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    numbers = {name: save(part, {"format": "pt"}) for name, part in ((VIT, vit), (safetensors, partner))}
     try:
-        for name, content_of_file in numbers.items():
+        for name, part in numbers.items():
+            content_of_file = save(part, {"format": "pt"})
             with written_whole(files[name]) as partial:
                 partial.write_bytes(content_of_file)  # `save_file` lets nobody else read it
         write_json(files[DESCRIPTION], description)
@@ -97,25 +103,14 @@ def export_encoders(
     return list(files.values())
 
 
-def blueprint_of(origin: Origin) -> Blueprint:
-    """What the networks of that training were built of."""
-    return Blueprint.of(origin.configuration.configuration, TopoMAEConfig.from_plans(origin.plans))
-
-
-def _past(cases_seen: CasesSeen | None, provenance: Provenance, fingerprints: bool) -> dict[str, Any]:
-    """What others may know of where the weights come from."""
-    seen = cases_seen or {}
-    return {
-        "cases": {dataset: len(cases) for dataset, cases in seen.items()},
-        "cases_seen": without_names(seen) if seen and fingerprints else None,
-        "provenance": without_folders(provenance),
-    }
-
-
-def describe_encoders(origin: Origin, blueprint: Blueprint) -> dict[str, Any]:
+def describe_encoders(origin: Origin, config: TopoMAEConfig, blueprint: Blueprint) -> dict[str, Any]:
     """What one has to know to build both networks, and to prepare images for them."""
     configuration, (geometry, vit, partner) = origin.configuration, blueprint
     channels = len(configuration.normalization_schemes)
+    statistics = origin.plans["foreground_intensity_properties_per_channel"]
+    schemes = zip(configuration.normalization_schemes, configuration.use_mask_for_norm, strict=True)
+    with torch.device("meta"):  # the names of its parts are wanted, not its weights
+        network = partner.build(channels, 1)
     return {
         "nnunet_topomae": __version__,
         "pretraining": {
@@ -128,7 +123,10 @@ def describe_encoders(origin: Origin, blueprint: Blueprint) -> dict[str, Any]:
             "channels": channels,
             "spacing_mm": configuration.spacing,
             "transpose_forward": origin.plans["transpose_forward"],
-            "normalisation": _normalisation(origin),
+            "normalisation": [  # with the statistics of the data set that schemes for CT rest on
+                {"scheme": scheme, "inside_mask_only": use_mask, "foreground_intensities": statistics[str(channel)]}
+                for channel, (scheme, use_mask) in enumerate(schemes)
+            ],
         },
         "geometry": {
             "patch_size": geometry.patch_size,
@@ -137,27 +135,21 @@ def describe_encoders(origin: Origin, blueprint: Blueprint) -> dict[str, Any]:
         },
         "vit_encoder": {
             "file": VIT,
-            "preset": TopoMAEConfig.from_plans(origin.plans).preset,
+            "preset": config.preset,
             "class": f"{ViTEncoder.__module__}.{ViTEncoder.__qualname__}",
             "arguments": ViTEncoder.arguments(channels, geometry, vit),
         },
-        "partner": {"kind": TopoMAEConfig.from_plans(origin.plans).partner, **_partner(partner, channels)},
-    }
-
-
-def _partner(partner: Partner, channels: int) -> dict[str, Any]:
-    """How to build it, and the names of its parts."""
-    with torch.device("meta"):  # its names are wanted, not its weights
-        network = partner.build(channels, 1)
-    return {
-        "file": f"{partner.file_stem}.safetensors",
-        "class": partner.class_name,
-        "arguments": partner.arguments(channels),
-        "arguments_to_import": list(partner.names_to_import),
-        "without": list(partner.not_exported),
-        "stage_grids": partner.stage_grids,
-        "citation": partner.citation,
-        **{name: getattr(network, name) for name in ("key_to_encoder", "key_to_stem", "keys_to_in_proj")},
+        "partner": {
+            "kind": config.partner,
+            "file": f"{partner.file_stem}.safetensors",
+            "class": partner.class_name,
+            "arguments": partner.arguments(channels),
+            "arguments_to_import": list(partner.names_to_import),
+            "without": list(partner.not_exported),
+            "stage_grids": partner.stage_grids,
+            "citation": partner.citation,
+            **{name: getattr(network, name) for name in ("key_to_encoder", "key_to_stem", "keys_to_in_proj")},
+        },
     }
 
 
@@ -165,6 +157,7 @@ def nnssl_checkpoint(partner: Weights, description: Mapping[str, Any]) -> dict[s
     """The partner in the layout that nnU-Net's fine-tuning of nnssl checkpoints reads; plain types only."""
     pretraining, images, network = (description[part] for part in ("pretraining", "images", "partner"))
     patch_size = list(description["geometry"]["patch_size"])
+    citations = {"Pre-Training": PRETRAINING_CITATION, "Architecture": network["citation"]}
     configuration = {
         "patch_size": patch_size,
         "spacing": list(images["spacing_mm"]),
@@ -174,11 +167,7 @@ def nnssl_checkpoint(partner: Weights, description: Mapping[str, Any]) -> dict[s
         "network_weights": partner,
         **_record_of(description),
         "citations": [
-            {"type": kind, "name": name, "apa_citations": [reference]}
-            for kind, (name, reference) in (
-                ("Pre-Training", PRETRAINING_CITATION),
-                ("Architecture", network["citation"]),
-            )
+            {"type": kind, "name": name, "apa_citations": [reference]} for kind, (name, reference) in citations.items()
         ],
         "nnssl_adaptation_plan": {
             "architecture_plans": {
@@ -214,18 +203,6 @@ def _part(weights: Mapping[str, torch.Tensor], prefix: str, without: tuple[str, 
         for name, weight in weights.items()
         if name.startswith(prefix) and not (without and name.startswith(without))
     }
-
-
-def _normalisation(origin: Origin) -> list[dict[str, Any]]:
-    """Per channel nnU-Net's scheme, and the statistics of the data set that schemes for CT rest on."""
-    configuration = origin.configuration
-    statistics = origin.plans["foreground_intensity_properties_per_channel"]
-    return [
-        {"scheme": scheme, "inside_mask_only": use_mask, "foreground_intensities": statistics[str(channel)]}
-        for channel, (scheme, use_mask) in enumerate(
-            zip(configuration.normalization_schemes, configuration.use_mask_for_norm, strict=True)
-        )
-    ]
 
 
 def finished_export(folder: Path) -> tuple[dict[str, Any], Answers, list[Path]]:

@@ -87,6 +87,7 @@ def model_card(
     pretraining, vit = description["pretraining"], description["vit_encoder"]["arguments"]
     plans, logging = training["init_args"]["plans"], training.get("logging", {})
     chain: Provenance = pretraining["provenance"]
+    sources = [link["source"] for link in chain]
     config = TopoMAEConfig.from_plans(plans)
     partner = description["partner"]["class"].rpartition(".")[-1]
     environment = Environment(
@@ -97,7 +98,9 @@ def model_card(
         config=config,
         title=f"{partner} and ViT, pre-trained on {pretraining['dataset']}",
         networks=f"a ViT encoder (`{config.preset}`, depth {vit['depth']}, {vit['embed_dim']} wide) and {partner}",
-        base_models=dict.fromkeys(_repository(link["source"]) for link in chain if link["source"].startswith(SCHEME)),
+        base_models=dict.fromkeys(
+            name.removeprefix(SCHEME).partition("@")[0] for name in sources if name.startswith(SCHEME)
+        ),
         heading=HEADING,
         placeholder=PLACEHOLDER,
         answers=answers,
@@ -161,8 +164,3 @@ def _instruments(logging: Mapping[str, Sequence[float]]) -> str:
 def _last(curve: Sequence[float]) -> str:
     finite = [value for value in curve if isfinite(value)]
     return f"{finite[-1]:.3g}" if finite else NONE
-
-
-def _repository(source: str) -> str:
-    """OWNER/NAME of hf://OWNER/NAME@COMMIT/FILE."""
-    return source.removeprefix(SCHEME).partition("@")[0]

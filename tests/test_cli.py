@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -151,34 +150,3 @@ def test_no_foreign_warning_is_printed(phantom) -> None:
     command = [sys.executable, "-m", "nnunet_topomae.cli", "describe", "-d", str(phantom.dataset_id)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr
-
-
-@pytest.fixture
-def preprocessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Dataset007_Toy with two cases, one of them for validation, as nnU-Net leaves it after preprocessing."""
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.setenv(variable, str(tmp_path / variable))
-        (tmp_path / variable / "Dataset007_Toy").mkdir(parents=True)
-    folder = tmp_path / "nnUNet_preprocessed" / "Dataset007_Toy"
-    (folder / "gt_segmentations").mkdir()
-    for case in "ab":
-        (folder / "gt_segmentations" / f"{case}.nii.gz").touch()
-    (folder / "dataset.json").write_text(json.dumps({"file_ending": ".nii.gz", "labels": {}, "channel_names": {}}))
-    description = {"1": {"labelled": ["a"], "unlabelled": [], "val": ["b"]}}
-    (tmp_path / "nnUNet_raw" / "Dataset007_Toy" / "few_label_splits.json").write_text(json.dumps(description))
-    return folder
-
-
-@pytest.mark.parametrize("dataset", ["7", "Dataset007_Toy"])
-def test_few_label_split_finds_the_dataset_as_nnunet_does(preprocessed: Path, dataset: str, refused) -> None:
-    cli.main(["few-label-split", "-d", dataset, "--labels", "1"])
-    split = json.loads((preprocessed / "splits_final.json").read_text())
-    assert split == [{"train": ["a"], "val": ["b"], "unlabelled": []}]
-    refused("few-label-split -d", dataset, "--labels", "1", saying="splits_final.json exists.*--force")
-    cli.main(["few-label-split", "-d", dataset, "--labels", "1", "--force"])
-
-
-def test_few_label_split_says_what_is_missing(preprocessed: Path, tmp_path: Path, refused) -> None:
-    refused("few-label-split -d 7 --labels 5", saying="no split with 5 labelled cases, only 1")
-    refused("few-label-split -d 7 --labels 1 --from", tmp_path / "other.json", saying="other.json does not exist")
-    refused("few-label-split -d 8 --labels 1", saying="dataset with the ID 8")

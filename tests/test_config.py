@@ -41,14 +41,8 @@ def test_the_knobs_are_shown_with_a_mark_at_those_that_differ_from_an_untouched_
 
 
 def test_environment_strings_become_the_types_of_the_knobs():
-    config = TopoMAEConfig.resolve(
-        {},
-        {
-            "NNUNET_TOPOMAE_TOPOLOGY_DIMENSIONS": "0,2",
-            "NNUNET_TOPOMAE_GRADIENT_CHECKPOINTING": "True",
-            "NNUNET_TOPOMAE_SEED": "7",
-        },
-    )
+    texts = {"TOPOLOGY_DIMENSIONS": "0,2", "GRADIENT_CHECKPOINTING": "True", "SEED": "7"}
+    config = TopoMAEConfig.resolve({}, {f"NNUNET_TOPOMAE_{name}": text for name, text in texts.items()})
     assert (config.topology_dimensions, config.gradient_checkpointing, config.seed) == ((0, 2), True, 7)
 
 
@@ -110,13 +104,11 @@ def test_a_recipe_comes_before_what_is_asked_for_and_is_kept_in_the_plans():
     [
         ("preset", "huge", "one of auto, tiny, small, base"),
         ("mask_ratio", "1.0", "strictly between 0 and 1"),
-        ("pretrain_epochs", "0", "at least 1"),
         ("pretrain_epochs", "ten", "takes int"),
         ("pretrain_epochs", 2.5, "takes int"),
         ("pretrain_lr", "nan", "at least 0"),
         ("pretrain_lr", float("inf"), "at least 0"),
         ("pretrain_lr", 10**400, "at least 0"),
-        ("pretrain_epochs", float("inf"), "at least 1"),
         ("seed", 2**31, "between -1 and 2147483647"),
         ("gradient_checkpointing", "maybe", "takes bool"),
         ("topology_dimensions", "0,3", "distinct homology dimensions"),
@@ -126,11 +118,6 @@ def test_a_recipe_comes_before_what_is_asked_for_and_is_kept_in_the_plans():
 def test_a_bad_value_is_an_error_that_says_what_is_valid(knob, value, says):
     with pytest.raises(ConfigError, match=f"{knob}.*{says}.*NNUNET_TOPOMAE_{knob.upper()}"):
         TopoMAEConfig.resolve({"topomae": {knob: value}}, {})
-
-
-def test_the_section_must_be_a_mapping():
-    with pytest.raises(ConfigError, match="must map names to values, not be a list"):
-        TopoMAEConfig.from_plans({"topomae": ["preset"]})
 
 
 json_values = st.recursive(
@@ -176,46 +163,23 @@ def test_the_evidence_for_a_default_is_written_down(name):
 NO = "refused"
 # What 0, an empty string, 1 and -1 mean, as the environment gives them.
 READINGS = {
-    "recipe": (NO, NO, NO, NO),
-    "preset": (NO, NO, NO, NO),
-    "partner": (NO, NO, NO, NO),
-    "fusion": (NO, NO, NO, NO),
-    "gradient_checkpointing": (False, NO, True, NO),
-    "pretrained": ("0", "", "1", "-1"),  # files of these names; empty: the fold's own
-    "seen_validation_cases": (NO, NO, NO, NO),
-    "seed": (0, NO, 1, -1),
-    "augment_on": (NO, NO, NO, NO),
-    "pretrain_epochs": (NO, NO, 1, NO),
-    "finetune_epochs": (NO, NO, 1, NO),
-    "iterations_per_epoch": (NO, NO, 1, NO),
-    "val_iterations_per_epoch": (NO, NO, 1, NO),
-    "pretrain_lr": (0, NO, 1, -1),
-    "finetune_lr": (0, NO, 1, -1),
-    "vit_pretrain_lr_factor": (0, NO, 1, -1),
-    "vit_finetune_lr_factor": (0, NO, 1, -1),
-    "weight_decay": (0, NO, 1, NO),
-    "mask_ratio": (NO, NO, NO, NO),
-    "vit_views": (NO, NO, 1, -1),
-    "vit_steps": (NO, NO, 1, -1),
-    "weight_reconstruction": (0, NO, 1, NO),
-    "weight_topology": (0, NO, 1, NO),
-    "weight_position": (0, NO, 1, NO),
-    "weight_consistency_points": (0, NO, 1, NO),
-    "weight_consistency_reconstruction": (0, NO, 1, NO),
-    "finetune_weight_topology": (0, NO, 1, NO),
-    "topology_every": (NO, NO, 1, NO),
-    "topology_dimensions": ((0,), NO, (1,), NO),
-    "topology_max_side": (0, NO, NO, NO),
-    "topology_tolerance": (NO, NO, NO, NO),
-    "topology_scale": (0, NO, 1, NO),
-    "topology_place": (0, NO, 1, NO),
-    "panel_every": (0, NO, 1, NO),
+    (NO, NO, NO, NO): "recipe preset partner fusion seen_validation_cases augment_on mask_ratio topology_tolerance",
+    (NO, NO, 1, NO): "pretrain_epochs finetune_epochs iterations_per_epoch val_iterations_per_epoch topology_every",
+    (NO, NO, 1, -1): "vit_views vit_steps",
+    (0, NO, 1, -1): "seed pretrain_lr finetune_lr vit_pretrain_lr_factor vit_finetune_lr_factor",
+    (0, NO, 1, NO): "weight_decay weight_reconstruction weight_topology weight_position weight_consistency_points "
+    "weight_consistency_reconstruction finetune_weight_topology topology_scale topology_place panel_every "
+    "gradient_checkpointing",
+    (0, NO, NO, NO): "topology_max_side",
+    ((0,), NO, (1,), NO): "topology_dimensions",
+    ("0", "", "1", "-1"): "pretrained",  # files of these names; empty: the fold's own
 }
+READING_OF = {name: readings for readings, names in READINGS.items() for name in names.split()}
 
 
 @pytest.mark.parametrize("name", [knob.name for knob in fields(TopoMAEConfig)])
 def test_each_knob_takes_or_refuses_nothing_one_and_minus_one(name):
-    for text, reading in zip(("0", "", "1", "-1"), READINGS[name], strict=True):
+    for text, reading in zip(("0", "", "1", "-1"), READING_OF[name], strict=True):
         environment = {f"NNUNET_TOPOMAE_{name.upper()}": text}
         if reading == NO:
             with pytest.raises(ConfigError, match=f"{name} = {text!r} is not valid"):
@@ -225,7 +189,7 @@ def test_each_knob_takes_or_refuses_nothing_one_and_minus_one(name):
 
 
 def test_a_loss_without_any_term_is_refused():
-    terms = [name for name in READINGS if name.startswith("weight_") and name != "weight_decay"]
+    terms = [name for name in READING_OF if name.startswith("weight_") and name != "weight_decay"]
     with pytest.raises(ConfigError, match="are all 0: nothing is left to pre-train on"):
         TopoMAEConfig(**dict.fromkeys(terms, 0))
     for name in terms:

@@ -114,24 +114,12 @@ def test_a_training_survives_the_loss_of_a_process_and_of_a_machine(results, tmp
     assert (fold / "validation" / "summary.json").is_file()
 
 
-SHORT_TRAINER = """
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-
-class ShortTrainer(nnUNetTrainer):
-    def initialize(self):
-        self.num_epochs = self.num_iterations_per_epoch = self.num_val_iterations_per_epoch = 1
-        super().initialize()
-"""
-
-
-def test_nnunets_own_trainers_run_too(results, tmp_path, monkeypatch, on_two_ranks):
-    (tmp_path / "trainers").mkdir()
-    (tmp_path / "trainers" / "ShortTrainer.py").write_text(SHORT_TRAINER)
-    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "trainers"))
+def test_nnunets_own_trainers_run_too(results, monkeypatch, on_two_ranks):
+    monkeypatch.setenv("nnUNet_extTrainer", str(Path(__file__).parent / "commands" / "trainers"))
     monkeypatch.setattr(nnUNetTrainer, "default_num_processes", 1)
-    fold = fold_of(results, "ShortTrainer")
+    fold = fold_of(results, "OneStepTrainer")
 
-    on_two_ranks(lambda rank: launch.main("100 3d_fullres 0 -tr ShortTrainer -device cpu --npz".split()))
+    on_two_ranks(lambda rank: launch.main("100 3d_fullres 0 -tr OneStepTrainer -device cpu --npz".split()))
     assert torch.load(fold / "checkpoint_final.pth", weights_only=False)["current_epoch"] == 1
     assert len(list((fold / "validation").glob("*.npz"))) == 2
 

@@ -25,10 +25,9 @@ from batchgeneratorsv2.transforms.utils.seg_to_regions import ConvertSegmentatio
 
 from nnunet_topomae.augmentation import spatial
 from nnunet_topomae.augmentation.blur import DeviceGaussianBlurTransform
-from nnunet_topomae.augmentation.mask_image import DeviceMaskImageTransform
+from nnunet_topomae.augmentation.masked_fill import DeviceMaskImageTransform, DeviceRemoveLabelTransform
 from nnunet_topomae.augmentation.noise import DeviceGaussianNoiseTransform
 from nnunet_topomae.augmentation.regions import DeviceConvertSegmentationToRegionsTransform
-from nnunet_topomae.augmentation.remove_label import DeviceRemoveLabelTransform
 from nnunet_topomae.data.augmentation import Resample
 
 REPLACEMENTS: dict[type[BasicTransform], type[BasicTransform]] = {

@@ -1,8 +1,10 @@
-"""What several commands have: options, and how their first sentence stands in a list."""
+"""What several commands have: options, the dataset that these name, and how a first sentence stands in a list."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import Any
 
 
 def add_dataset(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +23,15 @@ def add_memory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory", metavar="GIB", type=float, default=8.0, help="memory of the GPU in GiB (default: %(default)g)"
     )
+
+
+def read_dataset(options: argparse.Namespace) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """The folder of the dataset in nnUNet_preprocessed, the plans, and the content of dataset.json."""
+    from nnunet_topomae.data.dataset_json import read_dataset_json
+    from nnunet_topomae.planning.plans_file import dataset_folder, read_plans
+
+    folder = dataset_folder(options.d)
+    return folder, read_plans(folder, options.p), read_dataset_json(folder)
 
 
 def summary(text: str) -> str:

@@ -21,6 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from nnunetv2.paths import nnUNet_raw
 
-    from nnunet_topomae.data.conversion.abdomen import DATASETS, convert_abdomen
+    from nnunet_topomae.data.conversion.abdomen import convert_abdomen
 
-    print(convert_abdomen(options.source, nnUNet_raw, options.d, DATASETS[options.name]))
+    print(convert_abdomen(options.source, nnUNet_raw, options.d, options.name))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from nnunet_topomae.commands._arguments import add_configuration, add_dataset, add_memory, add_plans
+from nnunet_topomae.commands._arguments import add_configuration, add_dataset, add_memory, add_plans, read_dataset
 
 EXAMPLE = "nnunet-topomae describe -d 100 --memory 24"
 
@@ -21,10 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from nnunet_topomae.data.dataset_json import read_dataset_json
     from nnunet_topomae.planning.describe import describe
-    from nnunet_topomae.planning.plans_file import dataset_folder, read_plans
 
-    folder = dataset_folder(options.d)
-    plans, dataset_json = read_plans(folder, options.p), read_dataset_json(folder)
+    _, plans, dataset_json = read_dataset(options)
     print(describe(plans, dataset_json, options.c, options.memory, options.all_presets))

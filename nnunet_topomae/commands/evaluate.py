@@ -151,7 +151,8 @@ def _write(
     after: dict[str, Summary],
     compared: list[PairedDifference],
 ) -> None:
-    from nnunet_topomae.evaluation.results import write_csv, write_json
+    from nnunet_topomae.evaluation.results import write_csv
+    from nnunet_topomae.files import write_json
     from nnunet_topomae.visualization.paired_differences import save_paired_differences
 
     summary = next(iter(summaries.values()))

@@ -12,7 +12,7 @@ import argparse
 import shlex
 from typing import Any
 
-from nnunet_topomae.commands._arguments import add_dataset, add_memory, add_plans
+from nnunet_topomae.commands._arguments import add_dataset, add_memory, add_plans, read_dataset
 
 EXAMPLE = "nnunet-topomae plan -d 100 --memory 24 --preset small"
 
@@ -35,7 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="network beside the ViT: plan for nnU-Net's own, unetrpp, unetrpp_acdc or unetrpp_brats (default: as the "
         "plans have it, else plan)",
     )
-
     parser.add_argument(
         "--like",
         metavar="CHECKPOINT",
@@ -44,24 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from nnunet_topomae.data.dataset_json import read_dataset_json
     from nnunet_topomae.files import write_json
     from nnunet_topomae.planning.memory import fit_plans
-    from nnunet_topomae.planning.plans_file import dataset_folder, new_plans_file, read_plans
+    from nnunet_topomae.planning.plans_file import new_plans_file
 
-    folder = dataset_folder(options.d)
+    folder, plans, dataset_json = read_dataset(options)
     file = new_plans_file(folder, options.o)
-    plans = read_plans(folder, options.p)
     if options.like is not None:
         plans = _plans_for(options.like, plans, options.o, options.partner)
-    plans = fit_plans(
-        plans,
-        read_dataset_json(folder),
-        options.memory,
-        options.o,
-        options.preset,
-        options.partner,
-    )
+    plans = fit_plans(plans, dataset_json, options.memory, options.o, options.preset, options.partner)
     for name, configuration in plans["configurations"].items():
         if len(configuration.get("patch_size", ())) == 3:
             print(f"{name}: patch {configuration['patch_size']}, batch {configuration['batch_size']}")

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnunet_topomae.commands._arguments import add_configuration, add_dataset, add_plans, summary
+from nnunet_topomae.commands._arguments import add_configuration, add_dataset, add_plans, read_dataset, summary
 
 if TYPE_CHECKING:
     from nnunet_topomae.data.unlabelled import UnlabelledImages
@@ -57,12 +57,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _add(options: argparse.Namespace) -> None:
-    from nnunet_topomae.data.dataset_json import read_dataset_json
     from nnunet_topomae.data.unlabelled_preprocessing import add_unlabelled
-    from nnunet_topomae.planning.plans_file import dataset_folder, read_plans
 
-    folder = dataset_folder(options.d)
-    plans, dataset_json = read_plans(folder, options.p), read_dataset_json(folder)
+    folder, plans, dataset_json = read_dataset(options)
     cases = add_unlabelled(
         options.i, folder, plans, options.c, dataset_json, options.np, options.force, options.skip_bad
     )
@@ -92,9 +89,7 @@ def _remove(options: argparse.Namespace) -> None:
 
 def _added(options: argparse.Namespace) -> tuple[UnlabelledImages, dict[str, str]]:
     """The images, and why some are not used, by name."""
-    from nnunet_topomae.data.dataset_json import read_dataset_json
     from nnunet_topomae.data.unlabelled import unlabelled_images
-    from nnunet_topomae.planning.plans_file import dataset_folder, read_plans
 
-    folder = dataset_folder(options.d)
-    return unlabelled_images(folder, read_plans(folder, options.p), options.c, read_dataset_json(folder))
+    folder, plans, dataset_json = read_dataset(options)
+    return unlabelled_images(folder, plans, options.c, dataset_json)

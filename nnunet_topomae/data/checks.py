@@ -32,8 +32,8 @@ def check_cases(dataset: nnUNetBaseDataset, identifiers: Sequence[str], labels: 
             size than the image.
     """
     reading = read_cases(dataset, identifiers, with_labels=labels is not None)
-    if reading.not_remembered:
-        warnings.warn(reading.not_remembered, stacklevel=2)
+    for reason in reading.not_remembered:
+        warnings.warn(reason, stacklevel=2)
     faults = reading.faults | {case: fault for case, facts in reading.facts.items() if (fault := _fault(facts, labels))}
     if faults:
         raise ValueError(

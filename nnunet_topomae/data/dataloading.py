@@ -23,6 +23,9 @@ MAX_DRAWS = 20
 class CropDataLoader(nnUNetDataLoader):
     """nnU-Net's data loader for images alone.
 
+    A batch holds `samples` as `transforms` leave them, of different sizes where they are to be augmented elsewhere, and
+    their `keys`.
+
     Neither the segmentation nor the class locations of a case are looked at: crops are drawn uniformly. A crop without
     any contrast teaches nothing and is drawn again, up to MAX_DRAWS times: the image itself may be constant.
 
@@ -34,6 +37,11 @@ class CropDataLoader(nnUNetDataLoader):
     def __init__(self, *args: Any, random_place: RandomPlace | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.random_place = random_place
+
+    def generate_train_batch(self) -> dict[str, Any]:
+        keys = self.get_indices()
+        with torch.no_grad(), thread_pools().limit(limits=1):
+            return {"samples": [self.draw_crop(key) for key in keys], "keys": keys}
 
     def draw_crop(self, key: str) -> dict[str, Any]:
         """`image` [C, *patch], `crop_to_volume` [3, 4], `volume_shape`, as the transforms leave them.
@@ -76,21 +84,8 @@ class CropPositionDataLoader(CropDataLoader):
     """
 
     def generate_train_batch(self) -> dict[str, Any]:
-        keys = self.get_indices()
-        with torch.no_grad(), thread_pools().limit(limits=1):
-            return collate_crops([self.draw_sample(key) for key in keys]) | {"keys": keys}
-
-    def draw_sample(self, key: str) -> dict[str, torch.Tensor]:
-        return located(self.draw_crop(key), self.final_patch_size)
-
-
-class CropSampleDataLoader(CropDataLoader):
-    """A batch holds `samples`, of different sizes, whose augmentation goes on elsewhere, and their `keys`."""
-
-    def generate_train_batch(self) -> dict[str, Any]:
-        keys = self.get_indices()
-        with torch.no_grad(), thread_pools().limit(limits=1):
-            return {"samples": [self.draw_crop(key) for key in keys], "keys": keys}
+        batch = super().generate_train_batch()
+        return collate_crops(batch["samples"], self.final_patch_size) | {"keys": batch["keys"]}
 
 
 class SampleDataLoader(nnUNetDataLoader):
@@ -127,17 +122,9 @@ def thread_pools() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def located(sample: dict[str, torch.Tensor], patch_size: Sequence[int]) -> dict[str, torch.Tensor]:
-    """A crop that is augmented, with its nine points."""
-    crop_to_volume, shape = sample["crop_to_volume"], sample["volume_shape"]
-    return {
-        "data": sample["image"],
-        "points": nine_points(crop_to_volume, patch_size, shape.tolist()),
-        "crop_to_volume": crop_to_volume,
-        "volume_shape": shape,
-    }
-
-
-def collate_crops(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """A batch of crops of one size."""
-    return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+def collate_crops(samples: Sequence[dict[str, torch.Tensor]], patch_size: Sequence[int]) -> dict[str, torch.Tensor]:
+    """A batch of crops that are augmented, with their nine points."""
+    names = {"data": "image", "crop_to_volume": "crop_to_volume", "volume_shape": "volume_shape"}
+    batch = {name: torch.stack([sample[of_sample] for sample in samples]) for name, of_sample in names.items()}
+    places = zip(batch["crop_to_volume"], batch["volume_shape"].tolist(), strict=True)
+    return batch | {"points": torch.stack([nine_points(place, patch_size, shape) for place, shape in places])}

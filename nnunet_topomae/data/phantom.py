@@ -21,7 +21,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 
-from nnunet_topomae.data.image_files import write_image
+from nnunet_topomae.data.raw_images import write_image
 from nnunet_topomae.files import write_json
 
 LABELS = {"background": 0, "ball": 1, "torus": 2, "shell": 3, "vessels": 4}

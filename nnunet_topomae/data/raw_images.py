@@ -1,4 +1,4 @@
-"""Whether image files are whole. ITK fills in what a cut file lacks, without a word.
+"""Whether image files are whole, also when they are written. ITK fills in what a cut file lacks, without a word.
 
 What is compressed is decompressed, to its checksum, and lengths are compared with the header's, by the format's reader
 if it does so. What is not compressed has no checksum: a changed voxel cannot be told from a voxel.
@@ -11,10 +11,10 @@ import logging
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import nibabel
 import SimpleITK as sitk
@@ -23,6 +23,7 @@ from PIL import Image
 
 from nnunet_topomae.data.dataset_json import read_dataset_json
 from nnunet_topomae.data.raw_files import apples_note, file_fault, labels_by_case
+from nnunet_topomae.files import written_whole
 
 CHUNK = 1 << 20  # bytes read at once
 GIPL_HEADER = 256  # bytes
@@ -52,6 +53,14 @@ def require_whole_dataset(raw: Path) -> None:
     if notes := [note for folder in folders if (note := apples_note(folder, ending))]:
         raise DamagedImageError("; ".join(notes))
     require_whole(file for folder in folders for file in labels_by_case(folder, ending).values())
+
+
+def write_image(file: Path, image: sitk.Image) -> None:
+    """Write CASE.nii.gz. Raises OSError, also on a full disk, where SimpleITK cuts the file short without a word."""
+    with written_whole(file) as partial:
+        sitk.WriteImage(image, str(partial))
+        if image_fault(partial):
+            raise OSError("it was cut short: is the disk full?")
 
 
 def image_fault(file: Path) -> str:
@@ -111,13 +120,11 @@ def _length_fault(file: Path, start: int, num_bytes: int, bytes_of_slice: int) -
     return f"{'is cut off' if length < needed else 'does not fit'}: its header tells of {needed} bytes, it has {length}"
 
 
-@contextmanager
-def _opened(file: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
+def _opened(file: Path) -> BufferedIOBase:
     """Decompressed, whatever it is called."""
     with file.open("rb") as content:
         is_compressed = content.read(2) == b"\x1f\x8b"
-        content.seek(0)
-        yield gzip.GzipFile(fileobj=content) if is_compressed else content
+    return gzip.open(file) if is_compressed else file.open("rb")
 
 
 def _by_itk(file: Path) -> str:

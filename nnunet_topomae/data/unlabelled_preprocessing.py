@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset, nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_topomae.data.case_facts import read_fingerprints, volume_facts
+from nnunet_topomae.data.case_facts import read_fingerprints
 from nnunet_topomae.data.dataset_json import channel_names
 from nnunet_topomae.data.preprocessing_settings import Settings, preprocessing_settings
 from nnunet_topomae.data.raw_files import apples_note, file_fault, images_by_case, labels_by_case
 from nnunet_topomae.data.raw_images import DamagedImageError, require_whole
 from nnunet_topomae.data.unlabelled import SUFFIXES, Record, UnlabelledImages, advice, grouped
+from nnunet_topomae.data.volume_facts import volume_facts
 from nnunet_topomae.files import read_json
 from nnunet_topomae.planning.plans_file import Plans, configuration_of
 from nnunet_topomae.processes import in_processes
@@ -87,9 +88,9 @@ def add_unlabelled(
     _refuse_other_files(target, {case: good[case] for case in done})
     to_do = {case: channels for case, channels in good.items() if case not in done}
     if to_do:
-        worker = _Worker(f"{target.folder}_partial", plans, configuration_name, dataset_json)
+        preprocessing = (plans, configuration_name, dataset_json)
         validation = _validation_cases(preprocessed_dataset, labelled)
-        bad |= _preprocess_all(worker, to_do, target, settings, validation, num_processes)
+        bad |= _preprocess_all(to_do, target, settings, validation, num_processes, *preprocessing)
     if done:
         report(f"{len(done)} of {len(files)} images had been added before")
     if bad and not skip_bad:
@@ -150,71 +151,63 @@ def _validation_cases(preprocessed_dataset: Path, labelled: nnUNetBaseDataset) -
     return {fingerprint: case for case, fingerprint in read_fingerprints(labelled, cases).items()}
 
 
-class _Worker(NamedTuple):
-    """What a process needs to preprocess an image."""
-
-    folder: str
-    plans: Plans
-    configuration_name: str
-    dataset_json: dict[str, Any]
-
-    def preprocess(self, case: str, channels: list[str]) -> str:
-        """Writes what nnU-Net's preprocessor makes of an image into the folder; returns its fingerprint.
-
-        Raises:
-            BadImageError: the image is damaged, nnU-Net cannot preprocess it, or nothing can be learnt from it.
-        """
-        configuration = configuration_of(self.plans, self.configuration_name)
-        made = Path(self.folder, case)
-        _remove(made)  # what an interrupted run left
-        try:
-            require_whole(channels)
-            configuration.preprocessor_class(verbose=False).run_case_save(
-                str(made), channels, None, PlansManager(self.plans), configuration, self.dataset_json
-            )
-            image = nnUNetDatasetBlosc2(self.folder, [case]).load_case(case)[0]
-        except DamagedImageError as error:
-            raise BadImageError(str(error)) from error
-        except Exception as error:  # images are odd in as many ways as there are readers
-            raise BadImageError(f"cannot be preprocessed ({type(error).__name__}: {error})") from error
-        facts = volume_facts(image)
-        if facts.non_finite:
-            raise BadImageError(f"{facts.non_finite} voxels are NaN or infinite")
-        if facts.lowest == facts.highest:
-            raise BadImageError("all voxels have one value, so that nothing can be learnt from them")
-        assert facts.fingerprint is not None
-        return facts.fingerprint
-
-    def outcome(self, case: str, channels: list[str]) -> str | BadImageError:
-        """The fingerprint, or what is wrong."""
-        try:
-            return self.preprocess(case, channels)
-        except BadImageError as error:
-            return error
+def _preprocess(
+    folder: str,
+    case: str,
+    channels: Sequence[str],
+    plans: Plans,
+    configuration_name: str,
+    dataset_json: dict[str, Any],
+) -> tuple[str, str]:
+    """Writes what nnU-Net's preprocessor makes of an image to `folder`; its fingerprint, and what is wrong with it."""
+    configuration, made = configuration_of(plans, configuration_name), Path(folder, case)
+    _remove(made)  # what an interrupted run left
+    try:
+        require_whole(channels)
+        configuration.preprocessor_class(verbose=False).run_case_save(
+            str(made), channels, None, PlansManager(plans), configuration, dataset_json
+        )
+        facts = volume_facts(nnUNetDatasetBlosc2(folder, [case]).load_case(case)[0])
+    except DamagedImageError as error:
+        return "", str(error)
+    except Exception as error:  # images are odd in as many ways as there are readers
+        return "", f"cannot be preprocessed ({type(error).__name__}: {error})"
+    if facts.non_finite:
+        return "", f"{facts.non_finite} voxels are NaN or infinite"
+    if facts.lowest == facts.highest:
+        return "", "all voxels have one value, so that nothing can be learnt from them"
+    return str(facts.fingerprint), ""
 
 
 def _preprocess_all(
-    worker: _Worker,
     to_do: Mapping[str, Mapping[int, Path]],
     target: UnlabelledImages,
     settings: Settings,
     validation: Mapping[str, str],
     num_processes: int,
+    *preprocessing: Any,
 ) -> dict[str, str]:
-    """Adds each image as soon as it is done; returns what is wrong with those that are not, by name."""
-    bad, partial = {}, Path(worker.folder)
+    """Adds each image as soon as it is done; returns what is wrong with those that are not, by name.
+
+    Args:
+        preprocessing: the last arguments of `_preprocess`.
+    """
+    bad, partial = {}, target.folder.with_name(f"{target.folder.name}_partial")
     stamps = {case: _stamps(channels) for case, channels in to_do.items()}
     partial.mkdir(exist_ok=True)
-    tasks = {case: (case, list(map(str, channels.values()))) for case, channels in to_do.items()}
+    tasks = {
+        case: (str(partial), case, list(map(str, channels.values())), *preprocessing)
+        for case, channels in to_do.items()
+    }
     try:
-        with closing(in_processes(worker.outcome, tasks, num_processes, "Preprocessing")) as outcomes:
-            for case, outcome in outcomes:
-                if isinstance(outcome, BadImageError):
-                    bad[case] = str(outcome)
-                elif outcome in validation:
-                    bad[case] = f"the same image as validation case {validation[outcome]}"
+        with closing(in_processes(_preprocess, tasks, num_processes, "Preprocessing")) as outcomes:
+            for case, (fingerprint, fault) in outcomes:
+                if fingerprint in validation:
+                    fault = f"the same image as validation case {validation[fingerprint]}"
+                if fault:
+                    bad[case] = fault
                 else:
-                    target.put(case, partial / case, Record(settings, outcome, stamps[case]))
+                    target.put(case, partial / case, Record(settings, fingerprint, stamps[case]))
                 _remove(partial / case)
     except RuntimeError as error:
         raise RuntimeError(f"{error}. What was done is kept: given again, the command goes on") from error

@@ -17,6 +17,7 @@ from nnunet_topomae.evaluation.folder import Summary, case_status
 from nnunet_topomae.evaluation.segmentation import MEASURES
 
 Values = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 MEAN = "mean"
 PENALISED = "mean_with_inventions"
 NAMES = {MEAN: "mean", PENALISED: "mean with inventions"}
@@ -139,49 +140,43 @@ def _cases(summary: Summary) -> list[str]:
 
 
 class _Pairs(NamedTuple):
-    """Values of both folders, [cases], NaN where one is not defined, and where there is an invention."""
+    """Values of both folders, [2, cases], NaN where one is not defined, and where there is an invention."""
 
-    theirs: Values
-    ours: Values
-    left_out: npt.NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, theirs: Values, ours: Values) -> _Pairs:
-        return cls(theirs, ours, np.isnan(theirs) ^ np.isnan(ours))
+    values: Values
+    left_out: Flags
 
 
 def _paired_values(first: Summary, second: Summary, measure: str) -> dict[str, _Pairs]:
     """By class; the mean over classes; and that with inventions, where there are some."""
-    best = 1.0 if MEASURES[measure].more_is_better else 0.0
-    rows, penalised, inventions = {}, [], False
-    for label in first["mean"]:
-        values, absent = zip(*(_values(summary, label, measure) for summary in (first, second)), strict=True)
-        rows[label] = _Pairs.of(*values)
-        if label != "0":
-            invented = absent[0] ^ absent[1]
-            inventions |= bool(invented.any())
-            penalised.append(_Pairs.of(*(np.where(a & invented, best, v) for v, a in zip(values, absent, strict=True))))
-    means = {}
-    if len(rows) > 1:
-        means[MEAN] = _mean_over_classes([pairs for label, pairs in rows.items() if label != "0"])
-    if inventions:
-        means[PENALISED] = _mean_over_classes(penalised)
-    return rows | means
+    labels = list(first["mean"])
+    of_both = [_values(summary, labels, measure) for summary in (first, second)]
+    values, absent = (np.stack(part) for part in zip(*of_both, strict=True))  # [2, classes, cases]
+    rows = {label: _mean_over_classes(values[:, [n]]) for n, label in enumerate(labels)}
+    foreground = [label != "0" for label in labels]
+    values, absent = values[:, foreground], absent[:, foreground]
+    if len(labels) > 1:
+        rows[MEAN] = _mean_over_classes(values)
+    invented = absent[0] ^ absent[1]
+    if invented.any():
+        best = 1.0 if MEASURES[measure].more_is_better else 0.0
+        rows[PENALISED] = _mean_over_classes(np.where(absent & invented, best, values))
+    return rows
 
 
-def _values(summary: Summary, label: str, measure: str) -> tuple[Values, npt.NDArray[np.bool_]]:
-    """[cases], and in which of them both masks are empty."""
-    of_label = [case["metrics"][label] for case in summary["metric_per_case"]]
-    absent = [case_status(metrics) == "both_empty" for metrics in of_label]
-    return np.array([metrics[measure] for metrics in of_label], float), np.array(absent)
+def _values(summary: Summary, labels: Sequence[str], measure: str) -> tuple[Values, Flags]:
+    """[classes, cases], and where both masks are empty."""
+    metrics = [[case["metrics"][label] for case in summary["metric_per_case"]] for label in labels]
+    values = [[of_case[measure] for of_case in of_class] for of_class in metrics]
+    absent = [[case_status(of_case) == "both_empty" for of_case in of_class] for of_class in metrics]
+    return np.array(values, float), np.array(absent)
 
 
-def _mean_over_classes(classes: Sequence[_Pairs]) -> _Pairs:
-    """Over the classes defined in both."""
-    theirs, ours = (np.ma.masked_invalid([pairs[side] for pairs in classes]) for side in (0, 1))
-    either = theirs.mask | ours.mask
-    means = [np.ma.array(values.data, mask=either).mean(axis=0).filled(np.nan) for values in (theirs, ours)]
-    return _Pairs(means[0], means[1], np.any([pairs.left_out for pairs in classes], axis=0))
+def _mean_over_classes(values: Values) -> _Pairs:
+    """Of values [2, classes, cases], over the classes defined in both."""
+    undefined = np.isnan(values)
+    mask = np.broadcast_to(undefined.any(axis=0), values.shape)
+    means = np.ma.array(values, mask=mask).mean(axis=1).filled(np.nan)
+    return _Pairs(means, (undefined[0] ^ undefined[1]).any(axis=0))
 
 
 def _difference(
@@ -194,10 +189,10 @@ def _difference(
     pairs: _Pairs,
     rng: np.random.Generator,
 ) -> PairedDifference:
-    both = ~(np.isnan(pairs.theirs) | np.isnan(pairs.ours))
-    theirs, ours = pairs.theirs[both], pairs.ours[both]
-    differences = ours - theirs
-    differences[np.abs(differences) <= ROUNDING * np.abs([theirs, ours]).max(initial=0)] = 0
+    theirs, ours = pairs.values
+    both = ~(np.isnan(theirs) | np.isnan(ours))
+    differences = ours[both] - theirs[both]
+    differences[np.abs(differences) <= ROUNDING * np.abs(pairs.values[:, both]).max(initial=0)] = 0
     low, high = _interval(differences, rng)
     return PairedDifference(
         *(measure, label, name, baseline, other),

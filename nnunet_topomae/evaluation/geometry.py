@@ -46,6 +46,10 @@ class Geometry:
     affine: npt.NDArray[np.float64] | None
     note: str = ""
 
+    @property
+    def is_flat(self) -> bool:
+        return len(self.shape) == 2 or len(self.shape) == 3 and 1 in self.shape
+
     def difference(self, other: Geometry) -> str:
         """In words; empty where both are the same grid, as far as both files say."""
         if self.shape != other.shape:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES, determine_reader_writer_from_dataset_json
 
 from nnunet_topomae.data.raw_files import apples_note, file_fault, labels_by_case, twin
-from nnunet_topomae.evaluation.geometry import read_geometry
+from nnunet_topomae.evaluation.geometry import Geometry, read_geometry
 
 
 @dataclass(frozen=True)
@@ -91,22 +91,24 @@ def pair_files(
         raise ValueError(f"{predictions}: {'; '.join(problems) or f'no prediction *{ending} of any reference'}")
     pairs = [Pair(case, theirs[case], ours[case]) for case in cases]
     bad = {pair.name: fault for pair in pairs if (fault := _fault(pair))}
-    openable = [pair for pair in pairs if pair.name not in bad]
-    looks = []
-    if openable:
-        reader = _reader_of(description, [pair.reference for pair in openable])
-        looks = [_look_at(pair, ending, reader) for pair in openable]
-    bad |= {look.pair.name: look.problem for look in looks if look.problem}
-    looks = [look for look in looks if not look.problem]
-    if not looks:
+    pairs = [pair for pair in pairs if pair.name not in bad]
+    reader = _reader_of(description, [pair.reference for pair in pairs])
+    grids: dict[Pair, Geometry] = {}
+    for pair in pairs:
+        try:
+            pair, grid = _with_grid(pair, ending, reader)
+            grids[pair] = grid
+        except ValueError as error:
+            bad[pair.name] = str(error)
+    if not grids:
         raise ValueError(f"{predictions}: none of {len(cases)} cases can be measured: {'; '.join(bad.values())}")
-    odd = [look.note for look in looks if look.note]
+    odd = [grid.note for grid in grids.values() if grid.note]
     if odd:
         notes.append(
             f"the headers of {len(odd)} references contradict themselves: measured with the voxel size that nnU-Net "
             f"takes by {reader.__name__}, the image reader of this dataset ({odd[0]}{', ...' if odd[1:] else ''})"
         )
-    return Folder(predictions, [look.pair for look in looks], reader, _units(looks), bad, notes)
+    return Folder(predictions, list(grids), reader, _units(grids), bad, notes)
 
 
 def pair_folders(
@@ -138,26 +140,20 @@ def _fault(pair: Pair) -> str:
 
 def _reader_of(description: Mapping[str, Any], examples: Sequence[Path]) -> type[BaseReaderWriter]:
     """By the first file that one of nnU-Net's readers reads: it tries them where dataset.json names none."""
+    failure = None
     for example in examples:
         try:  # with a traceback for each reader that fails
             with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                 return determine_reader_writer_from_dataset_json(dict(description), str(example), verbose=False)
         except Exception as error:  # as many kinds as there are readers
             failure = error
+    if failure is None:
+        return BaseReaderWriter  # there is nothing to read
     raise ValueError(f"no reader of nnU-Net reads {examples[0]}: {failure}") from failure
 
 
-class _Look(NamedTuple):
-    """What the headers of a case say."""
-
-    pair: Pair
-    spacing_known: bool = False
-    flat: bool = False
-    problem: str = ""
-    note: str = ""
-
-
-def _look_at(pair: Pair, ending: str, reader: type[BaseReaderWriter]) -> _Look:
+def _with_grid(pair: Pair, ending: str, reader: type[BaseReaderWriter]) -> tuple[Pair, Geometry]:
+    """The grid of both files; the prediction's spacing where the reference has none. Raises ValueError."""
     grids, problems = [], []
     for file in (pair.reference, pair.prediction):
         try:
@@ -165,27 +161,27 @@ def _look_at(pair: Pair, ending: str, reader: type[BaseReaderWriter]) -> _Look:
         except ValueError as error:
             problems.append(str(error))
     if problems:
-        return _Look(pair, problem="; ".join(problems))
+        raise ValueError("; ".join(problems))
     theirs, ours = grids
     if difference := ours.difference(theirs):
-        name = pair.prediction.name
-        return _Look(pair, problem=f"{name}: prediction and reference differ in {difference}")
-    if not theirs.spacing:
-        pair = Pair(pair.name, pair.reference, pair.prediction, ours.spacing)
-    flat = len(theirs.shape) == 2 or len(theirs.shape) == 3 and 1 in theirs.shape
-    return _Look(pair, bool(theirs.spacing or ours.spacing), flat, note=theirs.note)
+        raise ValueError(f"{pair.prediction.name}: prediction and reference differ in {difference}")
+    if theirs.spacing is None:
+        return replace(pair, spacing=ours.spacing), replace(theirs, spacing=ours.spacing)
+    return pair, theirs
 
 
-def _units(looks: Sequence[_Look]) -> dict[str, str]:
+def _units(grids: Mapping[Pair, Geometry]) -> dict[str, str]:
     """Raises ValueError where they are not the same for all cases."""
-    unknown = [look.pair.name for look in looks if not look.spacing_known]
-    if 0 < len(unknown) < len(looks):
+    unknown = [pair.name for pair, grid in grids.items() if grid.spacing is None]
+    if 0 < len(unknown) < len(grids):
         raise ValueError(
             f"no spacing is known for {', '.join(unknown)}, but it is for the others: nnU-Net reads that of CASE.tif "
             "from CASE.json beside it"
         )
-    flat = [look.pair.name for look in looks if look.flat]
-    if 0 < len(flat) < len(looks):
+    flat = [
+        pair.name for pair, grid in grids.items() if len(grid.shape) == 2 or len(grid.shape) == 3 and 1 in grid.shape
+    ]
+    if 0 < len(flat) < len(grids):
         raise ValueError(f"these cases are 2D images, the others 3D: {', '.join(flat)}. Measure them apart")
     if unknown:
         return {"length": "voxels", "volume": "voxels", "": ""}

@@ -1,14 +1,12 @@
-"""What an evaluation leaves behind: summary.json, a CSV, and tables for the terminal."""
+"""What an evaluation leaves behind beside summary.json: a CSV, and tables for the terminal."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from nnunet_topomae.evaluation.comparison import MIN_CASES, PENALISED, SIGNIFICANT, PairedDifference
 from nnunet_topomae.evaluation.folder import COUNTS, LARGEST_OF, Summary, case_status
@@ -24,30 +22,25 @@ COUNT_MEANINGS = {
 }
 
 
-def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """As nnU-Net does: sorted, NaN for what is not defined."""
-    write_text(file, json.dumps(content, indent=4, sort_keys=True) + "\n")
-
-
 def write_csv(file: Path, summaries: Mapping[str, Summary]) -> None:
     """A line a folder, case and class; empty cells for what is not defined."""
+    rows = [
+        {
+            "predictions": folder,
+            "case": Path(case["prediction_file"]).name,
+            "label": label,
+            "name": summary["label_names"][label],
+            "status": case_status(metrics),
+            **{name: "" if math.isnan(value) else value for name, value in metrics.items()},
+        }
+        for folder, summary in summaries.items()
+        for case in summary["metric_per_case"]
+        for label, metrics in case["metrics"].items()
+    ]
     text = io.StringIO()
-    writer = None
-    for folder, summary in summaries.items():
-        for case in summary["metric_per_case"]:
-            for label, metrics in case["metrics"].items():
-                row = {
-                    "predictions": folder,
-                    "case": Path(case["prediction_file"]).name,
-                    "label": label,
-                    "name": summary["label_names"][label],
-                    "status": case_status(metrics),
-                    **{name: "" if math.isnan(value) else value for name, value in metrics.items()},
-                }
-                if writer is None:
-                    writer = csv.DictWriter(text, list(row))
-                    writer.writeheader()
-                writer.writerow(row)
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
     write_text(file, text.getvalue())
 
 

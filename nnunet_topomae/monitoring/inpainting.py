@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.linalg import cg
+from scipy.sparse.linalg import LaplacianNd, cg
 
 TOLERANCE = 1e-4  # relative, of the residual: an error far below that of the inpainting itself
 
@@ -29,28 +28,9 @@ def harmonic_inpainting(image: torch.Tensor, voxel_mask: torch.Tensor) -> torch.
 
 
 def _fill(crop: np.ndarray, hidden: np.ndarray) -> None:
-    unknown = np.full(hidden.shape, -1)
-    unknown[hidden] = np.arange(hidden.sum())
-    pairs = []  # of voxels that share a face: flat indices
-    voxels = np.arange(hidden.size).reshape(hidden.shape)
-    for axis in range(hidden.ndim):
-        ahead, behind = (np.take(voxels, range(*ends), axis).ravel() for ends in _shifted(hidden.shape[axis]))
-        pairs += [(ahead, behind), (behind, ahead)]
-    one, other = (np.concatenate(ends) for ends in zip(*pairs, strict=True))
-    is_hidden, row_of = hidden.ravel(), unknown.ravel()
-    keep = is_hidden[one]
-    one, other = one[keep], other[keep]
-    row, inner = row_of[one], is_hidden[other]
-    degree = np.bincount(row, minlength=is_hidden.sum()).astype(float)
-    size = len(degree)
-    neighbours = coo_matrix((np.ones(inner.sum()), (row[inner], row_of[other[inner]])), shape=(size, size))
-    laplacian = (coo_matrix((degree, (np.arange(size), np.arange(size))), shape=(size, size)) - neighbours).tocsr()
+    laplacian = LaplacianNd(hidden.shape, boundary_conditions="neumann", dtype=float).tosparse().tocsr()
+    rows, hidden = -laplacian[hidden.ravel()], hidden.ravel()
+    inner, outer = rows[:, hidden], rows[:, ~hidden]
     for channel in crop:
         flat = channel.reshape(-1)
-        right = np.bincount(row[~inner], weights=flat[other[~inner]], minlength=size)
-        solution, _ = cg(laplacian, right, rtol=TOLERANCE)
-        flat[is_hidden] = solution
-
-
-def _shifted(length: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    return (0, length - 1), (1, length)
+        flat[hidden], _ = cg(inner, -outer @ flat[~hidden], rtol=TOLERANCE)

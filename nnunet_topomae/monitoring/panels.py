@@ -161,14 +161,8 @@ def _read(file: Path) -> list[Panel]:
 
 
 def _panel_of(arrays: Mapping[str, np.ndarray], index: int) -> Panel:
-    def value(name: str) -> Any:
-        if name in BY_NETWORK:
-            return {branch: arrays[f"{index}/{name}/{branch}"] for branch in BRANCHES}
-        return arrays[f"{index}/{name}"]
-
-    panel = Panel(*map(value, Panel._fields))
-    return panel._replace(
-        case=str(panel.case),
-        epoch=int(panel.epoch),
-        masked_mse={branch: float(error) for branch, error in panel.masked_mse.items()},
-    )
+    values: dict[str, Any] = {name: arrays[f"{index}/{name}"] for name in Panel._fields if name not in BY_NETWORK}
+    for name in BY_NETWORK:
+        values[name] = {branch: arrays[f"{index}/{name}/{branch}"] for branch in BRANCHES}
+    errors = {branch: float(error) for branch, error in values["masked_mse"].items()}
+    return Panel(**values | {"case": str(values["case"]), "epoch": int(values["epoch"]), "masked_mse": errors})

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from nnunet_topomae.data.dataloading import CropPositionDataLoader
+from nnunet_topomae.data.dataloading import CropDataLoader, collate_crops
 from nnunet_topomae.losses.position import point_distance
 from nnunet_topomae.losses.reconstruction import masked_mean
 from nnunet_topomae.losses.term import BRANCHES
@@ -67,7 +67,7 @@ class PretrainingEvaluation:
         network: in evaluation mode, on `device`.
         geometry: of the network.
         topology: without normalisation, for the topological distance.
-        loader: draws crops with their points.
+        loader: draws crops.
         mask_ratio: part of the tokens hidden.
         crops_per_case: the figures of a case are means over these.
         spacing: mm per voxel and axis of the preprocessed volumes.
@@ -77,7 +77,7 @@ class PretrainingEvaluation:
     network: CoPretrainingNetwork
     geometry: Geometry
     topology: TopologicalLoss
-    loader: CropPositionDataLoader
+    loader: CropDataLoader
     mask_ratio: float
     crops_per_case: int
     spacing: Sequence[float]
@@ -110,18 +110,15 @@ class PretrainingEvaluation:
     @torch.no_grad()
     def reconstruct(self, key: str, generator: torch.Generator) -> ReconstructedCrop:
         """The next crop of a case under the next mask."""
-        sample = self.loader.draw_sample(key)
-        image = sample["data"][None].to(self.device)
+        crop = collate_crops([self.loader.draw_crop(key)], self.geometry.patch_size)
+        image, points, shape = (crop[name].to(self.device) for name in ("data", "points", "volume_shape"))
         masks = draw_masks(1, 1, self.geometry.num_tokens, self.mask_ratio, generator).to(self.device)
-        output = self.network(image, masks)
-        voxel_mask = expand_mask(masks[:, 0], self.geometry.token_grid, self.geometry.token_size)
-        branches = output._asdict().items()
-        shape = sample["volume_shape"][None].to(self.device)
+        branches = self.network(image, masks)._asdict().items()
         return ReconstructedCrop(
             image,
-            voxel_mask,
+            expand_mask(masks[:, 0], self.geometry.token_grid, self.geometry.token_size),
             {name: branch.reconstruction[:, 0].float() for name, branch in branches},
-            sample["points"][None].to(self.device),
+            points,
             {name: in_volume(branch.points[:, 0].float(), shape, self._mm(shape)) for name, branch in branches},
             shape,
         )

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig
 from nnunet_topomae.files import write_json
 from nnunet_topomae.folders import shipped_folder
 from nnunet_topomae.planning.configuration import Strides, with_patch
-from nnunet_topomae.planning.plans_file import Plans, new_plans_file, read_plans, require_new
+from nnunet_topomae.planning.plans_file import Plans, configuration_of, new_plans_file, read_plans, require_new
 
 CONFIGURATION = "3d_fullres"
 
@@ -58,21 +57,13 @@ def load_preset(name: str) -> DatasetPreset:
     file = Path(name) if name.endswith(".json") else shipped_folder("plans") / f"{name}.json"
     if not file.is_file():
         raise ValueError(f"no preset {name!r}: take one of {', '.join(preset_names())}, or the path of a .json file")
-    content = json.loads(file.read_text())
+    content = {"strides": None, "spacing": None, **json.loads(file.read_text())}
     TopoMAEConfig.from_plans(content)
     cases = [case for part in content["split"].values() for case in part]
     twice = sorted({case for case in cases if cases.count(case) > 1})
     if twice:
         raise ValueError(f"{file}: listed more than once: {', '.join(twice)}")
-    return DatasetPreset(
-        name=file.stem,
-        convert=content["convert"],
-        patch_size=content["patch_size"],
-        strides=content.get("strides"),
-        spacing=content.get("spacing"),
-        topomae=content[PLANS_SECTION],
-        split=content["split"],
-    )
+    return DatasetPreset(file.stem, **{field.name: content[field.name] for field in fields(DatasetPreset)[1:]})
 
 
 def apply_preset(
@@ -111,14 +102,11 @@ def apply_preset(
 
 def preset_plans(preset: DatasetPreset, plans: Plans, new_name: str) -> Plans:
     """The variant of the plans; raises ValueError."""
-    if CONFIGURATION not in plans["configurations"]:
-        raise ValueError(f"{plans['plans_name']} of {plans['dataset_name']} has no {CONFIGURATION} configuration")
-    planned = PlansManager(plans).get_configuration(CONFIGURATION).configuration
+    planned = configuration_of(plans, CONFIGURATION).configuration
     new = with_patch(planned, preset.patch_size, preset.strides, preset.spacing)
     if not np.allclose(new["spacing"], planned["spacing"]):
         new["data_identifier"] = f"{new_name}_{CONFIGURATION}"
-    variant = deepcopy(plans)
-    variant["plans_name"] = new_name
+    variant = {**deepcopy(plans), "plans_name": new_name}
     variant["configurations"][CONFIGURATION] = new
     variant[PLANS_SECTION] = {**plans.get(PLANS_SECTION, {}), **preset.topomae}
     return variant

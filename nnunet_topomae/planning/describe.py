@@ -7,7 +7,6 @@ from typing import Any
 
 from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.networks.presets import PRESETS
-from nnunet_topomae.networks.summary import NetworkSummary
 from nnunet_topomae.planning.blueprint import Blueprint
 from nnunet_topomae.planning.host_work import HostWork
 from nnunet_topomae.planning.memory import GIB, USABLE_MEMORY, Workload, largest_batch
@@ -46,7 +45,14 @@ def describe(
         f"batch in {memory_gib:g} GiB",
     )
     phases = [
-        (name, *_phase(phase, summary, chosen.batch_size, memory_gib))
+        (
+            name,
+            phase,
+            f"{summary.parameters / 1e6:.1f} M",
+            f"{summary.multiply_adds / 1e9:.1f} G",
+            f"{summary.training_bytes(chosen.batch_size) / GIB:.1f} GiB",
+            largest_batch([summary], memory_gib),
+        )
         for name in (PRESETS if all_presets else (config.preset,))
         for phase, summary in workload.summarise(chosen.configuration, name).items()
     ]
@@ -73,13 +79,3 @@ def _geometry_rows(blueprint: Blueprint) -> list[Sequence[object]]:
         ("ViT token (voxels)", *geometry.token_size),
         (f"ViT token grid ({geometry.num_tokens} tokens)", *geometry.token_grid),
     ]
-
-
-def _phase(phase: str, summary: NetworkSummary, batch_size: int, memory_gib: float) -> Sequence[object]:
-    return (
-        phase,
-        f"{summary.parameters / 1e6:.1f} M",
-        f"{summary.multiply_adds / 1e9:.1f} G",
-        f"{summary.training_bytes(batch_size) / GIB:.1f} GiB",
-        largest_batch([summary], memory_gib),
-    )

@@ -28,17 +28,13 @@ def read_plans(folder: Path, name: str) -> Plans:
     """
     file = folder / f"{name}.json"
     if file.is_file():
-        return _parse_plans(file)
+        plans = read_json(file)
+        if not isinstance(plans, dict) or not isinstance(plans.get("configurations"), dict):
+            raise ValueError(f"{file} holds no plans of nnU-Net: there must be an object with 'configurations'")
+        return plans
     others = sorted(path.stem for path in folder.glob("*.json") if '"configurations"' in path.read_text())
     hint = f"name another with -p: {', '.join(others)}" if others else "run nnUNetv2_plan_and_preprocess first"
     raise FileNotFoundError(f"{file} does not exist: {hint}")
-
-
-def _parse_plans(file: Path) -> Plans:
-    plans = read_json(file)
-    if not isinstance(plans, dict) or not isinstance(plans.get("configurations"), dict):
-        raise ValueError(f"{file} holds no plans of nnU-Net: there must be an object with 'configurations'")
-    return plans
 
 
 def configuration_of(plans: Plans, name: str) -> ConfigurationManager:

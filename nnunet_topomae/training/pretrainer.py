@@ -22,13 +22,7 @@ from torch import nn
 from nnunet_topomae.augmentation.random_streams import numpy_generator_kept
 from nnunet_topomae.config import TopoMAEConfig
 from nnunet_topomae.data.augmentation import RandomPlace, Resample
-from nnunet_topomae.data.dataloading import (
-    CropDataLoader,
-    CropPositionDataLoader,
-    CropSampleDataLoader,
-    collate_crops,
-    located,
-)
+from nnunet_topomae.data.dataloading import CropDataLoader, CropPositionDataLoader, collate_crops
 from nnunet_topomae.data.unlabelled import JoinedDataset
 from nnunet_topomae.files import write_json
 from nnunet_topomae.losses.pretraining import CURVES, PretrainingLoss
@@ -209,7 +203,7 @@ class TopoMAEPretrainer(StartedTrainer, UnlabelledCasesTrainer):
         val_batches = self.in_background(self.crop_loader(val), validation=True)
         if halves is None:
             return self.in_background(self.crop_loader(train, place, resample)), val_batches
-        loader = self.crop_loader(train, place, halves.in_worker, CropSampleDataLoader)
+        loader = self.crop_loader(train, place, halves.in_worker, CropDataLoader)
         return self.prefetched(loader, halves.on_device), val_batches
 
     def crop_loader(
@@ -227,7 +221,7 @@ class TopoMAEPretrainer(StartedTrainer, UnlabelledCasesTrainer):
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """A batch as of a `CropPositionDataLoader`."""
-        return collate_crops([located(sample, self.configuration_manager.patch_size) for sample in samples])
+        return collate_crops(samples, self.configuration_manager.patch_size)
 
     @property
     def augments_previous_stage(self) -> bool:
@@ -246,10 +240,9 @@ class TopoMAEPretrainer(StartedTrainer, UnlabelledCasesTrainer):
         loader = self.crop_loader(self.dataset_of(keys))
         with numpy_generator_kept():
             np.random.seed(0)
-            samples = [loader.draw_sample(keys[index % len(keys)]) for index in range(NUM_CROPS)]
+            batch = self.collate([loader.draw_crop(keys[index % len(keys)]) for index in range(NUM_CROPS)])
         generator = torch.Generator().manual_seed(0)
         masks = draw_masks(NUM_CROPS, 1, self.geometry.num_tokens, self.config.mask_ratio, generator)
-        batch = collate_crops(samples)
         shape, patch_size = batch["volume_shape"], torch.tensor(self.configuration_manager.patch_size)
         places = from_centre(batch["points"], shape, torch.tensor(self.configuration_manager.spacing))
         return PretrainingInstruments(batch["data"], places, shape < patch_size, masks, self.loss, self.batch_size)

@@ -1,5 +1,6 @@
 """nnU-Net's own pipelines beside their halves for data workers and the device, from the same seeds."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import numpy as np
@@ -51,6 +52,13 @@ def nnunet_pipeline(patch_size=(16, 20, 18), do_dummy_2d_data_aug=False, always=
     return pipeline
 
 
+def planned(name: str) -> tuple[dict, Callable[[int], dict[str, torch.Tensor]]]:
+    """Of `PLANS`: the settings, and samples by number."""
+    settings, channels, labels = PLANS[name]
+    sides = (6, 29, 27) if settings.get("do_dummy_2d_data_aug") else (25, 29, 27)
+    return settings, lambda number: smooth_sample(channels, labels, sides, number)
+
+
 def smooth_sample(channels: int, labels: list[int], sides=(25, 29, 27), seed=0) -> dict[str, torch.Tensor]:
     """An image, and labels in blobs that touch each other."""
     generator = torch.Generator().manual_seed(seed)
@@ -92,26 +100,16 @@ def as_list(sample: dict) -> list[torch.Tensor]:
     return sample["segmentation"] if isinstance(sample["segmentation"], list) else [sample["segmentation"]]
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", PLANS)
 @pytest.mark.parametrize("always", [True, False], ids=["each transform", "nnU-Net's odds"])
-def test_the_halves_give_what_nnunet_gives(name, always):
-    settings, channels, labels = PLANS[name]
-    sides = (6, 29, 27) if settings.get("do_dummy_2d_data_aug") else (25, 29, 27)
+def test_the_halves_give_what_nnunet_gives(name, always, device):
+    settings, sample_of = planned(name)
     pipeline = nnunet_pipeline(always=always, **settings)
+    if device != "cpu":
+        pipeline.transforms = [t for t in pipeline.transforms if "GaussianNoise" not in repr(t)]  # other generators
     for number in range(2 if always else 6):
-        theirs, ours = both(pipeline, smooth_sample(channels, labels, sides, number), number)
-        assert_equal(ours, theirs)
-
-
-@pytest.mark.parametrize("device", DEVICES[1:])
-@pytest.mark.parametrize("name", PLANS)
-def test_a_gpu_gives_what_nnunet_gives(name, device):
-    settings, channels, labels = PLANS[name]
-    sides = (6, 29, 27) if settings.get("do_dummy_2d_data_aug") else (25, 29, 27)
-    pipeline = nnunet_pipeline(always=True, **settings)
-    pipeline.transforms = [t for t in pipeline.transforms if "GaussianNoise" not in repr(t)]  # other generators
-    for number in range(2):
-        theirs, ours = both(pipeline, smooth_sample(channels, labels, sides, number), number, device)
+        theirs, ours = both(pipeline, sample_of(number), number, device)
         assert_equal(ours, theirs)
 
 
@@ -130,11 +128,10 @@ class PretendedGPU(TorchFunctionMode):
 
 @pytest.mark.parametrize("name", PLANS)
 def test_nothing_reads_the_device_or_mixes_it_with_the_host(name):
-    settings, channels, labels = PLANS[name]
-    sides = (6, 29, 27) if settings.get("do_dummy_2d_data_aug") else (25, 29, 27)
+    settings, sample_of = planned(name)
     in_worker, on_device = split_pipeline(nnunet_pipeline(always=True, **settings))
     seed(0)
-    sample = in_worker(**smooth_sample(channels, labels, sides))
+    sample = in_worker(**sample_of(0))
     with PretendedGPU():
         sample |= {
             entry: torch.empty(sample[entry].shape, dtype=sample[entry].dtype, device="cuda")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,8 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_topomae.data.phantom import write_phantom_dataset
+from nnunet_topomae.training.finetuner import TopoMAEFinetunerFromScratch
+from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 
 pytestmark = pytest.mark.slow
 
@@ -81,55 +82,15 @@ def test_a_fold_without_any_foreground_trains(odd, train):
     assert {metrics["n_ref"] for metrics in case["metrics"].values()} == {0}
 
 
-@pytest.fixture
-def damaged(phantom, tmp_path, monkeypatch):
-    """The phantom with a fault of another kind in every case."""
-    shutil.copytree(phantom.preprocessed_dataset, tmp_path / phantom.dataset_name)
-    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
-    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
-    damaged = replace(phantom, preprocessed=tmp_path, results=tmp_path / "results")
-    folder = damaged.preprocessed_dataset / "nnUNetPlans_3d_fullres"
-    cases = sorted(file.stem for file in folder.glob("*.pkl"))
-    splits = [{"train": cases[:4], "val": cases[4:]}]
-    (damaged.preprocessed_dataset / "splits_final.json").write_text(json.dumps(splits))
-
-    write_voxel(folder / f"{cases[0]}.b2nd", np.nan)
-    truncate(folder / f"{cases[1]}.b2nd")
-    truncate(folder / f"{cases[2]}_seg.b2nd")
-    truncate(folder / f"{cases[3]}.pkl")
-    (folder / f"{cases[4]}_seg.b2nd").unlink()
-    write_voxel(folder / f"{cases[5]}_seg.b2nd", 9)
-    return damaged
-
-
-def write_voxel(file: Path, value: float) -> None:
-    array = blosc2.open(str(file))[:]
-    array[0, 3, 4, 5] = value
+def test_a_bad_label_is_refused_before_finetuning_and_nothing_to_pretraining(workshop):
+    file = workshop.images / "phantom_tr_005_seg.b2nd"
+    label = blosc2.open(str(file))[:]
+    label[0, 3, 4, 5] = 9
     file.unlink()
-    blosc2.asarray(array, urlpath=str(file))
-
-
-def truncate(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-FAULTS = (
-    "phantom_tr_000: 1 voxels are NaN or infinite",
-    "phantom_tr_001: cannot be read (RuntimeError",
-    "phantom_tr_002: cannot be read (RuntimeError",
-    "phantom_tr_003: cannot be read (",
-    "phantom_tr_004: cannot be read (FileNotFoundError",
-    "phantom_tr_005: labels reach from 0 to 9, dataset.json allows -1 to 4",
-)
-
-
-@pytest.mark.parametrize(
-    ("trainer", "faults"),
-    [("TopoMAEPretrainer", FAULTS[:5]), ("TopoMAEFinetunerFromScratch", FAULTS)],  # only the latter reads labels
-)
-def test_every_damaged_case_is_named_before_training_starts(damaged, train, trainer, faults):
-    log = train(damaged, trainer, check=False)
-    assert f"ValueError: {len(faults)} of 6 preprocessed cases" in log
-    assert all(fault in log for fault in faults)
-    assert "Epoch 0" not in log and not list(damaged.results.rglob("checkpoint_*"))
-    assert len(list(damaged.preprocessed_dataset.rglob("*.pkl"))) == 6  # nothing was deleted
+    blosc2.asarray(label, urlpath=str(file))
+    with pytest.raises(ValueError, match="phantom_tr_005: labels reach from 0 to 9, dataset.json allows -1 to 4"):
+        workshop.build(TopoMAEFinetunerFromScratch).run_training()
+    assert not list(workshop.results.rglob("checkpoint_*"))
+    pretrainer = workshop.build(TopoMAEPretrainer)
+    pretrainer.initialize()
+    pretrainer._check_data()

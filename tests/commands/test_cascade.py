@@ -62,17 +62,6 @@ def second_stage(dataset, pretrained):
     return dataset.model(configuration=SECOND)
 
 
-def test_the_first_stage_segments_every_case_for_the_second(dataset, first_stage):
-    segmented = sorted(file.stem for file in (first_stage / "predicted_next_stage" / SECOND).iterdir())
-    assert segmented == dataset.cases
-
-
-def test_pretraining_looks_at_the_image_alone(pretrained):
-    weights = pretrained.network.state_dict()
-    assert weights["vit.encoder.token_embedding.weight"].shape[1] == 1
-    assert weights["partner.encoder.stem.0.weight"].shape[1] == 1
-
-
 def test_finetuning_starts_from_the_image_and_learns_from_the_labels(pretrained, second_stage):
     log = next((second_stage / "fold_0").glob("training_log_*.txt")).read_text()
     assert all(f"adapted {name}: 4 label channels added, zero" in log for name in STEMS)

@@ -29,3 +29,10 @@ def test_example(prepare, name: str, capsys: pytest.CaptureFixture[str], monkeyp
         monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
         done = subprocess.run(["sh", "-c", f"{example}; printenv nnUNet_extTrainer"], capture_output=True, text=True)
         assert done.returncode == 0 and not done.stderr and Path(done.stdout.strip().split(os.pathsep)[-1]).is_dir()
+
+
+def test_a_split_is_overwritten_on_demand_only(prepare, refused) -> None:
+    prepare("few-label-split")
+    cli.main("few-label-split -d Dataset100_Phantom --labels 2".split())
+    refused("few-label-split -d 100 --labels 2", saying="splits_final.json exists.*--force")
+    cli.main("few-label-split -d 100 --labels 2 --force".split())

@@ -50,13 +50,6 @@ class Kind:
 ALL, REGION_KEYS = {"1", "2", "3", "4"}, {"(1, 2, 3, 4)", "(2, 4)", "4"}
 KINDS = {
     "regions": Kind(REGIONS, 3, {0, 1, 2, 4}, REGION_KEYS, DC_and_BCE_loss, [1, 2, 4]),
-    "ignore": Kind(
-        {"background": 0, "ball": 1, "torus": 2, "shell": 3, "ignore": 4},
-        4,
-        {0, 1, 2, 3},
-        {"1", "2", "3"},
-        DC_and_CE_loss,
-    ),
     "sparse": Kind(PHANTOM_LABELS | {"ignore": 5}, 5, {0, 1, 2, 3, 4}, ALL, DC_and_CE_loss, keep_every=5),
     "regions_and_sparse": Kind(REGIONS | {"ignore": 5}, 3, {0, 1, 2, 4}, REGION_KEYS, DC_and_BCE_loss, [1, 2, 4], 5),
 }

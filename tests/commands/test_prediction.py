@@ -155,34 +155,6 @@ def test_the_best_of_our_model_a_plain_one_and_both(dataset, phantom):
     assert "nnUNetv2_predict" in (results / "inference_instructions.txt").read_text()
 
 
-def test_an_ensemble_is_the_mean_of_its_members(dataset, predictions, read, tmp_path):
-    dataset.predict(tmp_path / "plain", dataset.model(PLAIN), [0, 1], probabilities=True)
-    dataset.call(
-        *("nnUNetv2_ensemble", "-i", predictions, tmp_path / "plain", "-o", tmp_path / "ensemble", "-np", 1),
-    )
-    for case in CASES:
-        mean = (probabilities_of(predictions, case) + probabilities_of(tmp_path / "plain", case)) / 2
-        agreement = np.mean(mean.argmax(axis=0) == read(tmp_path / "ensemble" / f"{case}.nii.gz"))
-        assert agreement > 0.999
-
-
-def test_postprocessing_is_determined_on_validation_cases(dataset, tmp_path):
-    folder = tmp_path / "validation"
-    dataset.call(
-        *("nnUNetv2_accumulate_crossval_results", dataset.dataset_id, "-c", "3d_fullres", "-tr", OURS),
-        *("-f", 0, 1, "-o", folder),
-    )
-    dataset.call(
-        *("nnUNetv2_determine_postprocessing", "-i", folder, "-ref", dataset.raw_dataset / "labelsTr", "-np", 1),
-    )
-    scores = [
-        json.loads((file / "summary.json").read_text())["foreground_mean"]["Dice"]
-        for file in (folder, folder / "postprocessed")
-    ]
-    assert scores[1] >= scores[0]
-    assert (folder / "postprocessing.pkl").is_file()
-
-
 def test_predicting_with_a_pretrained_model_says_what_to_do(dataset, tmp_path):
     printed = dataset.call(*predict(dataset, tmp_path, "TopoMAEPretrainer"), check=False)
     assert "it segments nothing" in printed

@@ -11,13 +11,11 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 import torch
-from safetensors.torch import load_file
 
 from nnunet_topomae import cli
 from nnunet_topomae.data.phantom import write_phantom_dataset
 from nnunet_topomae.folders import trainers_folder
 from nnunet_topomae.networks.pretrained import repeat_channels
-from nnunet_topomae.networks.vit import ViTEncoder
 
 pytestmark = pytest.mark.slow
 
@@ -75,22 +73,6 @@ def test_finetuning_on_another_dataset_adapts_the_weights_and_says_so(pretrained
     torch.testing.assert_close(after[name], repeat_channels(before[f"partner.{name}"], 2))
     name = "blocks.0.attn.qkv.weight"
     torch.testing.assert_close(after[f"vit.{name}"], before[f"vit.encoder.{name}"])
-
-
-def test_export_encoder(pretrained, tmp_path, capsys, refused):
-    export = ["export-encoder", str(pretrained), "-o", str(tmp_path / "encoders")]
-    cli.main(export)
-    names = ("README.md", "vit_encoder.safetensors", "unetrpp.safetensors", "encoders.json", "unetrpp_nnssl.pth")
-    files, _, hint = capsys.readouterr().out.rpartition("\n\n")
-    assert files.split()[-5:] == [str(tmp_path / "encoders" / name) for name in names]
-    assert f"{tmp_path / 'encoders' / 'README.md'} is not finished" in hint
-    description = json.loads((tmp_path / "encoders" / "encoders.json").read_text())
-    assert description["pretraining"]["dataset"] == "Dataset100_Phantom"
-    vit = ViTEncoder(**description["vit_encoder"]["arguments"])
-    vit.load_state_dict(load_file(tmp_path / "encoders" / "vit_encoder.safetensors"))
-
-    refused(*export, saying="not overwritten. Use --force to overwrite")
-    cli.main([*export, "--force"])
 
 
 def test_the_plans_own_network_is_pretrained_and_goes_on_in_nnunets_own_trainer_and_from_there_in_ours(

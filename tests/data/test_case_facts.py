@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import glob
 import json
+import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +12,9 @@ import pytest
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2, nnUNetDatasetNumpy
 
 from nnunet_topomae.data import case_facts
-from nnunet_topomae.data.case_facts import read_cases, read_fingerprints, volume_facts
+from nnunet_topomae.data.case_facts import read_cases, read_fingerprints
 from nnunet_topomae.data.checks import LabelRange, check_cases
+from nnunet_topomae.data.volume_facts import volume_facts
 
 CASES = ("a", "b[1]", "c.3")
 
@@ -37,11 +41,14 @@ def dataset(request, tmp_path: Path):
     return dataset
 
 
-def save(dataset_class, path: Path, seed: int, label: int = 0) -> None:
+def save(dataset_class, path: Path, seed: int, label: int = 0, settled: bool = True) -> None:
+    """`settled`: a minute ago."""
     for suffix in (".b2nd", "_seg.b2nd"):
         path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
     kwargs = {"chunks": (1, 4, 4, 4), "blocks": (1, 2, 4, 4)} if issubclass(dataset_class, nnUNetDatasetBlosc2) else {}
     dataset_class.save_case(image(seed), np.full((1, 10, 6, 5), label, np.int8), {}, str(path), **kwargs)
+    for file in path.parent.glob(f"{glob.escape(path.name)}*") if settled else ():
+        os.utime(file, (time.time() - 60 + seed,) * 2)
 
 
 def test_facts_are_those_of_the_voxels(dataset) -> None:
@@ -79,9 +86,9 @@ def test_only_what_changed_is_read_again(dataset) -> None:
 
 
 def test_a_change_within_a_moment_and_of_equal_size_is_seen(dataset) -> None:
-    """A file's time moves on in steps of some milliseconds."""
+    """A file's time moves on in steps of some milliseconds, or of two seconds."""
     for seed in range(20, 30):
-        save(type(dataset), Path(dataset.source_folder, "a"), seed)
+        save(type(dataset), Path(dataset.source_folder, "a"), seed, settled=False)
         assert read_fingerprints(dataset, ["a"]) == {"a": volume_facts(image(seed)).fingerprint}
 
 

@@ -89,33 +89,33 @@ def test_btcv_keeps_thirteen_organs_untouched(source: Path, raw: Path) -> None:
 
 
 @pytest.fixture
-def refuses(refused) -> Callable[[Path, Path, str], None]:
-    def refuses(source: Path, raw: Path, message: str) -> None:
+def refuses(raw: Path, refused) -> Callable[[Path, str], None]:
+    def refuses(source: Path, message: str) -> None:
         refused("convert synapse", source, "-d", "8", saying=message)
         assert not raw.exists() or not list(raw.iterdir()), "nothing is left behind"
 
     return refuses
 
 
-def test_each_image_needs_its_label_and_each_label_its_image(source: Path, raw: Path, refuses) -> None:
+def test_each_image_needs_its_label_and_each_label_its_image(source: Path, refuses) -> None:
     (source / "Training/label/label0022.nii.gz").unlink()
-    refuses(source, raw, "without label: .*img0022.nii.gz")
+    refuses(source, "without label: .*img0022.nii.gz")
     (source / "Training/img/img0001.nii.gz").unlink()
-    refuses(source, raw, "without label: .*img0022.nii.gz; without image: .*label0001.nii.gz")
+    refuses(source, "without label: .*img0022.nii.gz; without image: .*label0001.nii.gz")
 
 
-def test_unknown_values_are_named_with_their_file(source: Path, raw: Path, refuses) -> None:
+def test_unknown_values_are_named_with_their_file(source: Path, refuses) -> None:
     for number, value in (("0001", 15), ("0022", 14)):
         write(source / f"Training/label/label{number}.nii.gz", np.full(SIZE, value, np.uint8))
-    refuses(source, raw, r"label0001.nii.gz has .* no organ: \[15\].*label0022.nii.gz has .* no organ: \[14\]")
+    refuses(source, r"label0001.nii.gz has .* no organ: \[15\].*label0022.nii.gz has .* no organ: \[14\]")
 
 
-def test_label_and_image_have_one_size(source: Path, raw: Path, refuses) -> None:
+def test_label_and_image_have_one_size(source: Path, refuses) -> None:
     write(source / "Training/label/label0001.nii.gz", np.zeros((8, 10, 11), np.uint8))
-    refuses(source, raw, r"label0001.nii.gz has size \(11, 10, 8\), but .*img0001.nii.gz has \(12, 10, 8\)")
+    refuses(source, r"label0001.nii.gz has size \(11, 10, 8\), but .*img0001.nii.gz has \(12, 10, 8\)")
 
 
-def test_damaged_files_are_all_named(source: Path, raw: Path, refuses) -> None:
+def test_damaged_files_are_all_named(source: Path, refuses) -> None:
     damaged = [source / "Training/img/img0001.nii.gz", source / "Training/label/label0022.nii.gz"]
     for file in damaged:
         content = file.read_bytes()
@@ -123,13 +123,11 @@ def test_damaged_files_are_all_named(source: Path, raw: Path, refuses) -> None:
     unlabelled = source / "Testing/img/img0061.nii.gz"
     unlabelled.unlink()
     unlabelled.symlink_to(".git/annex/objects/x")
-    refuses(
-        source, raw, "img0001.nii.gz is cut off.*label0022.nii.gz is cut off.*img0061.nii.gz is a link to .git/annex"
-    )
+    refuses(source, "img0001.nii.gz is cut off.*label0022.nii.gz is cut off.*img0061.nii.gz is a link to .git/annex")
 
 
-def test_a_folder_without_images_is_refused(tmp_path: Path, raw: Path, refuses) -> None:
-    refuses(tmp_path, raw, r"no img/img\*.nii.gz in")
+def test_a_folder_without_images_is_refused(tmp_path: Path, refuses) -> None:
+    refuses(tmp_path, r"no img/img\*.nii.gz in")
 
 
 def test_a_dataset_is_never_overwritten(source: Path, raw: Path, refused) -> None:

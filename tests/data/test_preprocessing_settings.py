@@ -79,14 +79,6 @@ def test_what_leaves_the_voxels_as_they_are_is_not(path: str, value) -> None:
 
 
 def test_older_spellings_of_nnunet_mean_the_same() -> None:
-    plans = {
-        **PLANS,
-        "foreground_intensity_properties_by_modality": PLANS["foreground_intensity_properties_per_channel"],
-    }
-    del plans["foreground_intensity_properties_per_channel"]
-    dataset_json = {"modality": {"0": "CT", "1": "PET"}}
-    recipes = [
-        preprocessing_settings(*each[:1], "3d_fullres", each[1])
-        for each in ((PLANS, DATASET_JSON), (plans, dataset_json))
-    ]
-    assert recipes[0] == recipes[1]
+    plans = {key.replace("per_channel", "by_modality"): value for key, value in PLANS.items()}
+    old = preprocessing_settings(plans, "3d_fullres", {"modality": {"0": "CT", "1": "PET"}})
+    assert plans != PLANS and old == preprocessing_settings(PLANS, "3d_fullres", DATASET_JSON)

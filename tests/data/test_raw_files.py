@@ -39,6 +39,8 @@ def test_labels_are_what_ends_in_the_ending(tmp_path: Path) -> None:
         (lambda file: file.mkdir(), "is no file"),
         (lambda file: file.touch(), "is empty"),
         (lambda file: None, "does not exist"),
+        (lambda file: file.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "pointer.*git lfs pull"),
+        (lambda file: file.write_bytes(b"/annex/objects/SHA256E-s9--0.nii.gz\n"), "pointer.*git annex get"),
     ],
 )
 def test_what_is_no_file_says_why(tmp_path: Path, make, fault: str) -> None:

@@ -39,31 +39,16 @@ def summary(values: dict[str, list[float]]) -> dict:
     return summarise(cases, Classes(dict(enumerate(values, start=1))), UNITS)
 
 
-@pytest.fixture
-def compared() -> dict:
-    return {
-        row.name: row for row in compare({"first": summary(FIRST), "second": summary(SECOND)}) if row.measure == "Dice"
-    }
-
-
-def test_differences_are_paired_by_case(compared):
-    liver = compared["liver"]
-    assert (liver.baseline, liver.other) == ("first", "second")
+def test_differences_are_paired_by_case_where_both_define_the_class():
+    rows = compare({"first": summary(FIRST), "second": summary(SECOND)})
+    liver, cyst, mean, _ = (row for row in rows if row.measure == "Dice")
+    assert (liver.name, liver.baseline, liver.other) == ("liver", "first", "second")
     assert np.allclose(liver.differences, [0.1, 0.2, 0.2, 0.1, 0.15, 0.05])
-    assert liver.mean == pytest.approx(0.8 / 6)
-    assert liver.p == liver.p_least == 2 * 0.5**6
-
-
-def test_a_case_that_is_defined_in_one_folder_alone_is_named(compared):
-    cyst = compared["cyst"]
-    assert cyst.cases == ["0.nii.gz", "1.nii.gz", "3.nii.gz", "5.nii.gz"]
-    assert cyst.left_out == ["2.nii.gz"]
+    assert liver.mean == pytest.approx(0.8 / 6) and liver.p == liver.p_least == 2 * 0.5**6
+    assert cyst.cases == ["0.nii.gz", "1.nii.gz", "3.nii.gz", "5.nii.gz"] and cyst.left_out == ["2.nii.gz"]
     assert np.allclose(cyst.differences, [0.1, 0, -0.1, 0.3])
-
-
-def test_the_mean_is_over_classes_that_both_define(compared):
-    expected = [(0.1 + 0.1) / 2, (0.2 + 0) / 2, 0.2, (0.1 - 0.1) / 2, 0.15, (0.05 + 0.3) / 2]
-    assert np.allclose(compared["mean"].differences, expected)
+    of_both = [(0.1 + 0.1) / 2, (0.2 + 0) / 2, 0.2, (0.1 - 0.1) / 2, 0.15, (0.05 + 0.3) / 2]
+    assert mean.name == "mean" and np.allclose(mean.differences, of_both)
 
 
 def test_p_values_are_corrected_for_all_classes_and_folders():

@@ -172,14 +172,10 @@ def test_empty_masks_are_counted(tmp_path):
 
 
 def test_the_file_says_what_its_numbers_mean(folders):
-    folders = folders()
-    assert not {*measure(*folders, KINDS["labels"])["definitions"]} & {*ON_DEMAND}
-    meanings = measure(*folders, KINDS["labels"], on_demand=ON_DEMAND)["definitions"]
+    meanings = measure(*folders(), KINDS["labels"], on_demand=ON_DEMAND)["definitions"]
     assert set(meanings) == set(MEASURES)
     assert meanings["HD95"]["unit"] == "mm" and meanings["volume_error"]["unit"] == "mm³"
     assert "larger of the two directed" in meanings["HD95"]["definition"]
-    assert "both directions together" in meanings["HD95_pooled"]["definition"]
-    assert "by area" in meanings["NSD_1mm"]["definition"]
 
 
 def cut(file: Path) -> None:
@@ -214,14 +210,6 @@ def test_a_bad_case_is_named_and_does_not_cost_the_others(folders, tmp_path, fol
     assert str(summary["metric_per_case"]) == str([whole["metric_per_case"][case] for case in (0, 3)])
     mean = np.mean([whole["metric_per_case"][case]["metrics"]["1"]["Dice"] for case in (0, 3)])
     assert summary["mean"]["1"]["Dice"] == mean and "partial" not in whole
-
-
-def test_no_case_that_can_be_measured_is_an_error(folders):
-    references, predictions = folders()
-    for file in predictions.iterdir():
-        cut(file)
-    with pytest.raises(ValueError, match=r"none of 4 cases .*case\[0\].*case\[3\]"):
-        measure(references, predictions, KINDS["labels"])
 
 
 def test_folders_are_measured_on_the_same_cases(folders, tmp_path):

@@ -192,21 +192,12 @@ def break_link(file: Path) -> None:
     file.symlink_to(".git/annex/objects/x")
 
 
-def make_folder(file: Path) -> None:
-    file.unlink()
-    file.mkdir()
-
-
 @pytest.mark.parametrize("folder", ["gt", "predicted"])
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
         (lambda file: file.write_bytes(b"not an image"), "is damaged, or no image"),
-        (lambda file: file.write_bytes(b""), "is empty"),
         (break_link, "is a link to .git/annex/objects/x, which is not there"),
-        (lambda file: file.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "pointer.*git lfs pull"),
-        (lambda file: file.write_bytes(b"/annex/objects/SHA256E-s9--0.nii.gz\n"), "pointer.*git annex get"),
-        (make_folder, "is no file"),
     ],
 )
 def test_what_cannot_be_opened_is_named_and_the_rest_is_paired(gt, predicted, folder, damage, says):

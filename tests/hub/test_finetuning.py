@@ -37,16 +37,3 @@ def test_a_finetuning_names_the_chain_of_weights_that_it_comes_from(workshop, hu
     chain = torch.load(tmp_path / "finetuned.pth", weights_only=False)["init_args"]["provenance"]
     link = {"source": source, "licence": "cc-by-nc-4.0", "kind": "a checkpoint of TopoMAEPretrainer"}
     assert chain == [OPENMIND, link]
-
-
-def test_a_training_without_a_network_begins_with_what_was_downloaded(workshop, hub, uploaded, offline):
-    trainer = workshop.build(TopoMAEFinetuner, pretrained="hf://Lab/Phantom")
-    offline(True)
-    with pytest.raises(OSError, match="HF_HUB_OFFLINE is set, and it was not downloaded"):
-        trainer.run_training()
-    offline(False)
-    trainer.read_start(trainer.starting_weights())
-    offline(True)
-    hub.stop()
-    trainer.on_train_start()
-    assert torch.equal(trainer.network.state_dict()["vit.norm.weight"], torch.ones(96))

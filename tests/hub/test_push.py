@@ -188,8 +188,11 @@ def test_who_may_not_write_is_told_so(finished, hub, refused, monkeypatch):
 
 
 def test_to_export_again_keeps_what_was_filled_in(checkpoint, finished, tmp_path, refused):
-    refused(f"export-encoder {checkpoint} -o {finished}", saying="README.md.*Use --force")
+    before = {file: file.stat().st_mtime_ns for file in finished.iterdir()}
+    refused(f"export-encoder {checkpoint} -o {finished}", saying="README.md.*vit_encoder.*not overwritten. Use --force")
+    assert before == {file: file.stat().st_mtime_ns for file in finished.iterdir()}
     cli.main(["export-encoder", str(checkpoint), "-o", str(finished), "--force"])
+    assert all(file.stat().st_mtime_ns > time for file, time in before.items())
     text = (finished / "README.md").read_text()
     assert "license: cc-by-sa-4.0\n" in text and f"\n{STATEMENT}\n" in text
     theirs = tmp_path / "theirs"

@@ -25,19 +25,7 @@ def test_each_masked_voxel_is_the_mean_of_its_neighbours_also_at_the_border():
     mask[..., :3, :3, :3] = True
     filled = harmonic_inpainting(image, mask)[0, 0]
     assert torch.equal(filled[~mask[0, 0]], image[0, 0][~mask[0, 0]])
-    assert filled[1, 1, 1].item() == pytest.approx(
-        torch.stack(
-            [filled[0, 1, 1], filled[2, 1, 1], filled[1, 0, 1], filled[1, 2, 1], filled[1, 1, 0], filled[1, 1, 2]]
-        )
-        .mean()
-        .item(),
-        abs=1e-3,
-    )
+    around = [filled[0, 1, 1], filled[2, 1, 1], filled[1, 0, 1], filled[1, 2, 1], filled[1, 1, 0], filled[1, 1, 2]]
+    assert filled[1, 1, 1].item() == pytest.approx(torch.stack(around).mean().item(), abs=1e-3)
     corner = torch.stack([filled[1, 0, 0], filled[0, 1, 0], filled[0, 0, 1]]).mean()
     assert filled[0, 0, 0].item() == pytest.approx(corner.item(), abs=1e-3)
-
-
-def test_what_is_masked_is_not_looked_at():
-    image, mask = torch.randn(2, 1, 7, 8, 9), box_mask((7, 8, 9)).expand(2, -1, -1, -1, -1)
-    other = torch.where(mask, 100.0, image)
-    assert torch.equal(harmonic_inpainting(image, mask), harmonic_inpainting(other, mask))

@@ -132,7 +132,7 @@ def test_what_is_missing_is_said_before_anything_is_written(folder: Path, plans:
         apply_preset(replace(PRESET, patch_size=[32, 64, 65]), folder, "abcd", "nnUNetPlans", "new")
     del plans["configurations"]["3d_fullres"]
     (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
-    with pytest.raises(ValueError, match="has no 3d_fullres configuration"):
+    with pytest.raises(ValueError, match="no configuration '3d_fullres', only 2d"):
         apply_preset(PRESET, folder, "abcd", "nnUNetPlans", "new")
     assert [file.name for file in folder.iterdir()] == ["nnUNetPlans.json"]
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,7 @@ import SimpleITK as sitk
 from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
-from nnunet_topomae.data.image_files import write_image
-from nnunet_topomae.data.raw_images import require_whole
+from nnunet_topomae.data.raw_images import require_whole, write_image
 
 ENDING = ".nii.gz"
 HOME = "https://www.synapse.org/Synapse:syn3193805"
@@ -52,19 +50,12 @@ SYNAPSE_ORGANS = (  # in TransUNet's order
 )
 
 
-@dataclass(frozen=True)
-class AbdomenDataset:
-    """A name for the dataset's folder, and the organs that are kept, background first."""
-
-    name: str
-    organs: tuple[str, ...]
+# Name of the dataset's folder, and the organs that are kept.
+DATASETS = {"synapse": ("Synapse", SYNAPSE_ORGANS), "btcv": ("BTCV", ORGANS)}
 
 
-DATASETS = {"synapse": AbdomenDataset("Synapse", SYNAPSE_ORGANS), "btcv": AbdomenDataset("BTCV", ORGANS)}
-
-
-def convert_abdomen(source: str | Path, raw: str | Path, dataset_id: int, dataset: AbdomenDataset) -> Path:
-    """Write `Dataset<ID>_<name>` from `img/img00xx.nii.gz` and `label/label00xx.nii.gz`; return its folder.
+def convert_abdomen(source: str | Path, raw: str | Path, dataset_id: int, dataset: str) -> Path:
+    """Write `Dataset<ID>_<Name>` from `img/img00xx.nii.gz` and `label/label00xx.nii.gz`; return its folder.
 
     Cases keep their names (img0001, ...). Images are copied byte for byte, and so are labels if all organs are kept;
     unlabelled images of `Testing/img` go to imagesTs. The dataset appears whole or not at all.
@@ -73,7 +64,7 @@ def convert_abdomen(source: str | Path, raw: str | Path, dataset_id: int, datase
         source: the folder with `img` and `label`, or with `Training/img` (and `Testing/img`), or with `RawData`.
         raw: nnU-Net's folder of raw datasets.
         dataset_id: of nnU-Net.
-        dataset: one of `DATASETS`.
+        dataset: key of `DATASETS`.
 
     Raises:
         FileExistsError: nnU-Net has a dataset with this id.
@@ -81,6 +72,7 @@ def convert_abdomen(source: str | Path, raw: str | Path, dataset_id: int, datase
         ValueError: damaged files; a label of another size than its image, or with values that are no organ.
     """
     source, raw = Path(source), Path(raw)
+    name, organs = DATASETS[dataset]
     taken = [*find_candidate_datasets(dataset_id)]
     if taken:
         raise FileExistsError(f"the id {dataset_id} is taken by {', '.join(taken)}: choose another one with -d")
@@ -88,14 +80,14 @@ def convert_abdomen(source: str | Path, raw: str | Path, dataset_id: int, datase
     require_whole([file for pair in pairs.values() for file in pair] + unlabelled)
     raw.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".converting", dir=raw) as folder:
-        partial = Path(folder, f"Dataset{dataset_id:03d}_{dataset.name}")
+        partial = Path(folder, f"Dataset{dataset_id:03d}_{name}")
         for part in ("imagesTr", "labelsTr"):
             (partial / part).mkdir(parents=True)
         faults = []
         for case, (image, label) in pairs.items():
             shutil.copyfile(image, partial / "imagesTr" / f"{case}_0000{ENDING}")
             try:
-                _convert_label(image, label, partial / "labelsTr" / f"{case}{ENDING}", dataset.organs)
+                _convert_label(image, label, partial / "labelsTr" / f"{case}{ENDING}", organs)
             except ValueError as error:
                 faults.append(str(error))
         if faults:
@@ -106,10 +98,10 @@ def convert_abdomen(source: str | Path, raw: str | Path, dataset_id: int, datase
         generate_dataset_json(
             str(partial),
             channel_names={0: "CT"},
-            labels={organ: value for value, organ in enumerate(dataset.organs)},
+            labels={organ: value for value, organ in enumerate(organs)},
             num_training_cases=len(pairs),
             file_ending=ENDING,
-            dataset_name=dataset.name,
+            dataset_name=name,
             reference=HOME,
             license="see the challenge's page",
             converted_by="nnunet-topomae",
@@ -128,16 +120,10 @@ def _pairs(source: Path) -> dict[str, tuple[Path, Path]]:
         raise FileNotFoundError(
             f"no img/img*{ENDING} in {source} nor in its folder Training: name the one that has img"
         )
-    without_label = [str(images[number]) for number in images if number not in labels]
-    without_image = [str(labels[number]) for number in labels if number not in images]
-    if without_label or without_image:
-        raise FileNotFoundError(
-            "; ".join(
-                f"without {partner}: {', '.join(files)}"
-                for partner, files in (("label", without_label), ("image", without_image))
-                if files
-            )
-        )
+    faults = [f"without label: {images[number]}" for number in images if number not in labels]
+    faults += [f"without image: {labels[number]}" for number in labels if number not in images]
+    if faults:
+        raise FileNotFoundError("; ".join(faults))
     return {images[number].name.removesuffix(ENDING): (images[number], labels[number]) for number in images}
 
 

@@ -4,7 +4,7 @@ import blosc2
 import numpy as np
 import pytest
 
-from nnunet_topomae.data.case_facts import volume_facts
+from nnunet_topomae.data.volume_facts import volume_facts
 
 
 @pytest.fixture
@@ -29,3 +29,17 @@ def test_whatever_differs_in_one_voxel_in_shape_or_in_order_differs(image: np.nd
     other[1, 32, 5, 4] = np.nextafter(other[1, 32, 5, 4], 9)
     different = [other, image[::-1], image[:, ::-1], image.reshape(2, 33, 5, 6), image[:1], image.reshape(1, 66, 6, 5)]
     assert len({volume_facts(each).fingerprint for each in [image, *different]}) == 1 + len(different)
+
+
+def test_a_compressed_volume_is_read_a_few_slices_at_a_time(image: np.ndarray) -> None:
+    class Watched:
+        shape, chunks, largest = image.shape, (1, 4, 6, 5), 0
+
+        def __getitem__(self, index):
+            part = image[index]
+            self.largest = max(self.largest, part.size)
+            return part
+
+    watched = Watched()
+    assert volume_facts(watched) == volume_facts(image)
+    assert watched.largest == 4 * 6 * 5
