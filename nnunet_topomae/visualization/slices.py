@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -20,7 +20,8 @@ GREY = colormaps["gray"].with_extremes(bad=MUTED_BLUE)
 INCHES = 2.4  # of the longest side of a tile
 
 
-class Tile(NamedTuple):
+@dataclass(frozen=True)
+class Tile:
     """One slice of a volume.
 
     Attributes:
