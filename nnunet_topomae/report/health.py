@@ -104,8 +104,8 @@ def _never_found(run: Run) -> Iterator[str]:
         for key, values in run.validation.cases[case].items():
             dice.setdefault(run.class_names.get(key, key), []).append(values.get("Dice", float("nan")))
     defined = {name: [value for value in values if np.isfinite(value)] for name, values in dice.items()}
-    for name, values in defined.items():
-        if values and not any(values):
-            yield f"{name} is never found: Dice 0 in all of {counted(len(values))}."
+    for name, scores in defined.items():
+        if scores and not any(scores):
+            yield f"{name} is never found: Dice 0 in all of {counted(len(scores))}."
     if run.validation.files and not any(defined.values()):
         yield f"Dice is nowhere defined: {counted(len(run.validation.files))}, no class in reference or prediction."
