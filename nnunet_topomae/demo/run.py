@@ -20,7 +20,9 @@ from nnunet_topomae.data.few_label import write_few_label_split
 from nnunet_topomae.data.phantom import write_phantom_dataset
 from nnunet_topomae.data.raw_files import images_by_case, labels_by_case
 from nnunet_topomae.data.raw_images import require_whole_dataset
-from nnunet_topomae.demo.results import Results
+from nnunet_topomae.demo.results import dice_table, draw_method
+from nnunet_topomae.evaluation.classes import Classes
+from nnunet_topomae.files import write_text
 from nnunet_topomae.folders import EXT_TRAINER, external_trainers
 
 PHANTOM = "Dataset100_Phantom"
@@ -102,10 +104,10 @@ def run_demo(out: Path, dataset: Path | None, num_labelled: int | None, device: 
     if has_test:
         _test(shell, raw, preprocessed, predictions, device)
 
-    results = Results(raw, preprocessed, predictions)
-    table = results.write_table(out / "dice.md")
-    picture = results.draw(out / "method.png", pretrained, finetuned, CONFIGURATION)
-    print(f"\nDice, mean over {len(results.held_out)} {'test' if has_test else 'validation'} cases:\n\n{table}\n")
+    table, num_cases = dice_table(predictions, Classes.of_dataset(read_dataset_json(raw)))
+    write_text(out / "dice.md", table + "\n")
+    picture = draw_method(out / "method.png", preprocessed, pretrained, finetuned, CONFIGURATION)
+    print(f"\nDice, mean over {num_cases} {'test' if has_test else 'validation'} cases:\n\n{table}\n")
     print("So all of it works. What pre-training gains takes real images and more steps: docs/benchmarks.md\n")
     for what, path in {
         "this table": out / "dice.md",

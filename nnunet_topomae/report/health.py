@@ -8,19 +8,18 @@ from datetime import datetime, timedelta
 import numpy as np
 
 from nnunet_topomae.monitoring.instruments import LABEL_SHARE, PULLING, TOKEN_STD, is_dead
-from nnunet_topomae.report.lenient import counted, number
 from nnunet_topomae.report.runs import FINISHED, NETWORKS, Run
+from nnunet_topomae.report.words import counted, text
 
 RECENT = timedelta(minutes=15)  # a log that was written since may be of a training that goes on
 LITTLE = 0.01  # part of the labels
 WEAK = 0.03  # of the pull of reconstruction
-LOSSES = {"train": "training", "val": "validation"}
 
 
 def state(run: Run) -> str:
     """In a few words."""
-    planned = number(run.setting("num_epochs"))
-    epochs = f"{run.epochs} of {planned:.0f} epochs" if np.isfinite(planned) else f"{run.epochs} epochs"
+    planned = run.debug.get("num_epochs")
+    epochs = f"{run.epochs}{f' of {text(planned)}' if planned else ''} epochs"
     if _final_is_damaged(run):
         return f"{FINISHED} damaged, {epochs}"
     if not run.checkpoint:
@@ -38,10 +37,10 @@ def findings(run: Run, now: datetime) -> list[str]:
 
 
 def _end(run: Run, now: datetime) -> Iterator[str]:
-    log = run.log
+    log, cases = run.log, run.validation.cases
     if _final_is_damaged(run):
         yield f"{FINISHED} cannot be read, so nothing can be predicted with it."
-    elif run.checkpoint != FINISHED and (run.checkpoint or not run.cases):  # not where it was only deleted
+    elif run.checkpoint != FINISHED and (run.checkpoint or not cases):  # not where it was only deleted
         if log.written is None:
             yield f"It did not end: {state(run)}, and no log says why."
         elif now - log.written < RECENT:
@@ -51,24 +50,21 @@ def _end(run: Run, now: datetime) -> Iterator[str]:
                 f"It stopped: {state(run)}. Its log ends on {log.written:%Y-%m-%d at %H:%M} with “{log.last}”; "
                 "nnUNetv2_train with --c goes on from its last checkpoint."
             )
-    elif run.checkpoint and not run.cases:
+    elif run.checkpoint and not cases:
         yield "Trained to its end and not validated: nnUNetv2_train with --val does that."
-    if run.fold == "all" and run.files:
+    if run.fold == "all" and run.validation.files:
         yield "Fold all is validated on the cases that it was trained on: its Dice says nothing about others."
 
 
 def _losses(run: Run) -> Iterator[str]:
-    for phase, name in LOSSES.items():
-        losses = run.curve(f"{phase}_losses")
+    for curve, name in {"train_losses": "training", "val_losses": "validation"}.items():
+        losses = run.curve(curve)
         if len(losses) and not np.isfinite(losses[-1]):
-            yield f"The {name} loss has become {losses[-1]:g}, from epoch {_first_not_finite(losses) + 1} on."
-        elif phase == "train" and len(losses) > 1 and losses[-1] >= losses[0]:
-            yield f"The training loss has not fallen: {losses[0]:.3g} at first, {losses[-1]:.3g} at last."
-
-
-def _first_not_finite(values: np.ndarray) -> int:
-    finite = np.flatnonzero(np.isfinite(values))
-    return int(finite[-1]) + 1 if len(finite) else 0
+            since = max(np.flatnonzero(np.isfinite(losses)), default=-1) + 2
+            yield f"The {name} loss has become {losses[-1]:g}, from epoch {since} on."
+    losses = run.curve("train_losses")
+    if len(losses) > 1 and losses[-1] >= losses[0]:
+        yield f"The training loss has not fallen: {losses[0]:.3g} at first, {losses[-1]:.3g} at last."
 
 
 def _worse_than_trivial(run: Run) -> Iterator[str]:
@@ -103,24 +99,13 @@ def _last(run: Run, name: str) -> float:
 
 
 def _never_found(run: Run) -> Iterator[str]:
-    for name, dice in class_dice(run).items():
-        defined = [value for value in dice if not np.isnan(value)]
-        if defined and not any(defined):
-            yield f"{name} is never found: Dice 0 in all of {counted(len(defined))}."
-    if run.files and not any(np.isfinite(value) for dice in class_dice(run).values() for value in dice):
-        yield f"Dice is nowhere defined: {counted(len(run.files))}, and no class in reference or prediction."
-
-
-def class_dice(run: Run) -> dict[str, list[float]]:
-    """Dice of all segmented cases, by class."""
-    names = class_names(run)
     dice: dict[str, list[float]] = {}
-    for case in run.files:
-        for key, values in run.cases[case].items():
-            dice.setdefault(names.get(key, key), []).append(values.get("Dice", float("nan")))
-    return dice
-
-
-def class_names(run: Run) -> dict[str, str]:
-    """Names of labels and regions by their key in nnU-Net's summary.json, such as '1' or '(1, 2)'."""
-    return {str(label): name for name, label in run.labels.items()}
+    for case in run.validation.files:
+        for key, values in run.validation.cases[case].items():
+            dice.setdefault(run.class_names.get(key, key), []).append(values.get("Dice", float("nan")))
+    defined = {name: [value for value in values if np.isfinite(value)] for name, values in dice.items()}
+    for name, scores in defined.items():
+        if scores and not any(scores):
+            yield f"{name} is never found: Dice 0 in all of {counted(len(scores))}."
+    if run.validation.files and not any(defined.values()):
+        yield f"Dice is nowhere defined: {counted(len(run.validation.files))}, no class in reference or prediction."

@@ -2,104 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import partial
 from typing import Any, NamedTuple
 
+from markupsafe import Markup
+
 from nnunet_topomae.config import BOTH, FINETUNING, PRETRAINING, TopoMAEConfig
-from nnunet_topomae.report.lenient import text
 from nnunet_topomae.report.models import Model
 from nnunet_topomae.report.runs import Run
+from nnunet_topomae.report.tables import DASH, Row, Table, table
+from nnunet_topomae.report.words import text
 
-NOT_USED = "–"
-NNUNET_DEFAULTS = {  # nnUNetTrainer.__init__ of nnU-Net 2.8; empty where the plans decide
-    "num_epochs": "1000",
-    "num_iterations_per_epoch": "250",
-    "num_val_iterations_per_epoch": "50",
-    "initial_lr": "0.01",
-    "weight_decay": "3e-05",
-    "oversample_foreground_percent": "0.33",
-    "batch_size": "",
-}
-FROM_PLANS = ("patch_size", "spacing", "normalization_schemes", "data_identifier")
+OF_TRAINER = ("num_epochs", "num_iterations_per_epoch", "initial_lr", "weight_decay", "batch_size")
+OF_PLANS = ("patch_size", "spacing", "normalization_schemes", "data_identifier")
 
 
 class Setting(NamedTuple):
-    """A value a model. `changed` marks those that are not the default; `differ` that not all folds have the same."""
+    """A row of a table with a column a model, and whether runs differ in it, or from the default."""
 
-    name: str
-    default: str
-    values: list[str]
-    changed: list[bool]
+    row: Row
     differ: bool
-    meaning: str = ""
-
-    @property
-    def is_telling(self) -> bool:
-        return self.differ or any(self.changed)
+    changed: bool
 
 
 def knobs(models: Sequence[Model]) -> list[Setting]:
-    """Every knob of ours; those in which runs differ first, then those that differ from the default, then the rest.
-
-    A run has no value of a knob that its phase does not look at.
-    """
-    if not any(_has_knobs(run) for model in models for run in model.runs):
+    """Every knob of ours; a run has no value of one that its phase does not look at."""
+    used = [run for model in models for run in model.runs if run.knobs is not None]
+    if not used:
         return []
     known, default = {knob.name: knob for knob in fields(TopoMAEConfig)}, TopoMAEConfig()
-    rows = []
+    settings = []
     for name, knob in known.items():
-        unit = knob.metadata["unit"]
-        meaning = f"{knob.metadata['meaning']} ({unit})" if unit else knob.metadata["meaning"]
-        values = [[_knob(run, name, knob.metadata["phase"]) for run in model.runs] for model in models]
-        rows.append(_setting(name, _said(getattr(default, name)), values, meaning))
-    for name in sorted({name for model in models for run in model.runs for name in run.knobs or {}} - set(known)):
-        values = [[_knob(run, name, BOTH) for run in model.runs] for model in models]
-        rows.append(_setting(name, "", values, "not a knob of this version"))
-    return _in_order(rows)
+        meaning, unit, phase = (knob.metadata[about] for about in ("meaning", "unit", "phase"))
+        read = partial(_knob, name, phase)
+        settings.append(
+            _setting(models, name, _said(getattr(default, name)), read, f"{meaning}{unit and f' ({unit})'}")
+        )
+    for name in sorted({name for run in used for name in run.knobs or {}} - set(known)):
+        settings.append(_setting(models, name, "", partial(_knob, name, BOTH), "not a knob of this version"))
+    return settings
+
+
+def _knob(name: str, phase: str, run: Run) -> Any:
+    own = PRETRAINING if run.is_pretraining else FINETUNING
+    return (run.knobs or {}).get(name) if phase in (BOTH, own) else None
 
 
 def nnunet_settings(models: Sequence[Model]) -> list[Setting]:
-    """nnU-Net's own numbers. Our trainers set some from knobs, so only nnU-Net's are marked as changed."""
-    rows = []
-    ours = [_has_knobs(model.first) for model in models]
-    for name, default in NNUNET_DEFAULTS.items():
-        row = _setting(name, default, [[run.setting(name) for run in model.runs] for model in models])
-        rows.append(row._replace(changed=[c and not our for c, our in zip(row.changed, ours, strict=True)]))
-    for name in FROM_PLANS:
-        values = [[run.planned.get(name) for run in model.runs] for model in models]
-        rows.append(_setting(f"{name}, of the plans", "", values))
-    return _in_order([row for row in rows if any(value != NOT_USED for value in row.values)])
+    """nnU-Net's own numbers, as its trainer and the plans have them; our trainers set some from knobs."""
+    return [_setting(models, name, "", partial(_of_nnunet, name)) for name in (*OF_TRAINER, *OF_PLANS)]
 
 
-def _has_knobs(run: Run) -> bool:
-    """Plans with our section may be trained by nnU-Net's own trainer, which does not look at it."""
-    if run.knobs is None:
-        return False
-    return "config" in run.debug if run.debug else run.trainer.startswith("TopoMAE")
+def _of_nnunet(name: str, run: Run) -> Any:
+    return (run.debug if name in OF_TRAINER else run.planned).get(name)
 
 
-def _knob(run: Run, name: str, phase: str) -> Any:
-    """None where the run does not look at it."""
-    own = PRETRAINING if run.is_pretraining else FINETUNING
-    return run.knobs.get(name) if run.knobs and _has_knobs(run) and phase in (BOTH, own) else None
+def setting_tables(title: str, settings: Sequence[Setting]) -> tuple[Table, Table]:
+    """Those in which runs differ from each other, then those in which they do from the default; and all others."""
+    telling = sorted((s for s in settings if s.differ or s.changed), key=lambda s: (not s.differ, not s.changed))
+    others = [setting.row for setting in settings if not (setting.differ or setting.changed)]
+    return table(title, [setting.row for setting in telling]), table("The others, which all runs have alike", others)
 
 
-def _setting(name: str, default: str, values: Sequence[Sequence[Any]], meaning: str = "") -> Setting:
-    """Of values by model and fold."""
-    by_model = [list(dict.fromkeys(map(_said, of_model))) for of_model in values]
-    used = {said for of_model in by_model for said in of_model} - {NOT_USED}
-    changed = [bool(default) and bool(set(of_model) - {NOT_USED, default}) for of_model in by_model]
-    return Setting(name, default, [" or ".join(of_model) for of_model in by_model], changed, len(used) > 1, meaning)
-
-
-def _in_order(rows: list[Setting]) -> list[Setting]:
-    return sorted(rows, key=lambda row: (not row.differ, not any(row.changed)))
+def _setting(
+    models: Sequence[Model], name: str, default: str, read: Callable[[Run], Any], meaning: str = ""
+) -> Setting:
+    """What each model has, marked where it is not the default; several values where its folds differ."""
+    said = {model.letter: list(dict.fromkeys(_said(read(run)) for run in model.runs)) for model in models}
+    changed = {letter for letter, values in said.items() if default and set(values) - {DASH, default}}
+    differ = len({value for values in said.values() for value in values} - {DASH}) > 1
+    cells = {
+        letter: Markup("<mark>{}</mark>" if letter in changed else "{}").format(" or ".join(values))
+        for letter, values in said.items()
+    }
+    named = Markup('{} <span class="tag">runs differ</span>' if differ else "{}").format(name)
+    return Setting({"setting": named, "default": default, **cells, "meaning": meaning}, differ, bool(changed))
 
 
 def _said(value: Any) -> str:
     if value is None:
-        return NOT_USED
+        return DASH
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, (list, tuple)):

@@ -7,24 +7,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import product
 from math import isfinite, isnan, nan
-from statistics import fmean, pstdev, stdev
+from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from nnunet_topomae.evaluation.comparison import MEAN, SIGNIFICANT, PairedDifference, compare
 from nnunet_topomae.evaluation.segmentation import MEASURES
-from nnunet_topomae.report.health import class_names, findings
-from nnunet_topomae.report.lenient import counted
-from nnunet_topomae.report.runs import COUNTS, NETWORKS, Run
+from nnunet_topomae.report.health import findings
+from nnunet_topomae.report.runs import NETWORKS, Metrics, Run
+from nnunet_topomae.report.words import counted
 
 MOST_PAIRS = 12
-Metrics = Mapping[str, Mapping[str, float]]  # by key
-
-
-class Finding(NamedTuple):
-    """What is not right, and the folds of which it is so; empty where a model has one fold alone."""
-
-    text: str
-    folds: str
+COUNTS = ("TP", "FP", "FN", "TN", "n_pred", "n_ref")  # of nnU-Net's summary.json
 
 
 @dataclass(frozen=True)
@@ -46,10 +39,6 @@ class Model:
         return f"{self.letter} {self.first.trainer}"
 
     @property
-    def folds(self) -> str:
-        return ", ".join(run.fold for run in self.runs)
-
-    @property
     def is_pretrained(self) -> bool:
         """Whether it began with weights of a pre-training."""
         trainer = self.first.trainer
@@ -60,19 +49,17 @@ class Model:
     def cases(self) -> dict[str, Metrics]:
         """Metrics of every segmented case by key; of folds beside fold all, which saw its cases, without that one."""
         held_out = [run for run in self.runs if run.fold != "all"] or self.runs
-        return {name: run.cases[name] for run in held_out for name in run.files}
+        return {name: run.validation.cases[name] for run in held_out for name in run.validation.files}
 
-    def findings(self, now: datetime) -> list[Finding]:
-        """Of all folds, what is the same once."""
+    def findings(self, now: datetime) -> list[str]:
+        """Of all folds, what is the same once, with the folds of which it is so where there are several."""
         told: dict[str, list[str]] = {}
         for run in self.runs:
             for text in findings(run, now):
                 told.setdefault(text, []).append(run.fold)
-        several = len(self.runs) > 1
-        return [
-            Finding(text, f"fold{'s' if len(folds) > 1 else ''} {', '.join(folds)}: " if several else "")
-            for text, folds in told.items()
-        ]
+        if len(self.runs) == 1:
+            return list(told)
+        return [f"fold{'s' if len(folds) > 1 else ''} {', '.join(folds)}: {text}" for text, folds in told.items()]
 
 
 def models_of(runs: Sequence[Run]) -> list[Model]:
@@ -87,51 +74,29 @@ def mean_dice(metrics: Metrics) -> float:
     return fmean(defined) if defined else nan
 
 
-def result(model: Model, beside: Sequence[Model] = ()) -> str:
-    """In words: mean ± standard deviation over the cases that it and `beside` have, or over its own where none is."""
-    own = model.cases
-    if not own:
-        return _reconstruction(model)
-    shared = set(own).intersection(*(other.cases for other in beside))
-    dice = [mean_dice(own[case]) for case in shared or own]
-    defined = [value for value in dice if not isnan(value)]
-    if not defined:
-        return f"Dice not defined: no class in any of {counted(len(own))}"
-    spread = f" ± {stdev(defined):.3f}" if len(defined) > 1 else ""
-    which = counted(len(defined))
-    if not shared:
-        which += "; the trainers have no case in common, so that these means cannot be compared"
-    elif len(shared) < len(own) or any(len(shared) < len(other.cases) for other in beside):
-        which = f"the {counted(len(defined))} that all have, of {len(own)}"
-    return f"Dice {fmean(defined):.3f}{spread} over {which}"
-
-
-def _reconstruction(model: Model) -> str:
-    """Mean of the folds' means."""
-    parts = []
-    for key, name in NETWORKS.items():
-        errors = [run.mean.get(key, {}).get("masked_mse", nan) for run in model.runs]
-        errors = [error for error in errors if isfinite(error)]
-        if errors:
-            spread = f" ± {pstdev(errors):.2g}" if len(errors) > 1 else ""
-            parts.append(f"{fmean(errors):.4g}{spread} {name}")
-    return f"masked MSE {', '.join(parts)}" if parts else "no validation"
+def result(model: Model) -> str:
+    """In words: mean ± standard deviation of Dice over the cases, or the mean error of a pre-training's folds."""
+    if not (cases := model.cases):
+        said = []
+        for key, name in NETWORKS.items():
+            errors = [run.validation.mean.get(key, {}).get("masked_mse", nan) for run in model.runs]
+            if defined := [error for error in errors if isfinite(error)]:
+                said.append(f"{fmean(defined):.4g} {name}")
+        return f"masked MSE {', '.join(said)}" if said else "no validation"
+    dice = [value for value in map(mean_dice, cases.values()) if not isnan(value)]
+    if not dice:
+        return f"Dice not defined: no class in any of {counted(len(cases))}"
+    spread = f" ± {stdev(dice):.3f}" if len(dice) > 1 else ""
+    return f"Dice {fmean(dice):.3f}{spread} over {counted(len(dice))}"
 
 
 class Comparison(NamedTuple):
-    """Paired differences of Dice, `other` − `baseline`.
-
-    Attributes:
-        overall: of the mean over classes, or of the only class.
-        classes: each by itself.
-        own: number of cases that each has, where that is more than both have; else empty.
-    """
+    """Paired differences of Dice, `other` − `baseline`: of the mean over classes, or of the only one, and of each."""
 
     baseline: Model
     other: Model
     overall: PairedDifference
     classes: Sequence[PairedDifference]
-    own: str
 
     @property
     def verdict(self) -> str:
@@ -147,9 +112,8 @@ class Comparison(NamedTuple):
 
     @property
     def question(self) -> str:
-        if self.other.is_pretrained and not self.baseline.is_pretrained:
-            return f"Was pre-training worth it? {self.other.name} beside {self.baseline.name}"
-        return f"{self.other.name} beside {self.baseline.name}"
+        asked = self.other.is_pretrained and not self.baseline.is_pretrained
+        return f"{'Was pre-training worth it? ' if asked else ''}{self.other.name} beside {self.baseline.name}"
 
 
 def comparisons(models: Sequence[Model]) -> list[Comparison]:
@@ -165,36 +129,29 @@ def comparisons(models: Sequence[Model]) -> list[Comparison]:
 
 
 def _compare(baseline: Model, other: Model) -> Comparison | None:
-    """On the cases that both have; None without one."""
-    shared = sorted(set(baseline.cases) & set(other.cases))
-    keys = [
-        key
-        for key in dict.fromkeys(key for case in shared for key in baseline.cases[case])
-        if all(key in model.cases[case] for model in (baseline, other) for case in shared)
-    ]
-    if not shared or not keys:
+    """On the cases and classes that both have; None without one."""
+    cases = {model.name: model.cases for model in (baseline, other)}
+    shared = sorted(baseline.cases.keys() & other.cases.keys())
+    of_cases = [of_model[case] for of_model in cases.values() for case in shared]
+    keys = [key for key in dict.fromkeys(key for keys in of_cases for key in keys) if all(key in k for k in of_cases)]
+    if not keys:
         return None
-    summaries = {model.name: _summary(model, shared, keys) for model in (baseline, other)}
-    rows = compare(summaries)
+    names = baseline.first.class_names
+    rows = compare({name: _summary(of_model, shared, keys, names) for name, of_model in cases.items()})
     overall = next((row for row in rows if row.label == MEAN), rows[0])
-    own = {model.name: len(model.cases) for model in (baseline, other) if len(model.cases) > len(shared)}
-    said = ", ".join(f"{name} has {count}" for name, count in own.items())
-    return Comparison(baseline, other, overall, [row for row in rows if row is not overall], said)
+    return Comparison(baseline, other, overall, [row for row in rows if row is not overall])
 
 
-def _summary(model: Model, cases: Sequence[str], keys: Sequence[str]) -> dict[str, Any]:
+def _summary(
+    metrics: Mapping[str, Metrics], cases: Sequence[str], keys: Sequence[str], names: Mapping[str, str]
+) -> dict[str, Any]:
     """As `evaluate_folder` makes it; measures that nnU-Net does not have are NaN."""
     unknown = dict.fromkeys((*MEASURES, *COUNTS), nan)
-    names = class_names(model.first)
+    entries = [
+        {"reference_file": case, "metrics": {key: unknown | dict(metrics[case][key]) for key in keys}} for case in cases
+    ]
     return {
-        "metric_per_case": [
-            {
-                "reference_file": case,
-                "prediction_file": case,
-                "metrics": {key: unknown | dict(model.cases[case][key]) for key in keys},
-            }
-            for case in cases
-        ],
+        "metric_per_case": entries,
         "mean": {key: {} for key in keys},
         "definitions": {"Dice": {}},
         "label_names": {key: names.get(key, key) for key in keys},

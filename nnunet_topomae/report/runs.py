@@ -2,57 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from nnunet_topomae.checkpoint_files import read_restricted
 from nnunet_topomae.config import PLANS_SECTION
+from nnunet_topomae.evaluation.classes import Classes
 from nnunet_topomae.files import read_json
 from nnunet_topomae.monitoring.panels import FOLDER, Panel, read_panels
-from nnunet_topomae.report.lenient import counted, dictionary, file_name, literal, numbers, text
+from nnunet_topomae.planning.plans_file import configuration_of
 from nnunet_topomae.report.training_log import TrainingLog, read_logs
+from nnunet_topomae.report.words import text
 from nnunet_topomae.training.provenance import in_words, recorded_provenance
 from nnunet_topomae.visualization.palette import RUNS
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")  # the first that can be read is
 FINISHED = CHECKPOINTS[0]
-COUNTS = ("TP", "FP", "FN", "TN", "n_pred", "n_ref")  # of nnU-Net's summary.json
 NETWORKS = {"vit": "ViT", "partner": "partner"}
 ALPHABET = 26
-DEFAULT_ENDING = ".nii.gz"
-Label = int | tuple[int, ...]  # or the labels of a region
+Metrics = Mapping[str, Mapping[str, float]]  # by key of summary.json (label, region or network) and name
+Read = TypeVar("Read")
+
+
+class Validation(NamedTuple):
+    """Of validation/summary.json: metrics by case, their means, prediction and reference of each segmented case.
+
+    The files are as the machine named them that has measured them.
+    """
+
+    cases: Mapping[str, Metrics]
+    mean: Metrics
+    files: Mapping[str, tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One fold of a training, as far as its folder has it.
+    """One fold of a training, as far as its folder has it; the rest is empty.
 
     Attributes:
         folder: `.../DATASET/TRAINER__PLANS__CONFIGURATION/fold_X`.
         model: number of its trainer among those of the page: folds of one trainer, plans and configuration share it.
         letter: short name in the page: A, or A0, A1 where there are several folds.
-        trainer, plans_name, configuration, dataset: names; empty where the folder's name does not say.
+        trainer, plans_name, configuration: by the folder's name.
+        plans, dataset_json: of the checkpoint, or beside the folds.
         planned: what the plans say of the configuration, with what it inherits.
-        axes_order: axes of a raw image in the order of the preprocessed one, the plans' `transpose_forward`.
-        knobs: ours in the plans; None where they have none.
-        labels: foreground labels and regions by name.
-        ignore_label: -1 for none.
-        dataset_json: content of the file beside the folds; empty where there is none.
+        classes: what is segmented.
         logging: nnU-Net's curves by name, a value an epoch.
-        checkpoint: name of the file that the curves are from; empty where there is none that can be read.
+        checkpoint: name of the file that the curves are from.
         debug: content of debug.json, nearly all of it text.
-        cases: metrics by case and by key, of validation/summary.json: labels of a segmentation, networks of a
-            pre-training.
-        mean: metrics by key.
-        files: prediction and reference of each segmented case, as the machine named them that has measured them.
         panels: of the folder `progress`.
         log: of nnU-Net, what is telling in it.
         provenance: the weights that it comes from, with their licences, the oldest first.
-        missing: sentences about what the folder does not have.
+        missing: sentences about what the folder does not have, or what cannot be read.
     """
 
     folder: Path
@@ -61,27 +66,26 @@ class Run:
     trainer: str
     plans_name: str
     configuration: str
-    dataset: str
-    planned: Mapping[str, Any]
-    axes_order: Sequence[int]
-    knobs: Mapping[str, Any] | None
-    labels: Mapping[str, Label]
-    ignore_label: int
+    plans: Mapping[str, Any]
     dataset_json: Mapping[str, Any]
+    planned: Mapping[str, Any]
+    classes: Classes
     logging: Mapping[str, Any]
     checkpoint: str
     debug: Mapping[str, Any]
-    cases: Mapping[str, Mapping[str, Mapping[str, float]]]
-    mean: Mapping[str, Mapping[str, float]]
-    files: Mapping[str, tuple[str, str]]
+    validation: Validation
     panels: Sequence[Panel]
     log: TrainingLog
     provenance: Sequence[str]
-    missing: list[str] = field(default_factory=list)
+    missing: Sequence[str]
 
     @property
     def name(self) -> str:
         return f"{self.letter} {self.trainer}"
+
+    @property
+    def dataset(self) -> str:
+        return text(self.plans.get("dataset_name", self.folder.parent.parent.name))
 
     @property
     def fold(self) -> str:
@@ -92,8 +96,19 @@ class Run:
         return RUNS[self.model % len(RUNS)]
 
     @property
+    def class_names(self) -> dict[str, str]:
+        """By the keys of summary.json, such as '1' or '(1, 2)'."""
+        return {str(label): name for label, name in self.classes.names.items()}
+
+    @property
     def is_pretraining(self) -> bool:
         return self.trainer == "TopoMAEPretrainer" or "train_reconstruction_vit" in self.logging
+
+    @property
+    def knobs(self) -> Mapping[str, Any] | None:
+        """Ours in the plans; None without any, and for trainers of others, which do not look at them."""
+        ours = "config" in self.debug if self.debug else self.trainer.startswith("TopoMAE")
+        return _object(self.plans[PLANS_SECTION]) if ours and PLANS_SECTION in self.plans else None
 
     @property
     def epochs(self) -> int:
@@ -113,10 +128,6 @@ class Run:
         starts, ends = self.curve("epoch_start_timestamps"), self.curve("epoch_end_timestamps")
         epochs = min(len(starts), len(ends))
         return ends[:epochs] - starts[:epochs]
-
-    def setting(self, name: str) -> Any:
-        """An attribute of the trainer, from debug.json; None where that has none."""
-        return literal(self.debug.get(name))
 
 
 def find_folds(folder: Path) -> list[Path]:
@@ -173,61 +184,51 @@ def split_model_name(name: str) -> tuple[str, str, str]:
 
 def _read_run(folder: Path, model: int, letter: str) -> Run:
     missing: list[str] = []
-    trainer, plans_name, configuration = split_model_name(folder.parent.name)
-    checkpoint, content = _checkpoint(folder, missing)
-    init_args = dictionary(content.get("init_args"))
-    plans = dictionary(init_args.get("plans")) or _json(folder.parent / "plans.json", missing)
-    described = dictionary(init_args.get("dataset_json")) or _json(folder.parent / "dataset.json", missing)
-    ending = described.get("file_ending", DEFAULT_ENDING)
-    if not isinstance(ending, str):
-        missing.append(f"dataset.json: file_ending is {text(ending)}, which is no ending.")
-        described, ending = {name: described[name] for name in described if name != "file_ending"}, DEFAULT_ENDING
-    order = plans.get("transpose_forward")
-    order = order if isinstance(order, list) and sorted(map(str, order)) == ["0", "1", "2"] else [0, 1, 2]
-    labels, ignore_label = _labels(described, missing)
-    cases, mean, files = _summary(folder, ending, missing)
-    return Run(
-        folder=folder,
-        model=model,
-        letter=letter,
-        trainer=trainer,
-        plans_name=plans_name,
-        configuration=configuration,
-        dataset=text(plans.get("dataset_name", folder.parent.parent.name)),
-        planned=_planned(plans, configuration, missing),
-        axes_order=list(map(int, order)),
-        knobs=dictionary(plans[PLANS_SECTION]) if isinstance(plans.get(PLANS_SECTION), dict) else None,
-        labels=labels,
-        ignore_label=ignore_label,
-        dataset_json=described,
-        logging=dictionary(content.get("logging")),
-        checkpoint=checkpoint,
-        debug=_json(folder / "debug.json", missing),
-        cases=cases,
-        mean=mean,
-        files=files,
-        panels=_panels(folder / FOLDER, missing),
-        log=read_logs(folder),
-        provenance=[text(in_words(link)) for link in recorded_provenance(content)],
-        missing=missing,
-    )
 
-
-def _checkpoint(folder: Path, missing: list[str]) -> tuple[str, dict[str, Any]]:
-    """Name and content of the first checkpoint that can be read; empty without."""
-    unread = []
-    for name in CHECKPOINTS:
-        if not (folder / name).is_file():
-            continue
+    def tried(what: str, empty: Read, read: Callable[..., Read], *arguments: Any) -> Read:
+        """A part of the folder; empty, with a sentence in `missing`, where it is not there or of another mind."""
         try:
-            content = read_curves(folder / name)
-        except (OSError, ValueError) as error:
-            unread.append(str(error))
-            continue
-        missing += [f"{reason}: curves are from {name}." for reason in unread]
-        return name, content
-    missing.append(f"No curves: {'; '.join(unread)}." if unread else "No checkpoint, so no curves.")
-    return "", {}
+            return read(*arguments)
+        except FileNotFoundError:
+            missing.append(f"No {what}.")
+        except Exception as error:  # files of other tools are odd in ways of their own
+            missing.append(f"{what} cannot be read: {text(error) or type(error).__name__}.")
+        return empty
+
+    trainer, plans_name, configuration = split_model_name(folder.parent.name)
+    checkpoint, content = "", dict[str, Any]()
+    for name in CHECKPOINTS:
+        if not content and (folder / name).is_file():
+            checkpoint, content = name, tried(name, {}, read_curves, folder / name)
+    if not content:
+        checkpoint = ""
+        missing.append("No checkpoint that can be read, so no curves.")
+    made_with = content.get("init_args", {})
+    plans, described = (
+        _object(made_with.get(name)) or tried(f"{folder.parent.name}/{file}", {}, _read_object, folder.parent / file)
+        for name, file in (("plans", "plans.json"), ("dataset_json", "dataset.json"))
+    )
+    ending = str(described.get("file_ending", ".nii.gz"))
+    return Run(
+        folder,
+        model,
+        letter,
+        trainer,
+        plans_name,
+        configuration,
+        plans,
+        described,
+        tried("the configuration in plans.json", {}, _planned, plans, configuration) if plans else {},
+        tried("labels in dataset.json", Classes({}), Classes.of_dataset, described) if described else Classes({}),
+        content.get("logging", {}),
+        checkpoint,
+        tried("debug.json", {}, _read_object, folder / "debug.json"),
+        tried("validation/summary.json", Validation({}, {}, {}), _validation, folder / "validation", ending),
+        tried(FOLDER, [], read_panels, folder / FOLDER),
+        read_logs(folder),
+        [text(in_words(link)) for link in recorded_provenance(content)],
+        missing,
+    )
 
 
 def read_curves(file: Path) -> dict[str, dict[str, Any]]:
@@ -243,103 +244,39 @@ def read_curves(file: Path) -> dict[str, dict[str, Any]]:
     return kept
 
 
-def _json(file: Path, missing: list[str]) -> dict[str, Any]:
-    where = f"{file.parent.name}/{file.name}"
-    if not file.is_file():
-        missing.append(f"No {where}.")
-        return {}
-    try:
-        content = read_json(file)
-    except (OSError, ValueError) as error:
-        missing.append(f"{where} cannot be read: {error}.")
-        return {}
+def _read_object(file: Path) -> dict[str, Any]:
+    content = read_json(file)
     if not isinstance(content, dict):
-        missing.append(f"{where} holds no object.")
-    return dictionary(content)
+        raise ValueError("it holds no object")
+    return content
 
 
-def _labels(described: Mapping[str, Any], missing: list[str]) -> tuple[dict[str, Label], int]:
-    """Foreground labels and regions by name, and the label to ignore, or -1."""
-    labels = dict(dictionary(described.get("labels")))
-    labels.pop("background", None)
-    ignore = labels.pop("ignore", -1)
-    known = {name: _label(value) for name, value in labels.items()}
-    odd = [name for name, value in known.items() if value is None]
-    if not _is_label(ignore):
-        odd, ignore = [*odd, "ignore"], -1
-    if odd or "labels" in described and not isinstance(described["labels"], dict):
-        missing.append(f"dataset.json: labels are not laid out as nnU-Net's: {', '.join(odd) or 'no object'}.")
-    return {name: value for name, value in known.items() if value is not None}, ignore
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
-def _label(value: Any) -> Label | None:
-    if _is_label(value):
-        return int(value)
-    return tuple(value) if isinstance(value, list) and value and all(map(_is_label, value)) else None
+def _planned(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
+    return dict(configuration_of(plans, configuration).configuration)
 
 
-def _is_label(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and -1 <= value < 2**31
-
-
-def _planned(plans: Mapping[str, Any], name: str, missing: list[str]) -> dict[str, Any]:
-    """Of a configuration; what it does not say is said by the one that it inherits from."""
-    configurations, seen = dictionary(plans.get("configurations")), list[str]()
-    planned: dict[str, Any] = {}
-    while name not in seen and isinstance(configurations.get(name), dict):
-        seen.append(name)
-        planned = configurations[name] | planned
-        if "inherits_from" not in configurations[name]:
-            return dictionary(planned)
-        name = configurations[name]["inherits_from"]
-        if not isinstance(name, str):
-            break
-    if plans:
-        why = f"inherits from itself: {', '.join(seen)}" if name in seen else "is not there, or is no configuration"
-        missing.append(f"plans.json: configuration {text(name) or '(without a name)'} {why}.")
-    return dictionary(planned)
-
-
-Metrics = dict[str, dict[str, float]]  # by key and name
-
-
-def _summary(
-    folder: Path, ending: str, missing: list[str]
-) -> tuple[dict[str, Metrics], Metrics, dict[str, tuple[str, str]]]:
-    """Metrics by case and key, their means, and the files of each segmented case."""
-    summary = _json(folder / "validation" / "summary.json", missing)
+def _validation(folder: Path, ending: str) -> Validation:
+    summary = read_json(folder / "summary.json")
     cases: dict[str, Metrics] = {}
     files: dict[str, tuple[str, str]] = {}
-    entries, means, nameless = summary.get("metric_per_case"), summary.get("mean"), 0
-    if (
-        not isinstance(entries, list)
-        or not isinstance(means, dict)
-        or not all(isinstance(entry, dict) and _two_levels(entry.get("metrics")) for entry in entries)
-    ):
-        if summary:
-            missing.append("validation/summary.json is not laid out as nnU-Net's.")
-        return {}, {}, {}
-    for entry in entries:
-        prediction, reference = entry.get("prediction_file"), entry.get("reference_file")
-        name = file_name(prediction).removesuffix(ending) if isinstance(prediction, str) else entry.get("case")
-        if not isinstance(name, str):
-            nameless += 1
-            continue
-        cases[name] = {key: numbers(values) for key, values in entry["metrics"].items()}
-        if isinstance(prediction, str):
-            files[name] = prediction, reference if isinstance(reference, str) else prediction
-    if nameless:
-        missing.append(f"validation/summary.json: {counted(nameless)} without a name.")
-    return cases, {key: numbers(values) for key, values in means.items()}, files
+    for entry in summary["metric_per_case"]:
+        prediction = entry.get("prediction_file")
+        name = file_name(prediction).removesuffix(ending) if prediction else str(entry["case"])
+        cases[name] = {key: _numbers(values) for key, values in entry["metrics"].items()}
+        if prediction:
+            files[name] = prediction, str(entry.get("reference_file") or prediction)
+    return Validation(cases, {key: _numbers(values) for key, values in summary["mean"].items()}, files)
 
 
-def _two_levels(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(inner, dict) for inner in value.values())
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Those of the values that are numbers, NaN among them."""
+    return {name: float(value) for name, value in values.items() if type(value) in (int, float)}
 
 
-def _panels(folder: Path, missing: list[str]) -> list[Panel]:
-    try:
-        return read_panels(folder)
-    except ValueError as error:
-        missing.append(f"No reconstructions: {error}.")
-        return []
+def file_name(path: str) -> str:
+    """The last part of a path as another machine wrote it, with slashes or with Windows' backslashes."""
+    return (PurePosixPath(path) if path.startswith("/") else PureWindowsPath(path)).name

@@ -1,47 +1,39 @@
-"""Validation cases that were segmented worst, with reference and predictions of every run."""
+"""Validation cases that were segmented worst, with reference, predictions and errors of every run."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isnan, nan
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import SimpleITK as sitk
+from matplotlib.figure import Figure
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_topomae.data.raw_files import images_by_case
 from nnunet_topomae.data.raw_images import require_whole
-from nnunet_topomae.report.health import class_names
-from nnunet_topomae.report.lenient import file_name
+from nnunet_topomae.evaluation.classes import Classes
 from nnunet_topomae.report.models import mean_dice
-from nnunet_topomae.report.mosaic import as_bytes
-from nnunet_topomae.report.runs import Run
-from nnunet_topomae.report.viewer import Viewer
-from nnunet_topomae.visualization.orientation import View, axis_directions
-from nnunet_topomae.visualization.palette import CLASSES
-from nnunet_topomae.visualization.slices import grey_window
+from nnunet_topomae.report.runs import Metrics, Run, file_name
+from nnunet_topomae.visualization.palette import CLASSES, PINK, VERMILION, YELLOW
+from nnunet_topomae.visualization.slices import Tile, grey_window, plane_name, slices_figure
+from nnunet_topomae.visualization.text import plain
 
-MAX_VOXELS = 900_000  # of a case in the page; larger ones are thinned out
+ERRORS = {"missed": VERMILION, "invented": YELLOW, "another class": PINK}
 MARGIN = 0.2  # around what is labelled, as a part of its size
-LARGEST_LABEL = 255
 
 
 class SegmentedCase(NamedTuple):
-    """A validation case and how well each run segmented it.
-
-    Attributes:
-        name: identifier.
-        dataset: its name.
-        metrics: by class, by the run's letter.
-        runs: that have it.
-    """
+    """A validation case of a dataset, with its metrics by class, by the letter of each run that has it."""
 
     name: str
     dataset: str
-    metrics: Mapping[str, Mapping[str, Mapping[str, float]]]
+    metrics: Mapping[str, Metrics]
     runs: Sequence[Run]
 
     @property
@@ -57,11 +49,10 @@ class SegmentedCase(NamedTuple):
 
 def segmented_cases(runs: Sequence[Run]) -> list[SegmentedCase]:
     """Every case of a summary.json of nnU-Net, the worst first."""
-    found: dict[tuple[str, str], dict[str, dict[str, Mapping[str, float]]]] = {}
+    found: dict[tuple[str, str], dict[str, Metrics]] = {}
     for run in runs:
-        names = class_names(run)
-        for case in run.files:
-            metrics = {names.get(key, key): values for key, values in run.cases[case].items()}
+        for case in run.validation.files:
+            metrics = {run.class_names.get(key, key): values for key, values in run.validation.cases[case].items()}
             found.setdefault((run.dataset, case), {})[run.letter] = metrics
     cases = [
         SegmentedCase(name, dataset, metrics, [run for run in runs if run.letter in metrics])
@@ -70,8 +61,26 @@ def segmented_cases(runs: Sequence[Run]) -> list[SegmentedCase]:
     return sorted(cases, key=lambda case: (isnan(case.worst), case.worst, case.name))
 
 
-def case_viewer(case: SegmentedCase) -> Viewer:
-    """Image, reference and each prediction.
+class Volume(NamedTuple):
+    """Voxels [D, H, W], mm of the axes, and what slices across them are called."""
+
+    voxels: np.ndarray
+    spacing: Sequence[float]
+    planes: Sequence[str]
+
+
+def read_volume(file: Path, reader: type[BaseReaderWriter]) -> Volume:
+    """The first channel; turned to radiological convention where ITK reads the header, else as the reader has it."""
+    if issubclass(reader, SimpleITKIO) and (image := sitk.ReadImage(str(file))).GetDimension() == 3:
+        image = sitk.DICOMOrient(image, "LPS")
+        head_first = sitk.GetArrayFromImage(image)[::-1]
+        return Volume(head_first, image.GetSpacing()[::-1], ("axial", "coronal", "sagittal"))
+    voxels, properties = reader().read_images([str(file)])
+    return Volume(voxels[0], properties["spacing"], [plane_name(axis) for axis in range(3)])
+
+
+def read_case(case: SegmentedCase) -> dict[str, Volume]:
+    """The image, the reference and the prediction of each run, under its letter.
 
     Raises:
         OSError, RuntimeError: a file cannot be read.
@@ -80,137 +89,94 @@ def case_viewer(case: SegmentedCase) -> Viewer:
     first = case.runs[0]
     if "file_ending" not in first.dataset_json:
         raise ValueError(f"{first.name} has no dataset.json that says how its images are stored")
-    reference_file = _reference_file(first.files[case.name][1], case)
-    reader = _reader(first, reference_file)
-    images_of_case = image_files(case.name, first)
-    require_whole([reference_file, *images_of_case])
-    images, properties = reader().read_images(images_of_case)
-    maps = {"reference": reader().read_seg(str(reference_file))[0][0]}
-    for run in case.runs:
-        file = run.folder / "validation" / reference_file.name
-        if not file.is_file():
-            raise ValueError(f"{run.name} has no {file.parent.name}/{file.name}")
-        require_whole([file])
-        maps[run.letter] = reader().read_seg(str(file))[0][0]
-    if any(labels.shape != images[0].shape for labels in maps.values()):
-        shapes = [images[0].shape, *(labels.shape for labels in maps.values())]
+    reference = _reference_file(first.validation.files[case.name][1], case)
+    files = {"image": _image_file(case.name, first), "reference": reference}
+    files |= {run.letter: run.folder / "validation" / reference.name for run in case.runs}
+    require_whole(files.values())
+    reader = determine_reader_writer_from_dataset_json(dict(first.dataset_json), str(reference), verbose=False)
+    volumes = {name: read_volume(file, reader) for name, file in files.items()}
+    if len(shapes := {volume.voxels.shape for volume in volumes.values()}) > 1:
         raise ValueError(f"image, reference and predictions differ in shape: {shapes}")
-    view = View(axis_directions(reference_file, reader))
-    turned = {name: view.volume(labels) for name, labels in maps.items()}
-    return _viewer(case, view, view.volume(images[0]), turned, view.of_axes(properties["spacing"]))
+    return volumes
 
 
-def view_of(case: str, run: Run) -> View:
-    """How the preprocessed image of a case is turned to be looked at; as it is where the raw one is not found."""
-    try:
-        file = Path(image_files(case, run)[0])
-        directions = axis_directions(file, _reader(run, file))
-    except Exception:  # a picture as it is stored, which its plane's names say, needs no file
-        directions = None
-    order = run.axes_order
-    return View(None if directions is None else (directions[order[0]], directions[order[1]], directions[order[2]]))
+def case_figure(case: SegmentedCase) -> Figure:
+    """Image beside reference, then a row a run, its labels beside its errors; of each plane the slice with most errors.
+
+    What has no label is cut off. Raises what `read_case` does.
+    """
+    volumes, ignore_label = read_case(case), case.runs[0].classes.ignore_label
+    _, spacing, planes = volumes["image"]
+    labelled = [(v.voxels > 0) & (v.voxels != ignore_label) for name, v in volumes.items() if name != "image"]
+    box = _box(np.any(labelled, axis=0))
+    maps = {name: volume.voxels[box] for name, volume in volumes.items()}
+    image, reference = maps.pop("image"), maps.pop("reference")
+    errors = {letter: errors_of(labels, reference, ignore_label) for letter, labels in maps.items()}
+    slices = enumerate(worst_slices(np.sum([wrong > 0 for wrong in errors.values()], axis=0)))
+    places = [(axis, index) for axis, index in slices if min(np.delete(image.shape, axis)) > 1]
+    window = grey_window(image)
+
+    def tiles(title: str, *labels: Any) -> list[Tile]:
+        return [Tile(image, *place, spacing, window, f"{title}, {planes[place[0]]}", *labels) for place in places]
+
+    rows = [tiles("image") + tiles("reference", reference)]
+    for letter, labels in maps.items():
+        rows.append(tiles("prediction", labels) + tiles("errors", errors[letter], list(ERRORS.values())))
+    legend = _label_colours(case.runs[0].classes, np.unique([*maps.values(), reference])) | ERRORS
+    return slices_figure(rows, ["", *maps], legend=legend)
 
 
-def _reader(run: Run, file: Path) -> type[BaseReaderWriter]:
-    return determine_reader_writer_from_dataset_json(dict(run.dataset_json), str(file), verbose=False)
+def errors_of(labels: np.ndarray, reference: np.ndarray, ignore_label: int | None) -> np.ndarray:
+    """0 where labels are right, or are not to be judged, else the number of what is wrong among ERRORS, from 1."""
+    wrong = (labels != reference) & (reference != ignore_label)
+    return np.where(wrong, np.where(labels == 0, 1, np.where(reference == 0, 2, 3)), 0)
 
 
 def _reference_file(said: str, case: SegmentedCase) -> Path:
     """Where summary.json says, or, on another machine, in this one's nnUNet_preprocessed or nnUNet_raw."""
-    name, folders = file_name(said), [Path(said).parent]
-    for variable, subfolder in (("nnUNet_preprocessed", "gt_segmentations"), ("nnUNet_raw", "labelsTr")):
-        if os.environ.get(variable):
-            folders.append(Path(os.environ[variable], case.dataset, subfolder))
-    for folder in folders:
+    name, elsewhere = file_name(said), {"nnUNet_preprocessed": "gt_segmentations", "nnUNet_raw": "labelsTr"}
+    folders = [Path(os.environ[key], case.dataset, sub) for key, sub in elsewhere.items() if os.environ.get(key)]
+    for folder in (folders := [Path(said).parent, *folders]):
         if (folder / name).is_file():
             return folder / name
     raise ValueError(f"no reference {name} in {', '.join(map(str, folders))}: set nnUNet_preprocessed")
 
 
-def image_files(case: str, run: Run) -> list[str]:
-    """A file a channel of a raw training case. Raises ValueError that says what is missing."""
+def _image_file(case: str, run: Run) -> Path:
+    """The first channel of a raw training case. Raises ValueError that says what is missing."""
     raw = Path(os.environ.get("nnUNet_raw", ""), run.dataset)
     if not os.environ.get("nnUNet_raw") or not raw.is_dir():
         raise ValueError(f"no images of {run.dataset}: set nnUNet_raw to the folder that holds it")
-    listed = run.dataset_json.get("dataset")
-    if listed:  # nnU-Net's way to name images that lie elsewhere
-        files = [os.path.normpath(raw / file) for file in listed[case]["images"]]
-    else:
-        ending = run.dataset_json["file_ending"]
-        files = [str(file) for file in images_by_case(raw / "imagesTr", ending).get(case, {}).values()]
-    if not files or not all(map(os.path.isfile, files)):
+    if listed := run.dataset_json.get("dataset"):  # nnU-Net's way to name images that lie elsewhere
+        return raw / listed[case]["images"][0]
+    images = images_by_case(raw / "imagesTr", run.dataset_json["file_ending"])
+    if case not in images:
         raise ValueError(f"no image of it in {raw}")
-    return files
+    return min(images[case].values())
 
 
-def _viewer(
-    case: SegmentedCase, view: View, image: np.ndarray, maps: Mapping[str, np.ndarray], spacing: Sequence[float]
-) -> Viewer:
-    """Of arrays that are turned to `view`: of the reference, and of each run by its letter."""
-    run = case.runs[0]
-    ignore = run.ignore_label
-    box = _box(np.any([(labels > 0) & (labels != ignore) for labels in maps.values()], axis=0))
-    step = _thinning(box, spacing)
-    thinned = tuple(slice(axis.start, axis.stop, s) for axis, s in zip(box, step, strict=True))
-    image, maps = image[thinned], {name: labels[thinned] for name, labels in maps.items()}
-    present = sorted({int(label) for labels in maps.values() for label in np.unique(labels)} - {0})
-    if present and max(present) > LARGEST_LABEL:
-        raise ValueError(f"labels above {LARGEST_LABEL} cannot be shown")
-    viewer = Viewer(
-        view,
-        image.shape,
-        np.multiply(spacing, step).tolist(),
-        _worst_slices(maps, ignore),
-        f"{case.name}: image, reference and predictions",
-        colours={label: CLASSES[(label - 1) % len(CLASSES)] for label in present},
-        names=_label_names(run, present),
-        ignore=ignore,
-    )
-    base = viewer.add_volume("image", as_bytes(image, tuple(grey_window(image).values())))
-    viewer.add_panel("image", base)
-    viewer.add_panel("reference", base, labels=viewer.add_volume("reference", maps["reference"]))
-    for of_run in case.runs:
-        labels = viewer.add_volume(of_run.letter, maps[of_run.letter])
-        dice = {name: values.get("Dice", nan) for name, values in case.metrics[of_run.letter].items()}
-        note = ", ".join(f"{name} {'–' if isnan(value) else f'{value:.3f}'}" for name, value in dice.items())
-        viewer.add_panel(of_run.name, base, labels=labels, reference="reference", note=f"Dice: {note}")
-    return viewer
-
-
-def _worst_slices(maps: Mapping[str, np.ndarray], ignore: int) -> list[int]:
-    """Of each axis that with most errors; the middle where there is none."""
-    reference = maps["reference"]
-    wrong = np.sum([(labels != reference) & (reference != ignore) for labels in maps.values()], axis=0)
+def worst_slices(wrong: np.ndarray) -> list[int]:
+    """Of each axis that with most voxels that are wrong; the middle where none is."""
     if not wrong.any():
-        return [side // 2 for side in reference.shape]
+        return [side // 2 for side in wrong.shape]
     return [int(np.argmax(wrong.sum(axis=tuple({0, 1, 2} - {axis})))) for axis in range(3)]
 
 
-def _box(foreground: np.ndarray) -> list[slice]:
+def _box(labelled: np.ndarray) -> tuple[slice, ...]:
     """The box of what is labelled with a margin; all of the volume where nothing is."""
     box = []
-    for axis, side in enumerate(foreground.shape):
-        there = np.flatnonzero(foreground.any(axis=tuple({0, 1, 2} - {axis})))
+    for axis, side in enumerate(labelled.shape):
+        there = np.flatnonzero(labelled.any(axis=tuple({0, 1, 2} - {axis})))
         low, high = (there[0], there[-1] + 1) if len(there) else (0, side)
         margin = max(4, round(MARGIN * (high - low)))
-        box.append(slice(max(0, int(low) - margin), min(side, int(high) + margin)))
-    return box
+        box.append(slice(max(0, low - margin), high + margin))
+    return tuple(box)
 
 
-def _thinning(box: Sequence[slice], spacing: Sequence[float]) -> list[int]:
-    """Every how manieth voxel of each axis is shown: the finest axis is thinned first."""
-    sides = np.array([axis.stop - axis.start for axis in box])
-    step = np.ones(3, dtype=int)
-    while np.prod(-(-sides // step)) > MAX_VOXELS:
-        step[np.argmin(np.where(sides > step, np.multiply(spacing, step), np.inf))] += 1
-    thinned: list[int] = step.tolist()
-    return thinned
-
-
-def _label_names(run: Run, labels: Sequence[int]) -> dict[int, str]:
-    """A label of regions is named by those that hold it."""
-    names = {
-        label: [n for n, v in run.labels.items() if v == label or isinstance(v, tuple) and label in v]
-        for label in labels
-    }
-    return {label: " + ".join(found) or f"label {label}" for label, found in names.items()}
+def _label_colours(classes: Classes, labels: Iterable[int]) -> dict[str, str]:
+    """By name; a label of regions is named by those that hold it."""
+    colours = {}
+    for label in map(int, filter(None, labels)):
+        names = [n for value, n in classes.names.items() if label in (value if isinstance(value, tuple) else (value,))]
+        colours[plain(" + ".join(names) or f"label {label}")] = CLASSES[(label - 1) % len(CLASSES)]
+    return colours

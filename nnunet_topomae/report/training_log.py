@@ -9,7 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-MOST_BYTES = 4_000_000  # of a file, its end: warnings of an endless log are the same ones
 LONGEST = 400
 LINE = re.compile(r"^(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?: ?)?(.*?)\s*$")
 NUMBER = re.compile(r"\d[\d.]*(?:e[-+]?\d+)?")
@@ -29,7 +28,9 @@ class TrainingLog(NamedTuple):
 def read_logs(folder: Path) -> TrainingLog:
     """All logs of a fold, one for each time that it was started."""
     files = sorted(file for file in folder.glob("training_log_*.txt") if file.is_file())
-    lines = [LINE.sub(r"\1", line)[:LONGEST] for file in files for line in _end_of(file).splitlines()]
+    lines = [
+        LINE.sub(r"\1", line)[:LONGEST] for file in files for line in file.read_text(errors="replace").splitlines()
+    ]
     told = [line for line in lines if line]
     return TrainingLog(
         _once_each([line for line in told if WARNING.search(line)]),
@@ -44,12 +45,3 @@ def _once_each(warnings: Sequence[str]) -> list[str]:
     kinds = Counter(NUMBER.sub("#", warning) for warning in warnings)
     last = {NUMBER.sub("#", warning): warning for warning in warnings}
     return [f"{last[kind]}{f' ({count} times)' if count > 1 else ''}" for kind, count in kinds.items()]
-
-
-def _end_of(file: Path) -> str:
-    try:
-        with file.open("rb") as stream:
-            stream.seek(max(0, file.stat().st_size - MOST_BYTES))
-            return stream.read().decode("utf-8", errors="replace")
-    except OSError as error:
-        return f"WARNING: {file.name} cannot be read: {error}"

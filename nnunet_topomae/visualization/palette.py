@@ -15,4 +15,3 @@ MUTED_BLUE = "#4C6A85"  # ours, for large areas
 # Areas are light and lines are dark, so that no class is taken for a run.
 CLASSES = ("#EE8866", "#77AADD", "#BBCC33", "#FFAABB", "#EEDD88", "#99DDFF", "#AAAA00")
 RUNS = (BLUE, VERMILION, GREEN, "#AA3377", "#997700", "#777777")
-NETWORKS = {"vit": PINK, "partner": SKY}  # apart from the first four runs

@@ -1,20 +1,19 @@
-"""Curves of a pre-training."""
+"""The curves of one pre-training in one picture."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from itertools import cycle, groupby
 from pathlib import Path
 
 import numpy as np
 from matplotlib import style
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from nnunet_topomae.visualization.curves import Curve, draw_curves
 from nnunet_topomae.visualization.palette import BLUE, GREEN, ORANGE, PINK
 
-PHASES = {"train": "--", "val": "-"}
+COLUMNS = 4
 COLOURS = (BLUE, ORANGE, GREEN, PINK)
 
 
@@ -31,61 +30,29 @@ def save_progress_figure(
         terms: names such as `reconstruction_vit`. Neighbours that differ in the last word alone share a panel.
         instruments: the same, of what is read off validation crops alone, under its name as it is.
     """
-    panels: dict[str, dict[str, Sequence[float]]] = {
-        "total loss": {"train": logging["train_losses"], "val": logging["val_losses"]}
-    }
+    panels = {"total loss": _phases(logging["train_losses"], logging["val_losses"], BLUE)}
     for kind, neighbours in groupby([*terms, *instruments], key=lambda term: term.rpartition("_")[0] or term):
         members = list(neighbours)
         kind = kind if len(members) > 1 else members[0]
-        curves = {
-            f"{phase} {term.removeprefix(kind).removeprefix('_')}".strip(): logging[name]
-            for term in members
-            for phase, name in (("train", f"train_{term}"), ("val", term if term in instruments else f"val_{term}"))
-            if np.isfinite(logging.get(name, [])).any()
-        }
-        if curves:
-            panels[kind.replace("_", " ")] = curves
-    panels["learning rate"] = {"": logging["lrs"]}
+        curves: list[Curve] = []
+        for term, colour in zip(members, cycle(COLOURS), strict=False):
+            validation = logging.get(term if term in instruments else f"val_{term}", [])
+            curves += _phases(logging.get(f"train_{term}", []), validation, colour, term.removeprefix(kind))
+        if shown := [curve for curve in curves if np.isfinite(curve.values).any()]:
+            panels[kind.replace("_", " ")] = shown
+    panels["learning rate"] = [Curve(logging["lrs"], BLUE)]
     ends = np.array(logging["epoch_end_timestamps"])
-    panels["seconds an epoch"] = {"": ends - np.array(logging["epoch_start_timestamps"])[: len(ends)]}
+    panels["seconds an epoch"] = [Curve(ends - np.array(logging["epoch_start_timestamps"])[: len(ends)], BLUE)]
 
     with style.context("default"):  # not the fonts that nnU-Net has set for its own picture
-        _figure(panels).savefig(path, dpi=100)
+        rows = -(-len(panels) // COLUMNS)
+        figure = Figure(figsize=(4.2 * COLUMNS, 3.2 * rows), layout="constrained")
+        for number, (title, drawn) in enumerate(panels.items(), 1):
+            draw_curves(figure.add_subplot(rows, COLUMNS, number), title, drawn)
+        figure.savefig(path, dpi=100)
 
 
-def _figure(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    columns = min(len(panels), 4)
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.2 * rows), layout="constrained")
-    cells = figure.subplots(rows, columns, squeeze=False).flat
-    for cell, (title, curves) in zip(cells, panels.items(), strict=False):
-        _draw(cell, title, curves)
-    for cell in list(figure.axes)[len(panels) :]:
-        cell.remove()
-    return figure
-
-
-def _draw(cell: Axes, title: str, curves: Mapping[str, Sequence[float]]) -> None:
-    """Solid for validation, dashed for training, a colour for each of the rest of the names."""
-    variants = list(dict.fromkeys(name.partition(" ")[2] for name in curves))
-    for name, values in curves.items():
-        phase, _, variant = name.partition(" ")
-        cell.plot(
-            np.arange(len(values)),
-            values,
-            PHASES.get(phase, "-"),
-            marker="." if len(values) < 30 else "",
-            color=COLOURS[variants.index(variant) % len(COLOURS)],
-            label=name,
-        )
-    every = np.concatenate([np.asarray(curve, dtype=float) for curve in curves.values()])
-    finite = every[np.isfinite(every)]
-    if len(finite) and finite.min() > 0 and finite.max() > 20 * finite.min():
-        cell.set_yscale("log")
-    cell.set_title(title, fontsize=12)
-    cell.set_xlabel("epoch", fontsize=10)
-    cell.set_xlim(-0.5, max(map(len, curves.values())) - 0.5)
-    cell.xaxis.set_major_locator(MaxNLocator(integer=True))
-    cell.grid(alpha=0.3)
-    if "" not in curves:
-        cell.legend(fontsize=9)
+def _phases(training: Sequence[float], validation: Sequence[float], colour: str, name: str = "") -> list[Curve]:
+    """Of training, dashed, and of validation."""
+    name = name.replace("_", " ")
+    return [Curve(training, colour, "--", f"train{name}"), Curve(validation, colour, "-", f"val{name}")]

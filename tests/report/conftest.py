@@ -46,7 +46,7 @@ class Results:
         plans = {
             "dataset_name": DATASET,
             "plans_name": "nnUNetPlans",
-            "configurations": {"3d_fullres": {"patch_size": [8, 8, 8], "spacing": list(SPACING)}},
+            "configurations": {"3d_fullres": {"patch_size": [8, 8, 8], "spacing": list(SPACING), "architecture": {}}},
         } | ({"topomae": TopoMAEConfig(**knobs).to_section()} if ours else {})
         dataset_json = {"channel_names": {"0": "CT"}, "labels": LABELS, "file_ending": ".nii.gz", "numTraining": 3}
         debug = {"num_epochs": "2", "initial_lr": "0.01", "num_iterations_per_epoch": "250", "device": "cpu"}

@@ -85,7 +85,7 @@ def test_a_class_that_is_never_found_and_one_that_is_nowhere(results):
     summary = results.summary(results.segmentation(), {"a": {"1": 0.0, "2": 0.5}, "b": {"1": 0.0, "2": 0.25}})
     assert told(summary.parents[1]) == ["liver is never found: Dice 0 in all of 2 cases."]
     results.summary(summary.parents[1], {"a": {"1": float("nan"), "2": float("nan")}})
-    assert told(summary.parents[1]) == ["Dice is nowhere defined: 1 case, and no class in reference or prediction."]
+    assert told(summary.parents[1]) == ["Dice is nowhere defined: 1 case, no class in reference or prediction."]
 
 
 def test_what_several_folds_have_in_common_is_said_once(results):
@@ -93,5 +93,6 @@ def test_what_several_folds_have_in_common_is_said_once(results):
         results.segmentation(fold=fold)
     results.fold(fold=2)
     (model,) = models_of(read_runs([results.dataset]))
-    said = {finding.folds: finding.text for finding in model.findings(NOW)}
-    assert "not validated" in said["fold 2: "] and "was trained on" in said["fold all: "] and len(said) == 2
+    one, other = sorted(model.findings(NOW))
+    assert one.startswith("fold 2: ") and "not validated" in one
+    assert other.startswith("fold all: ") and "was trained on" in other

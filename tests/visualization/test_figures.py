@@ -6,10 +6,13 @@ import matplotlib.figure
 import numpy as np
 import pytest
 from matplotlib import rcParams
+from matplotlib.colors import to_hex
 from matplotlib.image import imread
 
+from nnunet_topomae.visualization.palette import CLASSES
 from nnunet_topomae.visualization.progress import save_progress_figure
 from nnunet_topomae.visualization.reconstruction import save_reconstruction_figure
+from nnunet_topomae.visualization.slices import Tile, slices_figure
 
 
 @pytest.fixture
@@ -55,6 +58,23 @@ def test_reconstruction_of_another_shape_is_refused(tmp_path: Path) -> None:
     image = np.zeros((4, 4, 4))
     with pytest.raises(ValueError, match=r"vit has shape \(4, 4, 5\)"):
         save_reconstruction_figure(tmp_path / "a.png", image, image > 0, {"vit": np.zeros((4, 4, 5))})
+
+
+def test_labels_lie_over_their_slice_in_the_colours_of_the_legend() -> None:
+    image = np.random.default_rng(0).normal(size=(6, 8, 10))
+    labels = np.zeros(image.shape, int)
+    labels[4, 2:5, 3:8], labels[4, 6] = 1, len(CLASSES) + 2  # colours begin again
+    place = 0, 4, (3, 1, 0.5), {"vmin": -1, "vmax": 1}
+    rows = [[Tile(image, *place, "image"), Tile(image, *place, "$torus$", labels)], [Tile(image, *place)]]
+    figure = slices_figure(rows, ["a$b$", ""], legend={"ball": CLASSES[0], "$torus$": CLASSES[1]})
+    plain, covered, second = figure.axes
+    assert len(plain.images) == len(second.images) == 1 and np.array_equal(shown(covered), image[4])
+    overlay = covered.images[1].get_array()
+    assert np.array_equal(overlay[..., 3] > 0, labels[4] > 0)
+    assert [to_hex(overlay[place][:3]).upper() for place in ((2, 3), (6, 0))] == list(CLASSES[:2])
+    assert plain.get_aspect() == 1 / 0.5
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ball", "$torus$"]
+    figure.canvas.draw()  # names are no formulas
 
 
 def test_progress_has_a_panel_for_each_kind_of_term(tmp_path: Path, drawn: list, monkeypatch) -> None:
