@@ -21,11 +21,11 @@ from typing import NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
-from nnunet_topomae.data.image_files import write_image
 from scipy.interpolate import make_interp_spline
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
 
+from nnunet_topomae.data.raw_images import write_image
 from nnunet_topomae.files import write_json
 from nnunet_topomae.topology import betti_numbers
 
