@@ -89,7 +89,8 @@ DIFFERENCES: list[Difference] = [
     ("the same, AdamW with 5,400: equal computing", 4, 2, f"{NO_TERM}, 2,400 steps", "nnunet_adam: 5,400 steps"),
     ("2,400 steps: ours − nnU-Net", 8, 1, "plan_full: 2,400 steps", "nnunet: 2,400 steps"),
 ]
-SECOND = "full: second pre-training"
+SECOND, LARGEST = "full: second pre-training", "steps, largest components"
+LATER = f"points in mm, 2,400 {LARGEST}"
 TRIED: list[Difference] = [
     ("fusion `token_grid` − `stages`", 8, 3, "token_grid", "full"),
     ("fusion `bottleneck` − `stages`", 8, 3, "bottleneck", "full"),
@@ -126,6 +127,20 @@ TRIED: list[Difference] = [
     ("plan: a pre-training for each seed − nnU-Net", 8, 3, "plan_full: a pre-training a seed", "nnunet"),
     ("plan: exported, by AdamW − by ours, no ViT", 8, 2, "plan_exported_adam", "plan_full_no_vit: weight_topology 0"),
     ("plan: exported, by SGD − by AdamW", 8, 1, "plan_exported", "plan_exported_adam"),
+    (
+        "plan: with − without the ViT, 2,400 steps*",
+        4,
+        1,
+        *(f"{arm}: {LATER}" for arm in ("plan_full", "plan_full_no_vit")),
+    ),
+    ("plan: 2,400 steps − AdamW with 5,400*", 4, 1, f"plan_full: {LATER}", f"nnunet_adam: 5,400 {LARGEST}"),
+    (
+        "pseudo-labels − their teachers, AdamW with 5,400*",
+        4,
+        1,
+        f"pseudo_labels: 2,400 {LARGEST}",
+        f"nnunet_adam: 5,400 {LARGEST}",
+    ),
 ]
 
 
