@@ -75,6 +75,7 @@ class Arm:
         knobs: of fine-tuning.
         without: parts of the trained network that its answers are measured without, too (`networks/ablation.py`).
         teachers: the arm whose trainings label the unlabelled images, two seeds of it (`pseudo_labels.py`).
+        continues: the arm whose trained network, of the same labels and seed, is trained on.
     """
 
     meaning: str
@@ -83,6 +84,7 @@ class Arm:
     knobs: Mapping[str, object] = field(default_factory=dict)
     without: tuple[str, ...] = ()
     teachers: str | None = None
+    continues: str | None = None
 
 
 PLAN, WITHOUT_VIT = {"partner": "plan"}, {"fusion": "partner_only"}
@@ -124,6 +126,11 @@ ARMS |= {  # where topology matters: beside plan_reconstruction_no_vit, shape in
     "soft_cldice": Arm(
         "segmentation: + soft clDice", "SoftClDiceFinetuner", "plan_reconstruction", knobs=PLAN | WITHOUT_VIT
     ),
+}
+ON = {"knobs": PLAN | WITHOUT_VIT | {"finetune_lr": 1e-3}, "continues": "plan_full_no_vit"}
+ARMS |= {  # a network that is trained out on its labels, and as many steps more
+    "more_labels": Arm("trained on, on its labels", FROM_SCRATCH, **ON),
+    "more_mean_teacher": Arm("trained on, with a mean teacher", "MeanTeacherFinetuner", **ON),
 }
 DEFAULT_ARMS = ("nnunet", "plan_scratch_no_vit", "plan_full_no_vit", "plan_full", "scratch", "unetrpp", "full")
 
@@ -240,7 +247,7 @@ def _finetune(out, options, budget, common, run: Run, checkpoint: Path | None) -
     if arm.teachers:
         os.environ["nnUNet_preprocessed"] = str(_pseudo_labelled(out, options, run))
     start = time.monotonic()
-    trainer = _train(arm.trainer, run.fold, options, budget, checkpoint)
+    trainer = _train(arm.trainer, run.fold, options, budget, checkpoint, _trained(out, options, run))
     seconds = time.monotonic() - start
     if not budget.mirroring:
         trainer.inference_allowed_mirroring_axes = None
@@ -253,7 +260,16 @@ def _finetune(out, options, budget, common, run: Run, checkpoint: Path | None) -
     return f"{run.arm}, {run.labels} labels, seed {run.seed}"
 
 
-def _train(name: str, fold: int, options: argparse.Namespace, budget: Budget, pretraining: Path | None = None):
+def _trained(out: Path, options: argparse.Namespace, run: Run) -> Path | None:
+    """The checkpoint of the run that this one continues."""
+    if (before := ARMS[run.arm].continues) is None:
+        return None
+    folder = replace(run, arm=before).folder(options.pretrained or out) / options.dataset
+    model = folder / f"{ARMS[before].trainer}__{PLANS}__{CONFIGURATION}"
+    return model / f"fold_{run.fold}" / "checkpoint_final.pth"
+
+
+def _train(name: str, fold: int, options, budget: Budget, pretraining: Path | None = None, trained: Path | None = None):
     """A finished training with the trainer class of that name. Ours find the pre-training in their knobs."""
     import numpy as np
     import torch
@@ -273,6 +289,10 @@ def _train(name: str, fold: int, options: argparse.Namespace, budget: Budget, pr
         trainer.save_every = 1  # as ours: an interrupted run loses an epoch
         if pretraining:
             _load_exported(trainer, pretraining)
+    if trained:
+        trainer.initialize()
+        weights = torch.load(trained, map_location=device, weights_only=False)["network_weights"]
+        trainer.plain_network.load_state_dict(weights)
     if Path(trainer.output_folder, "checkpoint_latest.pth").is_file():
         trainer.load_checkpoint(str(Path(trainer.output_folder, "checkpoint_latest.pth")))
     trainer.run_training()
