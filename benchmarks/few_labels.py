@@ -186,6 +186,10 @@ class Run:
     def folder(self, out: Path) -> Path:
         return out / "runs" / self.arm / f"labels_{self.labels}" / f"seed_{self.seed}"
 
+    def model(self, out: Path, dataset: str) -> Path:
+        """nnU-Net's results folder."""
+        return self.folder(out) / dataset / f"{ARMS[self.arm].trainer}__{PLANS}__{CONFIGURATION}"
+
 
 def main() -> None:
     options = _options()
@@ -264,8 +268,7 @@ def _trained(out: Path, options: argparse.Namespace, run: Run) -> Path | None:
     """The checkpoint of the run that this one continues."""
     if (before := ARMS[run.arm].continues) is None:
         return None
-    folder = replace(run, arm=before).folder(options.pretrained or out) / options.dataset
-    model = folder / f"{ARMS[before].trainer}__{PLANS}__{CONFIGURATION}"
+    model = replace(run, arm=before).model(options.pretrained or out, options.dataset)
     return model / f"fold_{run.fold}" / "checkpoint_final.pth"
 
 
@@ -317,10 +320,12 @@ def _pseudo_labelled(out: Path, options: argparse.Namespace, run: Run) -> Path:
     home = out / "pseudo_labels" / f"labels_{run.labels}"
     target, teachers = home / options.dataset, ARMS[run.arm].teachers
     if not (target / "dataset.json").is_file():
-        runs = [Run(teachers, run.labels, seed, run.fold).folder(options.teachers or out) for seed in range(2)]
-        if missing := [str(folder) for folder in runs if not (folder / "metrics.json").is_file()]:
+        home_of_runs = options.teachers or out
+        runs = [Run(teachers, run.labels, seed, run.fold) for seed in range(2)]
+        folders = [teacher.folder(home_of_runs) for teacher in runs]
+        if missing := [str(folder) for folder in folders if not (folder / "metrics.json").is_file()]:
             raise FileNotFoundError(f"train {teachers} with two seeds first: there is no {', no '.join(missing)}")
-        models = [folder / options.dataset / f"{ARMS[teachers].trainer}__{PLANS}__{CONFIGURATION}" for folder in runs]
+        models = [teacher.model(home_of_runs, options.dataset) for teacher in runs]
         source = out / "preprocessed" / options.dataset
         data = json.loads((source / f"{PLANS}.json").read_text())["configurations"][CONFIGURATION]["data_identifier"]
         write_pseudo_labelled_dataset(source, target, run.fold, models, data)
