@@ -32,9 +32,6 @@ class Panel(NamedTuple):
         completed: [D, H, W] uint8 by network: as `image` where that was visible, the reconstruction elsewhere.
         masked_mse: mean squared error on masked voxels of the whole crop by network, in squared z-scored intensities.
         points: [9, 3], where the crop lies in its volume (`pretext/position.py`).
-        predicted_points: [9, 3] by network.
-        volume_shape: [3], voxels of the volume.
-        spacing: [3], mm of the preprocessed volume's voxels.
         voxel_size: [3], mm of this panel's voxels.
         window: [2], intensities shown as 0 and 255.
     """
@@ -46,14 +43,11 @@ class Panel(NamedTuple):
     completed: dict[str, np.ndarray]
     masked_mse: dict[str, float]
     points: np.ndarray
-    predicted_points: dict[str, np.ndarray]
-    volume_shape: np.ndarray
-    spacing: np.ndarray
     voxel_size: np.ndarray
     window: np.ndarray
 
 
-BY_NETWORK = ("completed", "masked_mse", "predicted_points")
+BY_NETWORK = ("completed", "masked_mse")
 
 
 def save_panels(folder: Path, epoch: int, evaluation: PretrainingEvaluation, cases: Sequence[str]) -> dict[str, Path]:
@@ -118,9 +112,6 @@ def _panel(case: str, epoch: int, crop: ReconstructedCrop, spacing: np.ndarray) 
         {name: _as_bytes(_pooled(volume[:, :1]), window) for name, volume in crop.completed.items()},
         {name: difference.square().mean().item() for name, difference in error.items()},
         crop.points[0].cpu().numpy(),
-        {name: points[0].cpu().numpy() for name, points in crop.predicted_points.items()},
-        crop.volume_shape[0].cpu().numpy(),
-        spacing,
         spacing * np.divide(image.shape[2:], pooled.shape),
         window,
     )

@@ -158,9 +158,6 @@ def panel(case: str, epoch: int, offset: float = 0.0) -> Panel:
         {"vit": made.astype(np.uint8), "partner": image},
         {"vit": 1 / epoch, "partner": 0.0},
         points,
-        {"vit": points + 0.1 / epoch, "partner": points},
-        np.array([20, 20, 20]),
-        np.array(SPACING, np.float32),
         np.array(SPACING, np.float32),
         np.array([-1.0, 2.0], np.float32),
     )
