@@ -72,6 +72,7 @@ class PretrainingEvaluation:
         crops_per_case: the figures of a case are means over these.
         spacing: mm per voxel and axis of the preprocessed volumes.
         device: of the network.
+        with_points: whether the network was asked for the nine points.
     """
 
     network: CoPretrainingNetwork
@@ -82,6 +83,7 @@ class PretrainingEvaluation:
     crops_per_case: int
     spacing: Sequence[float]
     device: torch.device
+    with_points: bool
 
     @torch.no_grad()
     def case(self, key: str) -> tuple[dict[str, Any], ReconstructedCrop]:
@@ -143,14 +145,15 @@ class PretrainingEvaluation:
                 "psnr": psnr(completed, crop.image, crop.voxel_mask),
                 "topological_distance": (2 * self.topology(completed, crop.image, target_diagrams)).sqrt().item(),
                 "betti_error": betti.error(completed),
-                "point_error_voxels": self._point_error(crop, name, crop.volume_shape),
-                "point_error_mm": self._point_error(crop, name, crop.volume_shape * self._mm(crop.volume_shape)),
+                **(self._point_errors(crop, name) if self.with_points else {}),
             }
             for name, completed in crop.completed.items()
         }
 
-    def _point_error(self, crop: ReconstructedCrop, name: str, unit: torch.Tensor) -> float:
-        return point_distance(crop.predicted_points[name], crop.points, unit).item()
+    def _point_errors(self, crop: ReconstructedCrop, name: str) -> dict[str, float]:
+        units = {"voxels": crop.volume_shape, "mm": crop.volume_shape * self._mm(crop.volume_shape)}
+        points = crop.predicted_points[name], crop.points
+        return {f"point_error_{unit}": point_distance(*points, size).item() for unit, size in units.items()}
 
     def _mm(self, like: torch.Tensor) -> torch.Tensor:
         return torch.tensor(self.spacing, dtype=torch.float32, device=like.device)

@@ -344,6 +344,7 @@ class TopoMAEPretrainer(StartedTrainer, UnlabelledCasesTrainer):
             VALIDATION_CROPS,
             self.configuration_manager.spacing,
             self.device,
+            bool(self.loss.weights["position"]),
         )
 
     def _report_validation(self, folder: Path, cases: list[dict[str, Any]]) -> None:

@@ -61,6 +61,15 @@ def test_its_validation_tells_how_well_cases_are_reconstructed_and_placed(traine
     assert (folder.parent / "progress.png").stat().st_size > 0
 
 
+def test_a_place_that_nobody_asked_for_is_not_judged(workshop):
+    trainer = workshop.build(TopoMAEPretrainer, weight_position=0, weight_consistency_points=0)
+    trainer.initialize()
+    trainer.network.eval()
+    key = trainer.do_split()[1][0]
+    metrics = trainer._evaluation(trainer.dataset_of([key])).case(key)[0]["metrics"]
+    assert not [name for of_network in metrics.values() for name in of_network if "point" in name]
+
+
 def test_position_is_left_out_where_the_patch_holds_most_volumes(workshop):
     plans = workshop.plans
     configuration = plans["configurations"]["3d_fullres"]
