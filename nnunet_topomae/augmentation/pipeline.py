@@ -28,7 +28,7 @@ from nnunet_topomae.augmentation.blur import DeviceGaussianBlurTransform
 from nnunet_topomae.augmentation.masked_fill import DeviceMaskImageTransform, DeviceRemoveLabelTransform
 from nnunet_topomae.augmentation.noise import DeviceGaussianNoiseTransform
 from nnunet_topomae.augmentation.regions import DeviceConvertSegmentationToRegionsTransform
-from nnunet_topomae.data.augmentation import Resample
+from nnunet_topomae.data.crop_place import Resample
 
 REPLACEMENTS: dict[type[BasicTransform], type[BasicTransform]] = {
     SpatialTransform: spatial.DeviceSpatialTransform,

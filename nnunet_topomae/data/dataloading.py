@@ -14,7 +14,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from threadpoolctl import ThreadpoolController
 
-from nnunet_topomae.data.augmentation import Place, RandomPlace, place_at
+from nnunet_topomae.data.crop_place import Place, RandomPlace, place_at
 from nnunet_topomae.pretext.position import nine_points
 
 MAX_DRAWS = 20

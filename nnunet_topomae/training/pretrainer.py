@@ -21,7 +21,7 @@ from torch import nn
 
 from nnunet_topomae.augmentation.random_streams import numpy_generator_kept
 from nnunet_topomae.config import TopoMAEConfig
-from nnunet_topomae.data.augmentation import RandomPlace, Resample
+from nnunet_topomae.data.crop_place import RandomPlace, Resample
 from nnunet_topomae.data.dataloading import CropDataLoader, CropPositionDataLoader, collate_crops
 from nnunet_topomae.data.unlabelled import JoinedDataset
 from nnunet_topomae.files import write_json

@@ -7,7 +7,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from nnunet_topomae.data.augmentation import RandomPlace, Resample
+from nnunet_topomae.data.crop_place import RandomPlace, Resample
 from nnunet_topomae.data.dataloading import CropDataLoader, CropPositionDataLoader, collate_crops, thread_pools
 
 LABELS = SimpleNamespace(all_labels=[0, 1], has_ignore_label=False)

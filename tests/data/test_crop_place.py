@@ -10,7 +10,7 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
-from nnunet_topomae.data.augmentation import RandomPlace, Resample
+from nnunet_topomae.data.crop_place import RandomPlace, Resample
 from nnunet_topomae.data.dataloading import CropPositionDataLoader
 
 LABELS = SimpleNamespace(all_labels=[0, 1], has_ignore_label=False)
