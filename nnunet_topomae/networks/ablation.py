@@ -6,9 +6,8 @@ no information about where or what: how much of the answer does that part decide
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -29,12 +28,10 @@ def _nothing(module: nn.Module, inputs: tuple[Any, ...], residual: torch.Tensor)
 Replacement = Callable[[nn.Module, tuple[Any, ...], torch.Tensor], torch.Tensor]
 
 # By name: the modules concerned, and what takes the place of their output.
-ABLATIONS: MappingProxyType[str, tuple[type[nn.Module], Replacement]] = MappingProxyType(
-    {
-        "vit_mean": (ViTEncoder, _mean_over_tokens),  # every token gets the mean of the ViT's features
-        "epa_identity": (EfficientPairedAttention, _nothing),  # a residual branch: UNETR++'s blocks only convolve
-    }
-)
+ABLATIONS: Mapping[str, tuple[type[nn.Module], Replacement]] = {
+    "vit_mean": (ViTEncoder, _mean_over_tokens),  # every token gets the mean of the ViT's features
+    "epa_identity": (EfficientPairedAttention, _nothing),  # a residual branch: UNETR++'s blocks only convolve
+}
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +49,7 @@ class StageFusion(nn.Module):
 
 
 # By the names of the knob `fusion`; None leaves the ViT out.
-FUSIONS: Mapping[str, type[StageFusion] | None] = MappingProxyType({"stages": StageFusion, "partner_only": None})
+FUSIONS: Mapping[str, type[StageFusion] | None] = {"stages": StageFusion, "partner_only": None}
 
 
 def _resample(x: torch.Tensor, grid: Size3D) -> torch.Tensor:

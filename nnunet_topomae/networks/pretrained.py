@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,13 +16,11 @@ from nnunet_topomae.networks.geometry import triple
 from nnunet_topomae.networks.partners.partner import OnGrid
 from nnunet_topomae.networks.vit import TokenEmbedding
 
-ON_GRID: Mapping[type[nn.Module], OnGrid] = MappingProxyType(
-    {
-        nn.Conv3d: OnGrid("weight", summed=True),
-        nn.ConvTranspose3d: OnGrid("weight", summed=False),
-        TokenEmbedding: OnGrid("weight", summed=True),
-    }
-)
+ON_GRID: Mapping[type[nn.Module], OnGrid] = {
+    nn.Conv3d: OnGrid("weight", summed=True),
+    nn.ConvTranspose3d: OnGrid("weight", summed=False),
+    TokenEmbedding: OnGrid("weight", summed=True),
+}
 ENCODERS = ("encoder.", "partner.encoder.")  # of the partner, in fine-tuning and in pre-training
 ENOUGH = 0.5  # of the encoder's weights: with less a training does not begin from what was learnt
 MOST_LISTED = 40

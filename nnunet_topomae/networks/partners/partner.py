@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -75,7 +74,7 @@ class Partner(ABC):
     citation: ClassVar[tuple[str, str]]
     file_stem: ClassVar[str]
     blocks: ClassVar[tuple[type[nn.Module], ...]]
-    on_grid: ClassVar[Mapping[type[nn.Module], OnGrid]] = MappingProxyType({})
+    on_grid: ClassVar[Mapping[type[nn.Module], OnGrid]] = {}
     not_exported: ClassVar[tuple[str, ...]] = ("decoder.seg_layers",)
     names_to_import: Sequence[str] = ()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 from nnunet_topomae.networks.geometry import Size3D, Strides, cumulative, grid, strides_from_plan
@@ -34,34 +33,32 @@ class Size:
     learning_rates: LearningRates
 
 
-SIZES: Mapping[str, Size] = MappingProxyType(
-    {
-        "tiny": Size(
-            features_per_stage=(8, 16, 32, 64),
-            n_blocks_per_stage=1,
-            num_heads=2,
-            projection_sizes=(32, 32, 32, 16),
-            dropout=0.0,
-            learning_rates=LearningRates(pretrain=1e-3, finetune=6e-3),
-        ),
-        "small": Size(  # a third of the published blocks
-            features_per_stage=(32, 64, 128, 256),
-            n_blocks_per_stage=1,
-            num_heads=4,
-            projection_sizes=(64, 64, 64, 32),
-            dropout=0.1,
-            learning_rates=LearningRates(pretrain=1e-3, finetune=2e-3),
-        ),
-        "base": Size(  # as published
-            features_per_stage=(32, 64, 128, 256),
-            n_blocks_per_stage=3,
-            num_heads=4,
-            projection_sizes=(64, 64, 64, 32),
-            dropout=0.1,
-            learning_rates=LearningRates(pretrain=3e-4, finetune=3e-4),
-        ),
-    }
-)
+SIZES: Mapping[str, Size] = {
+    "tiny": Size(
+        features_per_stage=(8, 16, 32, 64),
+        n_blocks_per_stage=1,
+        num_heads=2,
+        projection_sizes=(32, 32, 32, 16),
+        dropout=0.0,
+        learning_rates=LearningRates(pretrain=1e-3, finetune=6e-3),
+    ),
+    "small": Size(  # a third of the published blocks
+        features_per_stage=(32, 64, 128, 256),
+        n_blocks_per_stage=1,
+        num_heads=4,
+        projection_sizes=(64, 64, 64, 32),
+        dropout=0.1,
+        learning_rates=LearningRates(pretrain=1e-3, finetune=2e-3),
+    ),
+    "base": Size(  # as published
+        features_per_stage=(32, 64, 128, 256),
+        n_blocks_per_stage=3,
+        num_heads=4,
+        projection_sizes=(64, 64, 64, 32),
+        dropout=0.1,
+        learning_rates=LearningRates(pretrain=3e-4, finetune=3e-4),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ class UNETRPPPartner(Partner):
     strides: Strides
     size: Size
 
-    variant: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    variant: ClassVar[Mapping[str, Any]] = {}
     citation = (
         "UNETR++",
         "Shaker, A., Maaz, M., Rasheed, H., Khan, S., Yang, M.-H., & Khan, F. S. (2024). UNETR++: Delving into "
@@ -89,9 +86,7 @@ class UNETRPPPartner(Partner):
     title = "UNETR++"
     class_name = f"{UNETRPP.__module__}.{UNETRPP.__qualname__}"
     blocks = (EPABlock,)
-    on_grid = MappingProxyType(
-        {EPABlock: OnGrid("position_embedding", summed=False), TokenProjection: OnGrid("weight", summed=True)}
-    )
+    on_grid = {EPABlock: OnGrid("position_embedding", summed=False), TokenProjection: OnGrid("weight", summed=True)}
 
     @classmethod
     def of(cls, configuration: Mapping[str, Any], preset: str) -> UNETRPPPartner:
