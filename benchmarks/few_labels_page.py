@@ -89,7 +89,7 @@ DIFFERENCES: list[Difference] = [
     ("the same, AdamW with 5,400: equal computing", 4, 2, f"{NO_TERM}, 2,400 steps", "nnunet_adam: 5,400 steps"),
     ("2,400 steps: ours − nnU-Net", 8, 1, "plan_full: 2,400 steps", "nnunet: 2,400 steps"),
 ]
-SECOND, LARGEST = "full: second pre-training", "steps, largest components"
+SECOND, LARGEST, SCANNER = "full: second pre-training", "steps, largest components", "another scanner"
 LATER = f"points in mm, 2,400 {LARGEST}"
 TRIED: list[Difference] = [
     ("fusion `token_grid` − `stages`", 8, 3, "token_grid", "full"),
@@ -136,6 +136,14 @@ TRIED: list[Difference] = [
     (
         "plan: 2,400 steps more, a teacher − labels alone*",
         *(4, 2, f"more_mean_teacher: {LATER}", f"more_labels: {LATER}"),
+    ),
+    (
+        "plan: another scanner, 2,400 steps − AdamW with 5,100*",
+        *(4, 1, f"plan_full_no_vit: {SCANNER}, 2,400 {LARGEST}", f"nnunet_adam: {SCANNER}, 5,100 {LARGEST}"),
+    ),
+    (
+        "plan: another scanner, a teacher − 2,400 steps before*",
+        *(4, 1, *(f"{arm}: {SCANNER}, 2,400 {LARGEST}" for arm in ("more_mean_teacher", "plan_full_no_vit"))),
     ),
 ]
 
