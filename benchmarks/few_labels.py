@@ -227,7 +227,8 @@ def _pretrained(out: Path, name: str, fold: int, seed: int) -> Path:
 def _pretrain(out, pretraining_out, options, budget, common, name, fold, seed) -> str:
     checkpoint = _pretrained(pretraining_out, name, fold, seed)
     knobs = {
-        "weight_topology": 100,  # the paper's, as the runs in docs/benchmarks.md have it
+        # The paper's, as the runs in docs/benchmarks.md have them.
+        **{"weight_topology": 100, "weight_position": 0.1, "weight_consistency_points": 0.1},
         **common,
         **PRETRAININGS[name],
         "seed": seed,

@@ -204,9 +204,9 @@ class TopoMAEConfig:
 
     weight_reconstruction: float = _knob(1.0, "weight of the masked reconstruction error", valid=_at_least(0))
     weight_topology: float = _knob(0.0, "weight of the topological loss; the paper's: 100", valid=_at_least(0))
-    weight_position: float = _knob(0.1, "weight of the nine-point error", valid=_at_least(0))
+    weight_position: float = _knob(0.0, "weight of the nine-point error; the paper's: 0.1", valid=_at_least(0))
     weight_consistency_points: float = _knob(
-        0.1, "weight of the two networks' disagreement on points", valid=_at_least(0)
+        0.0, "weight of the two networks' disagreement on points; the paper's: 0.1", valid=_at_least(0)
     )
     weight_consistency_reconstruction: float = _knob(
         0.1, "weight of the two networks' disagreement on masked voxels", valid=_at_least(0)

@@ -109,6 +109,8 @@ BUDGET = {
     "vit_steps": 2,
     "val_iterations_per_epoch": 1,
     "weight_topology": 100,
+    "weight_position": 0.1,
+    "weight_consistency_points": 0.1,
     "topology_max_side": 12,
     "seed": 0,  # what a network says after one step must not change from run to run
 }

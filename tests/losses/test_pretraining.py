@@ -17,7 +17,8 @@ POINTS = torch.rand(2, 9, 3, generator=torch.Generator().manual_seed(1))
 MASKS = torch.zeros(2, 2, GEOMETRY.num_tokens, dtype=torch.bool)
 MASKS[:, 0, ::2] = True
 MASKS[:, 1, 1::2] = True
-WITH_TOPOLOGY = TopoMAEConfig(weight_topology=100)
+WITHOUT_TOPOLOGY = TopoMAEConfig(weight_position=0.1, weight_consistency_points=0.1)
+WITH_TOPOLOGY = replace(WITHOUT_TOPOLOGY, weight_topology=100)
 HIDDEN = expand_mask(MASKS, GEOMETRY.token_grid, GEOMETRY.token_size)
 
 
@@ -67,7 +68,7 @@ def test_right_answers_cost_nothing():
 
 
 def test_each_term_is_its_formula():
-    terms = terms_of(TopoMAEConfig(weight_topology=0), output(0.5))
+    terms = terms_of(WITHOUT_TOPOLOGY, output(0.5))
     assert terms["reconstruction_vit"].item() == pytest.approx(0.25)
     assert terms["position_partner"].item() == pytest.approx(0.25)
     assert terms["consistency_points"].item() == pytest.approx(1)
@@ -75,7 +76,7 @@ def test_each_term_is_its_formula():
 
 
 def test_of_the_vit_alone_its_own_terms_are_left():
-    config, answers = TopoMAEConfig(weight_topology=0), output(0.5)
+    config, answers = WITHOUT_TOPOLOGY, output(0.5)
     alone = terms_of(config, {"vit": answers["vit"]})
     assert alone == {name: value for name, value in terms_of(config, answers).items() if name.endswith("_vit")}
     assert {"reconstruction_vit", "position_vit"} <= alone.keys()
@@ -112,7 +113,7 @@ def test_values_and_gradients_are_those_of_the_formulas_over_volumes():
         tokens = torch.cat([hidden_of(volumes[:, view], MASKS[:, view : view + 1]) for view in views], dim=1)
         return BranchOutput(tokens, POINTS[:, None].expand(-1, len(views), -1, -1))
 
-    config = TopoMAEConfig(weight_topology=0, weight_position=0, weight_consistency_points=0)
+    config = TopoMAEConfig()
     config = replace(config, weight_reconstruction=1, weight_consistency_reconstruction=1)
     answers = {"vit": answer(vit), "partner": answer(partner)}
     losses = losses_of(config, answers)
@@ -131,7 +132,7 @@ BOOKKEEPING = set(
 
 def test_a_step_of_the_vit_passes_six_times_over_its_volumes_at_most():
     """In half precision as on a GPU, forward and backward, in units of views · voxels of the crops."""
-    loss = PretrainingLoss(TopoMAEConfig(weight_topology=0), GEOMETRY)
+    loss = PretrainingLoss(WITHOUT_TOPOLOGY, GEOMETRY)
     masks = draw_masks(2, 8, GEOMETRY.num_tokens, 0.75, torch.Generator().manual_seed(0))
     tokens = hidden_of(IMAGE, masks).half().requires_grad_()
     points = torch.zeros(2, 8, 9, 3, dtype=torch.half, requires_grad=True)
@@ -151,7 +152,7 @@ def test_every_view_is_asked_for_what_its_own_mask_hid():
     only_second = answers["vit"].tokens.detach().clone()
     only_second[:, 1] += 1
     wrong = answers | {"vit": answers["vit"]._replace(tokens=only_second)}
-    assert terms_of(TopoMAEConfig(weight_topology=0), wrong)["reconstruction_vit"].item() == pytest.approx(0.5)
+    assert terms_of(WITHOUT_TOPOLOGY, wrong)["reconstruction_vit"].item() == pytest.approx(0.5)
 
 
 def test_the_total_is_the_weighted_sum():
@@ -167,7 +168,7 @@ def test_the_total_is_the_weighted_sum():
 
 
 def test_without_weight_topology_is_not_computed():
-    terms = terms_of(TopoMAEConfig(weight_topology=0), output(0.5))
+    terms = terms_of(WITHOUT_TOPOLOGY, output(0.5))
     assert not [name for name in terms if name.startswith("topology")]
 
 
@@ -187,5 +188,5 @@ def test_every_answer_is_pulled_by_the_totals():
 
 def test_a_network_leaves_the_other_as_it_is():
     answers = output(0.5)
-    losses_of(TopoMAEConfig(weight_topology=0), answers)[0][1].backward()  # the ViT's
+    losses_of(WITHOUT_TOPOLOGY, answers)[0][1].backward()  # the ViT's
     assert answers["vit"].tokens.grad is not None and answers["partner"].tokens.grad is None

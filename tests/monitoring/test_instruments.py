@@ -23,7 +23,7 @@ from nnunet_topomae.planning.blueprint import Blueprint
 from nnunet_topomae.pretext.masking import draw_masks
 
 PLAN = {"patch_size": (16, 16, 24), "architecture": {"arch_kwargs": {"strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]]}}}
-CONFIG = TopoMAEConfig(partner="unetrpp", preset="tiny", weight_topology=100)
+CONFIG = TopoMAEConfig(partner="unetrpp", preset="tiny", weight_topology=100, weight_position=0.1)
 BLUEPRINT = Blueprint.of(PLAN, CONFIG)
 GEOMETRY = BLUEPRINT.geometry
 LOSS = PretrainingLoss(CONFIG, GEOMETRY)

@@ -26,7 +26,7 @@ BATCH = {
 
 def build(views: int = 2, **knobs: float) -> PretrainingStep:
     torch.manual_seed(0)
-    config = TopoMAEConfig(**{"weight_topology": 100, "topology_max_side": 12} | knobs)
+    config = TopoMAEConfig(**{"weight_topology": 100, "weight_position": 0.1, "topology_max_side": 12} | knobs)
     network = CoPretrainingNetwork(1, *BLUEPRINT)
     optimizer = adamw([ParameterGroup("all", network.parameters(), 1e-3)], 0.05)
     loss = PretrainingLoss(config, GEOMETRY)
