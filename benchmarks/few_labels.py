@@ -35,6 +35,7 @@ from nnunet_topomae.networks.presets import PRESETS
 PLANS = "fewLabelPlans"
 CONFIGURATION = "3d_fullres"
 NNUNET, NNUNET_ADAM = "nnUNetTrainer", "nnUNetTrainerAdam1en3"  # SGD; AdamW at 1e-3, which nnU-Net brings, too
+NNUNET_DA5 = "nnUNetTrainerDA5Adam1en3"
 FROM_SCRATCH = "TopoMAEFinetunerFromScratch"
 
 RECONSTRUCTION_ALONE = {
@@ -92,6 +93,7 @@ PLAN, WITHOUT_VIT = {"partner": "plan"}, {"fusion": "partner_only"}
 ARMS = {
     "nnunet": Arm("nnU-Net (nnUNetTrainer)", NNUNET),
     "nnunet_adam": Arm("nnU-Net with AdamW (nnUNetTrainerAdam1en3)", NNUNET_ADAM),
+    "nnunet_da5": Arm("nnU-Net with AdamW and its strongest augmentation", NNUNET_DA5),
     "pseudo_labels": Arm("pseudo-labels: AdamW taught by two of AdamW", NNUNET_ADAM, teachers="nnunet_adam"),
     "scratch": Arm("hybrid from scratch", FROM_SCRATCH),
     "reconstruction": Arm("pre-trained: reconstruction", pretraining="reconstruction"),
@@ -283,7 +285,7 @@ def _train(name: str, fold: int, options, budget: Budget, pretraining: Path | No
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     trainer = get_trainer_from_args(options.dataset, CONFIGURATION, fold, name, PLANS, device=device)
-    if name in (NNUNET, NNUNET_ADAM):  # knows none of our knobs
+    if name in (NNUNET, NNUNET_ADAM, NNUNET_DA5):  # knows none of our knobs
         seed = int(os.environ[environment_name("seed")])
         torch.manual_seed(seed)
         np.random.seed(seed)
