@@ -142,8 +142,12 @@ TRIED: list[Difference] = [
         *(4, 1, f"plan_full_no_vit: {SCANNER}, 2,400 {LARGEST}", f"nnunet_adam: {SCANNER}, 5,100 {LARGEST}"),
     ),
     (
-        "plan: another scanner, a teacher − 2,400 steps before*",
-        *(4, 1, *(f"{arm}: {SCANNER}, 2,400 {LARGEST}" for arm in ("more_mean_teacher", "plan_full_no_vit"))),
+        "the same − our schedule from scratch with 5,100*",
+        *(4, 1, f"plan_full_no_vit: {SCANNER}, 2,400 {LARGEST}", f"plan_scratch_no_vit: {SCANNER}, 5,100 {LARGEST}"),
+    ),
+    (
+        "plan: another scanner, 2,400 more, a teacher − labels*",
+        *(4, 1, *(f"{arm}: {SCANNER}, 2,400 {LARGEST}" for arm in ("more_mean_teacher", "more_labels"))),
     ),
 ]
 
