@@ -120,6 +120,9 @@ ARMS |= {  # nnU-Net's own network in the place of UNETR++, which the others hav
     "plan_exported": Arm("full method, fine-tuned by nnU-Net", NNUNET, pretraining="plan_full"),
     "plan_exported_adam": Arm("full method, fine-tuned by nnU-Net with AdamW", NNUNET_ADAM, pretraining="plan_full"),
 }
+ARMS["plan_full_da5"] = replace(
+    ARMS["plan_full_no_vit"], meaning="the same with the strongest augmentation", trainer="DA5Finetuner"
+)
 SHAPE = PLAN | WITHOUT_VIT | {"finetune_weight_topology": 0.1, "topology_place": 0.1}
 ARMS |= {  # where topology matters: beside plan_reconstruction_no_vit, shape in pre-training, in segmentation, in both
     "shape_pretraining": Arm("pre-trained: + shape", pretraining="plan_shape", knobs=PLAN | WITHOUT_VIT),
