@@ -146,6 +146,14 @@ TRIED: list[Difference] = [
         *(4, 1, f"plan_full_no_vit: {SCANNER}, 2,400 {LARGEST}", f"plan_scratch_no_vit: {SCANNER}, 5,100 {LARGEST}"),
     ),
     (
+        "another scanner: AdamW with 5,100 under DA5 − without*",
+        *(4, 1, *(f"{arm}: {SCANNER}, 5,100 {LARGEST}" for arm in ("nnunet_da5", "nnunet_adam"))),
+    ),
+    (
+        "plan: under DA5, 2,400 steps − AdamW, under it, too*",
+        *(4, 1, f"plan_full_da5: {SCANNER}, 2,400 {LARGEST}", f"nnunet_da5: {SCANNER}, 5,100 {LARGEST}"),
+    ),
+    (
         "plan: another scanner, 2,400 more, a teacher − labels*",
         *(4, 1, *(f"{arm}: {SCANNER}, 2,400 {LARGEST}" for arm in ("more_mean_teacher", "more_labels"))),
     ),
