@@ -121,7 +121,9 @@ ARMS |= {  # nnU-Net's own network in the place of UNETR++, which the others hav
     "plan_exported_adam": Arm("full method, fine-tuned by nnU-Net with AdamW", NNUNET_ADAM, pretraining="plan_full"),
 }
 ARMS["plan_full_da5"] = replace(
-    ARMS["plan_full_no_vit"], meaning="the same with the strongest augmentation", trainer="DA5Finetuner"
+    ARMS["plan_full_no_vit"],
+    meaning="full method, ViT left out, nnU-Net's strongest augmentation",
+    trainer="DA5Finetuner",
 )
 SHAPE = PLAN | WITHOUT_VIT | {"finetune_weight_topology": 0.1, "topology_place": 0.1}
 ARMS |= {  # where topology matters: beside plan_reconstruction_no_vit, shape in pre-training, in segmentation, in both
