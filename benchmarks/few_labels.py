@@ -35,7 +35,6 @@ from nnunet_topomae.networks.presets import PRESETS
 PLANS = "fewLabelPlans"
 CONFIGURATION = "3d_fullres"
 NNUNET, NNUNET_ADAM = "nnUNetTrainer", "nnUNetTrainerAdam1en3"  # SGD; AdamW at 1e-3, which nnU-Net brings, too
-NNUNET_DA5 = "nnUNetTrainerDA5Adam1en3"
 FROM_SCRATCH = "TopoMAEFinetunerFromScratch"
 
 RECONSTRUCTION_ALONE = {
@@ -93,7 +92,7 @@ PLAN, WITHOUT_VIT = {"partner": "plan"}, {"fusion": "partner_only"}
 ARMS = {
     "nnunet": Arm("nnU-Net (nnUNetTrainer)", NNUNET),
     "nnunet_adam": Arm("nnU-Net with AdamW (nnUNetTrainerAdam1en3)", NNUNET_ADAM),
-    "nnunet_da5": Arm("nnU-Net with AdamW and its strongest augmentation", NNUNET_DA5),
+    "nnunet_da5": Arm("nnU-Net with AdamW and its strongest augmentation", "nnUNetTrainerDA5Adam1en3"),
     "pseudo_labels": Arm("pseudo-labels: AdamW taught by two of AdamW", NNUNET_ADAM, teachers="nnunet_adam"),
     "scratch": Arm("hybrid from scratch", FROM_SCRATCH),
     "reconstruction": Arm("pre-trained: reconstruction", pretraining="reconstruction"),
@@ -286,11 +285,13 @@ def _train(name: str, fold: int, options, budget: Budget, pretraining: Path | No
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
 
+    from nnunet_topomae.training.trainer import TopoMAETrainer
+
     if options.device == "cpu":
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     trainer = get_trainer_from_args(options.dataset, CONFIGURATION, fold, name, PLANS, device=device)
-    if name in (NNUNET, NNUNET_ADAM, NNUNET_DA5):  # knows none of our knobs
+    if not isinstance(trainer, TopoMAETrainer):  # knows none of our knobs
         seed = int(os.environ[environment_name("seed")])
         torch.manual_seed(seed)
         np.random.seed(seed)

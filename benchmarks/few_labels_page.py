@@ -154,6 +154,13 @@ TRIED: list[Difference] = [
         *(4, 1, f"plan_full_da5: {SCANNER}, 2,400 {LARGEST}", f"nnunet_da5: {SCANNER}, 5,100 {LARGEST}"),
     ),
     (
+        "plan: one scanner, under DA5 − without, 2,400 steps*",
+        4,
+        1,
+        f"plan_full_da5: {LATER}",
+        f"plan_full_no_vit: {LATER}",
+    ),
+    (
         "plan: another scanner, 2,400 more, a teacher − labels*",
         *(4, 1, *(f"{arm}: {SCANNER}, 2,400 {LARGEST}" for arm in ("more_mean_teacher", "more_labels"))),
     ),

@@ -6,4 +6,4 @@ from nnunet_topomae.training.finetuner import TopoMAEFinetuner
 
 
 class DA5Finetuner(nnUNetTrainerDA5, TopoMAEFinetuner):
-    """Pre-trained, or from scratch with `pretrained = none`."""
+    """Pre-trained; from scratch mix in `TopoMAEFinetunerFromScratch`."""

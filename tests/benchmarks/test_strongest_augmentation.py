@@ -18,11 +18,11 @@ from nnUNetTrainerDA5Adam1en3 import nnUNetTrainerDA5Adam1en3  # noqa: E402
     ("trainer_class", "of_whom"), [(DA5Finetuner, TopoMAEFinetuner), (nnUNetTrainerDA5Adam1en3, nnUNetTrainerAdam1en3)]
 )
 def test_the_optimiser_is_of_one_and_the_augmentation_of_the_other(workshop, trainer_class, of_whom, monkeypatch):
-    drawn, apply = [], BrightnessGradientAdditiveTransform.get_parameters
+    drawn, get_parameters = [], BrightnessGradientAdditiveTransform.get_parameters
     monkeypatch.setattr(
         BrightnessGradientAdditiveTransform,
         "get_parameters",
-        lambda self, **sample: drawn.append(True) or apply(self, **sample),
+        lambda self, **sample: drawn.append(True) or get_parameters(self, **sample),
     )
     trainer = workshop.build(trainer_class, finetune_epochs=1, iterations_per_epoch=20, partner="plan", seed=0)
     trainer.initialize()
