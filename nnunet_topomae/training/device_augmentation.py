@@ -90,19 +90,16 @@ class DeviceAugmentingTrainer(nnUNetTrainer):
             "regions": self.label_manager.foreground_regions if self.label_manager.has_regions else None,
             "ignore_label": self.label_manager.ignore_label,
         }
-        halves = self.halves(
-            self.get_training_transforms(
-                patch_size,
-                rotation,
-                scales,
-                mirror_axes,
-                in_plane,
-                use_mask_for_norm=self.configuration_manager.use_mask_for_norm,
-                **labels,
-            )
+        pipeline = self.get_training_transforms(
+            patch_size,
+            rotation,
+            scales,
+            mirror_axes,
+            in_plane,
+            use_mask_for_norm=self.configuration_manager.use_mask_for_norm,
+            **labels,
         )
-        if halves is None:
-            return super().get_dataloaders()
+        halves = self.halves(pipeline)
         train, val = self.get_tr_and_val_datasets()
         options = {
             "batch_size": self.batch_size,
@@ -111,10 +108,15 @@ class DeviceAugmentingTrainer(nnUNetTrainer):
             "oversample_foreground_percent": self.oversample_foreground_percent,
             "probabilistic_oversampling": self.probabilistic_oversampling,
         }
-        train_loader = SampleDataLoader(train, patch_size=initial_patch_size, transforms=halves.in_worker, **options)
         validation = self.get_validation_transforms(scales, **labels)
         val_loader = nnUNetDataLoader(val, patch_size=patch_size, transforms=validation, **options)
-        return self.prefetched(train_loader, halves.on_device), self.in_background(val_loader, validation=True)
+        options["patch_size"] = initial_patch_size
+        if halves is None:
+            train_batches = self.in_background(nnUNetDataLoader(train, transforms=pipeline, **options))
+        else:
+            train_loader = SampleDataLoader(train, transforms=halves.in_worker, **options)
+            train_batches = self.prefetched(train_loader, halves.on_device)
+        return train_batches, self.in_background(val_loader, validation=True)
 
     def in_background(self, loader: nnUNetDataLoader, validation: bool = False) -> Iterator[Batch]:
         """Batches of a loader from nnUNet_n_proc_DA processes, half as many for validation; or from this one for 0."""

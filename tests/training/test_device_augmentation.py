@@ -73,6 +73,16 @@ def test_a_seed_decides_each_batch_and_ranks_differ(workshop, trainer_class, mon
 
 
 @BOTH
+def test_a_seed_decides_what_a_data_worker_draws(workshop, trainer_class, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
+    first, again, other = (
+        batches(started(workshop, trainer_class, augment_on="workers", seed=seed), 3) for seed in (3, 3, 4)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@BOTH
 def test_augmentation_leaves_other_random_numbers_alone(workshop, trainer_class):
     """NumPy's generator moves only by what the data loader draws, PyTorch's not at all."""
     trainer = started(workshop, trainer_class)
