@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import dataclass
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,12 @@ from nnunet_topomae.augmentation.labels import resample_labels
 from nnunet_topomae.private_names import drawn_motion
 
 
-class Warp(NamedTuple):
-    """Where the voxels of a patch come from: `affine` · (voxel − middle of the patch) + `centre`, in voxels."""
+@dataclass(frozen=True)
+class Warp:
+    """Where the voxels of a patch come from: `affine` · (voxel − middle of the patch) + `centre`, in voxels.
+
+    No named tuple, which batchgenerators makes a tuple of when it pins a batch's memory.
+    """
 
     affine: np.ndarray | None  # [axes, axes]; None: nothing is rotated or scaled
     centre: tuple[float, ...]

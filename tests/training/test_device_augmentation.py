@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import pin_memory_of_all_eligible_items_in_dict
 from batchgeneratorsv2.transforms.base.basic_transform import ImageOnlyTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 
@@ -80,6 +81,16 @@ def test_a_seed_decides_what_a_data_worker_draws(workshop, trainer_class, monkey
     )
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@BOTH
+def test_a_batch_whose_memory_was_pinned_is_the_same(workshop, trainer_class, monkeypatch):
+    """On CUDA batchgenerators puts each batch together again, lists, tuples and dictionaries, with pinned tensors."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    plain = batches(started(workshop, trainer_class, seed=3), 8)
+    trainer = started(workshop, trainer_class, seed=3)
+    trainer.dataloader_train.source = map(pin_memory_of_all_eligible_items_in_dict, trainer.dataloader_train.source)
+    assert all(torch.equal(a, b) for a, b in zip(plain, batches(trainer, 8), strict=True))
 
 
 @BOTH
