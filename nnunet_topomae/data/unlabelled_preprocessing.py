@@ -138,8 +138,11 @@ def _refuse_other_files(target: UnlabelledImages, files: Mapping[str, Mapping[in
 
 
 def _stamps(channels: Mapping[int, Path]) -> dict[str, list[int]]:
-    """Size in bytes and time of change in ns."""
-    return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in channels.values()}
+    """Size in bytes and time of change in ns; of the CASE.json with the spacing of TIFFs, too."""
+    files, first = [*channels.values()], channels[0]
+    if first.suffix in (".tif", ".tiff") and (spacing := first.with_name(f"{first.stem[:-5]}.json")).is_file():
+        files.append(spacing)
+    return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
 
 
 def _validation_cases(preprocessed_dataset: Path, labelled: nnUNetBaseDataset) -> dict[str, str]:

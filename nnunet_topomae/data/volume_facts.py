@@ -3,7 +3,8 @@
 Equal fingerprints mean equal shapes and equal float32 voxels *after* preprocessing. So a copy is found under another
 name, in another file format or compression, with or without its label, as long as both went through the same
 preprocessing: the spacing, normalisation and resampling of one plan. The same image preprocessed by two plans has two
-fingerprints, and so has one that was rescaled, cropped, mirrored or stored with loss.
+fingerprints, and so has one that was rescaled, cropped, mirrored or stored with loss; and where nnU-Net normalises in
+the nonzero mask (`use_mask_for_norm`), to which it adds what is labelled, one whose label reaches outside that mask.
 """
 
 from __future__ import annotations

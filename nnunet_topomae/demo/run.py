@@ -81,6 +81,9 @@ def run_demo(out: Path, dataset: Path | None, num_labelled: int | None, device: 
     start = time.monotonic()
     if dataset is not None:
         _check_dataset(dataset, num_labelled)
+        places = (dataset.resolve(), dataset.parent.resolve() / dataset.name)  # of the data, of a link to them
+        if any(place.is_relative_to(out.expanduser().resolve()) for place in places):
+            raise ValueError(f"{dataset} lies in {out}, which is emptied: move it, or name another folder with --out")
     elif num_labelled is not None:
         raise ValueError("--labels needs --dataset: the phantom has no few_label_splits.json")
     out = _fresh_folder(out)

@@ -178,9 +178,7 @@ def _units(grids: Mapping[Pair, Geometry]) -> dict[str, str]:
             f"no spacing is known for {', '.join(unknown)}, but it is for the others: nnU-Net reads that of CASE.tif "
             "from CASE.json beside it"
         )
-    flat = [
-        pair.name for pair, grid in grids.items() if len(grid.shape) == 2 or len(grid.shape) == 3 and 1 in grid.shape
-    ]
+    flat = [pair.name for pair, grid in grids.items() if grid.is_flat]
     if 0 < len(flat) < len(grids):
         raise ValueError(f"these cases are 2D images, the others 3D: {', '.join(flat)}. Measure them apart")
     if unknown:

@@ -32,6 +32,9 @@ POSITION_CHANNELS = {
     "norm.bias": 0,
 }
 
+FUSED_VIT = "fusion.projections."
+IN_ORDER = ("vit.decoder.", "vit.position_head.", "partner.position_head.")
+
 
 def axes_order(before: Sequence[int], now: Sequence[int]) -> tuple[int, ...]:
     """For each axis now, which axis it was before; both orders are `transpose_forward` of nnU-Net's plans."""
@@ -42,13 +45,16 @@ def reorder_axes(weights: Mapping[str, torch.Tensor], axes: Sequence[int]) -> di
     """Weights of a `CoPretrainingNetwork` whose encoders answer to `image.permute(axes)` as `weights` do to `image`.
 
     Whatever has a grid or a kernel is permuted. The ViT's fixed embedding gives each axis channels of its own, which
-    cannot move: the weights that meet them are permuted over channels, and so are the features that come out.
+    cannot move: the weights that meet them are permuted over channels, and so are the features that come out, and what
+    a fusion makes of them. Heads that write voxels or points of a token in the order of the axes are left out.
 
     Args:
         weights: state dict of pre-training.
         axes: for each axis of the new order, which one it was.
     """
-    return {name: _reordered(name, weight, axes) for name, weight in weights.items()}
+    if tuple(axes) == (0, 1, 2):
+        return dict(weights)
+    return {name: _reordered(name, weight, axes) for name, weight in weights.items() if not name.startswith(IN_ORDER)}
 
 
 def _reordered(name: str, weight: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
@@ -58,6 +64,8 @@ def _reordered(name: str, weight: torch.Tensor, axes: Sequence[int]) -> torch.Te
     for suffix, along in POSITION_CHANNELS.items():
         if name.startswith(VIT_ENCODER) and name.endswith(f".{suffix}"):
             return weight.index_select(along, channel_order(weight.shape[along], axes))
+    if name.startswith(FUSED_VIT) and name.endswith(".weight"):
+        return weight.index_select(1, channel_order(weight.shape[1], axes))
     return weight
 
 

@@ -154,10 +154,12 @@ class CoPretrainingNetwork(nn.Module):
         """What `load_pretrained` looks for."""
         return list(self.state_dict())
 
-    def load_pretrained(self, state_dict: Mapping[str, torch.Tensor], label_channels: int = 0) -> LoadReport:
+    def load_pretrained(
+        self, state_dict: Mapping[str, torch.Tensor], label_channels: int = 0, image_channels: int | None = None
+    ) -> LoadReport:
         """As `HybridSegmentationNetwork.load_pretrained`, to go on learning: what the weights lack stays new."""
         strict = (VIT_ENCODER,) if any(name.startswith(VIT_ENCODER) for name in state_dict) else ()
-        return load_adapted(self, state_dict, lambda name: name, strict, label_channels)
+        return load_adapted(self, state_dict, lambda name: name, strict, label_channels, image_channels)
 
 
 @_disable_dynamo  # the number of tokens is read on the host; everything after has a static shape

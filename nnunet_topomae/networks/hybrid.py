@@ -75,7 +75,9 @@ class HybridSegmentationNetwork(nn.Module):
             features = self.fusion(features, vit_features)
         return self.decoder(features)
 
-    def load_pretrained(self, state_dict: Mapping[str, torch.Tensor], label_channels: int = 0) -> LoadReport:
+    def load_pretrained(
+        self, state_dict: Mapping[str, torch.Tensor], label_channels: int = 0, image_channels: int | None = None
+    ) -> LoadReport:
         """Fill this network with weights in the names of a `CoPretrainingNetwork`, as `networks/foreign.py` gives them.
 
         Channels and patch may differ from pre-training: stems are repeated and rescaled, whatever belongs to a grid
@@ -86,6 +88,7 @@ class HybridSegmentationNetwork(nn.Module):
             label_channels: how many of the input channels, the last ones, are labels of a cascade's previous stage.
                 Pre-training has seen no such thing, so their weights start at zero: what the network makes of the
                 image is at first what it has learned, and the labels come in by training.
+            image_channels: how many of the weights' input channels, the first ones, are of an image; None: all.
 
         Raises:
             ValueError: not such weights; a ViT that is not like this one; not half of the partner's encoder would be
@@ -93,7 +96,7 @@ class HybridSegmentationNetwork(nn.Module):
         """
         has_vit = any(name.startswith(VIT_ENCODER) for name in state_dict)
         strict = (VIT_ENCODER,) if has_vit and self.vit is not None else ()
-        return load_adapted(self, state_dict, self._pretrained_name, strict, label_channels)
+        return load_adapted(self, state_dict, self._pretrained_name, strict, label_channels, image_channels)
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """Parameters of the pre-trained `vit` and `partner`, and `new` ones, which no pre-training fills."""

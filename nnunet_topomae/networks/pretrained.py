@@ -81,6 +81,7 @@ def load_adapted(
     source_name: Callable[[str], str | None],
     strict: tuple[str, ...] = (),
     label_channels: int = 0,
+    image_channels: int | None = None,
 ) -> LoadReport:
     """Load `source` into `network`, whose `keys_to_in_proj` name the layers that read the input's channels, and whose
     `on_grid` says what belongs to a grid, besides `ON_GRID`. What does not fit stays new, or is left over.
@@ -88,7 +89,7 @@ def load_adapted(
     Args:
         source_name: the name in `source` of each entry of the network's state dict; None for new ones.
         strict: prefixes of names in `source` that must all find a place, and whose places must all be filled.
-        label_channels: how many of the network's input channels, the last ones, are no image: see `load_pretrained`.
+        label_channels, image_channels: of the network's input, of the source's: see `load_pretrained`.
 
     Raises:
         ValueError: of what is strict something does not fit, or not half of the partner's encoder would be filled. The
@@ -108,7 +109,9 @@ def load_adapted(
             where.append(f"{name}: not in the checkpoint (as {origin})")
         else:
             try:
-                state[name], done = _adapt(network, name, source[origin], targets[name].shape, label_channels)
+                state[name], done = _adapt(
+                    network, name, source[origin], targets[name].shape, label_channels, image_channels
+                )
             except ValueError as error:
                 new[name] = "of other widths"
                 (problems if origin.startswith(strict) else misfits).append(f"{name}: {error}")
@@ -144,7 +147,12 @@ def _is_again(name: str) -> bool:
 
 
 def _adapt(
-    network: nn.Module, name: str, weight: torch.Tensor, shape: torch.Size, label_channels: int
+    network: nn.Module,
+    name: str,
+    weight: torch.Tensor,
+    shape: torch.Size,
+    label_channels: int,
+    image_channels: int | None,
 ) -> tuple[torch.Tensor, str]:
     """`weight` in `shape`, and what was done to it, if anything. Raises ValueError where widths differ."""
     if weight.ndim != len(shape):
@@ -157,10 +165,13 @@ def _adapt(
     adapted, done = weight, []
     for on_grid in (on_grid for on_grid in known if on_grid.name == parameter):
         if module_name in keys_to_in_proj:
-            image_channels = shape[1] - label_channels
-            if weight.shape[1] != image_channels:
-                adapted = repeat_channels(adapted, image_channels)
-                done.append(f"{weight.shape[1]} input channels to {image_channels}")
+            adapted = weight[:, :image_channels]
+            if others := weight.shape[1] - adapted.shape[1]:
+                done.append(f"{others} label channels left out")
+            before, now = adapted.shape[1], shape[1] - label_channels
+            if before != now:
+                adapted = repeat_channels(adapted, now)
+                done.append(f"{before} input channels to {now}")
             if label_channels:
                 adapted = append_zero_channels(adapted, label_channels)
                 done.append(f"{label_channels} label channels added, zero")

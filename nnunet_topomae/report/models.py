@@ -16,7 +16,6 @@ from nnunet_topomae.report.health import findings
 from nnunet_topomae.report.runs import NETWORKS, Metrics, Run
 from nnunet_topomae.report.words import counted
 
-MOST_PAIRS = 12
 COUNTS = ("TP", "FP", "FN", "TN", "n_pred", "n_ref")  # of nnU-Net's summary.json
 
 
@@ -48,8 +47,16 @@ class Model:
     @property
     def cases(self) -> dict[str, Metrics]:
         """Metrics of every segmented case by key; of folds beside fold all, which saw its cases, without that one."""
-        held_out = [run for run in self.runs if run.fold != "all"] or self.runs
-        return {name: run.validation.cases[name] for run in held_out for name in run.validation.files}
+        return {name: run.validation.cases[name] for run in self.held_out or self.runs for name in run.validation.files}
+
+    @property
+    def held_out(self) -> list[Run]:
+        return [run for run in self.runs if run.fold != "all"]
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether it has segmented a case that it was not trained on."""
+        return any(run.validation.files for run in self.held_out)
 
     def findings(self, now: datetime) -> list[str]:
         """Of all folds, what is the same once, with the folds of which it is so where there are several."""
@@ -117,15 +124,18 @@ class Comparison(NamedTuple):
 
 
 def comparisons(models: Sequence[Model]) -> list[Comparison]:
-    """Each pre-trained model beside each that is not, on one dataset; without both kinds all beside the first."""
+    """Each pre-trained model beside each that is not, on one dataset; without both kinds all beside the first.
+
+    A model of fold all alone was trained on its cases and is left out.
+    """
     compared = []
     for dataset in dict.fromkeys(model.first.dataset for model in models):
-        segmented = [model for model in models if model.first.dataset == dataset and model.cases]
+        segmented = [model for model in models if model.first.dataset == dataset and model.is_tested]
         pretrained = [model for model in segmented if model.is_pretrained]
         others = [model for model in segmented if not model.is_pretrained]
         pairs = product(others, pretrained) if others and pretrained else product(segmented[:1], segmented[1:])
         compared += [found for pair in pairs if (found := _compare(*pair)) is not None]
-    return compared[:MOST_PAIRS]
+    return compared
 
 
 def _compare(baseline: Model, other: Model) -> Comparison | None:

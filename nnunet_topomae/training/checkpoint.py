@@ -49,6 +49,12 @@ class Origin:
         return configuration_of(self.plans, self.configuration_name)
 
     @property
+    def image_channels(self) -> int | None:
+        """Without those of a cascade's previous stage; None where it is not said."""
+        schemes = self.configuration.configuration.get("normalization_schemes")
+        return len(schemes) if schemes else None
+
+    @property
     def transpose_forward(self) -> Sequence[int]:
         """The axes of an image file in the order in which a network sees them."""
         return self.plans.get("transpose_forward", IN_ORDER)

@@ -29,7 +29,8 @@ from nnunet_topomae.monitoring.instruments import (
 from nnunet_topomae.networks.checkpointing import with_checkpoints
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
 from nnunet_topomae.planning.blueprint import Blueprint
-from nnunet_topomae.private_names import set_deep_supervision_weights
+from nnunet_topomae.private_names import init_args, set_deep_supervision_weights
+from nnunet_topomae.training.provenance import recorded_provenance
 from nnunet_topomae.training.schedule import ParameterGroup, WarmupCosineSchedule, adamw, peak_rates
 from nnunet_topomae.training.start import FROM_SCRATCH, KNOB, Start, StartedTrainer
 
@@ -192,7 +193,10 @@ class TopoMAEFinetuner(StartedTrainer):
         """For a training that goes on after an interruption, from the checkpoint that it began with."""
         try:
             network = deepcopy(self.plain_network)
-            if reference := self.starting_weights():
+            chain = recorded_provenance({"init_args": init_args(self)})
+            # -pretrained_weights is not given again, and whoever has moved the results folder has moved the file.
+            is_there = bool(chain) and Path(chain[-1]["source"]).is_file()
+            if reference := chain[-1]["source"] if is_there else self.starting_weights():
                 self.fill(network, super().read_start(reference))
         except (OSError, ValueError) as error:
             self.print_to_log_file(f"The distance to the pre-trained weights is not logged any more: {error}")
@@ -217,8 +221,7 @@ class TopoMAEFinetuner(StartedTrainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """As nnU-Net's, but without DDP: in each forward it waits for all ranks, whose numbers of tiles differ."""
-        if not self.validation_was_checked:  # nnUNetv2_train --val
-            self.refuse_seen_validation_cases()
+        self.check_validation_alone()
         wrapped = self.network
         if self.is_ddp:
             self.network = wrapped.module

@@ -45,6 +45,11 @@ class CaseRecordingTrainer(ResumableTrainer):
             {dataset: {fingerprint: str(case) for case, fingerprint in fingerprints.items()}},
         )
 
+    def check_validation_alone(self) -> None:
+        """For `nnUNetv2_train --val`, which trains nothing."""
+        if not self.validation_was_checked:
+            self.refuse_seen_validation_cases()
+
     def refuse_seen_validation_cases(self) -> None:
         """Raises ValueError, or warns, as the knob says. A split with a case in both of its lists means it so."""
         train_keys, val_keys = self.do_split()

@@ -313,6 +313,7 @@ class TopoMAEPretrainer(StartedTrainer, UnlabelledCasesTrainer):
 
         Writes `validation/summary.json` and a picture of each of the first cases.
         """
+        self.check_validation_alone()
         self.network.eval()
         _, val_keys = self.do_split()
         folder = Path(self.output_folder, "validation")

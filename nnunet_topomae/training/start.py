@@ -120,7 +120,7 @@ class StartedTrainer(TopoMAETrainer):
                     weights, axes_order(origin.transpose_forward, self.plans_manager.transpose_forward)
                 )
             try:
-                return network.load_pretrained(weights, self.label_channels)
+                return network.load_pretrained(weights, self.label_channels, origin and origin.image_channels)
             except ValueError as error:
                 raise ValueError(f"{error}\n{self._plans_for(checkpoint)}") from error
         except ValueError as error:

@@ -7,7 +7,6 @@ BLUE = "#0072B2"
 ORANGE = "#E69F00"
 GREEN = "#009E73"
 PINK = "#CC79A7"
-SKY = "#56B4E9"
 VERMILION = "#D55E00"
 YELLOW = "#F0E442"
 MUTED_BLUE = "#4C6A85"  # ours, for large areas

@@ -88,6 +88,26 @@ def test_btcv_keeps_thirteen_organs_untouched(source: Path, raw: Path) -> None:
     assert not (dataset / "imagesTs").exists(), "Testing is not inside the folder that was named"
 
 
+def test_acdc_is_taken_as_it_is_downloaded(tmp_path: Path, raw: Path, refused) -> None:
+    refused("convert acdc", tmp_path, "-d", "27", saying="no patient.* in .*training: name the folder with training")
+    image, label = np.zeros(SIZE, np.int16), np.ones(SIZE, np.uint8)
+    for patient in ("training/patient001", "testing/patient101"):
+        case = f"{patient}/{patient[-10:]}"
+        write(tmp_path / f"{case}_4d.nii.gz", image)
+        write(tmp_path / f"{case}_frame01.nii.gz", image)
+        write(tmp_path / f"{case}_frame01_gt.nii.gz", label)
+    cli.main(["convert", "acdc", str(tmp_path), "-d", "27"])
+    dataset = raw / "Dataset027_ACDC"
+    assert sorted(str(path.relative_to(dataset)) for path in dataset.glob("*/*")) == [
+        "imagesTr/patient001_frame01_0000.nii.gz",
+        "imagesTs/patient101_frame01_0000.nii.gz",
+        "labelsTr/patient001_frame01.nii.gz",
+    ]
+    assert read(dataset / "labelsTr/patient001_frame01.nii.gz").all()
+    assert json.loads((dataset / "dataset.json").read_text())["numTraining"] == 1
+    refused("convert acdc", tmp_path, "-d", "27", saying="the id 27 is taken by Dataset027_ACDC")
+
+
 @pytest.fixture
 def refuses(raw: Path, refused) -> Callable[[Path, str], None]:
     def refuses(source: Path, message: str) -> None:

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from nnunet_topomae import cli
 from nnunet_topomae.data.dataset_json import read_dataset_json
 from nnunet_topomae.data.unlabelled import UnlabelledImages
-from nnunet_topomae.data.unlabelled_preprocessing import BadImageError, add_unlabelled
+from nnunet_topomae.data.unlabelled_preprocessing import BadImageError, _stamps, add_unlabelled
 from nnunet_topomae.planning.plans_file import configuration_of
 from nnunet_topomae.training.finetuner import TopoMAEFinetunerFromScratch
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
@@ -159,6 +159,13 @@ def test_what_the_folder_shows_is_said_before_any_work(add, added, scans, make, 
     good = ["scan_a", "scan_b"] if (scans / "x_0000.nii.gz").is_symlink() else ["scan_b"]
     assert add(scans, skip_bad=True, report=said.append) == good == added.names
     assert "macOS" in said[0] and re.search(f"Left out: {says}", said[-1])
+
+
+def test_the_spacing_beside_a_tiff_is_a_part_of_the_image(tmp_path):
+    image = tmp_path / "scan.a_0000.tif"
+    image.touch()
+    (tmp_path / "scan.a.json").write_text('{"spacing": [2, 1, 1]}')
+    assert set(_stamps({0: image})) == {"scan.a_0000.tif", "scan.a.json"}
 
 
 def test_an_empty_folder_is_said(add, tmp_path):

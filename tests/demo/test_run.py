@@ -183,5 +183,16 @@ def test_bad_datasets_are_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dataset_in_the_folder_that_is_emptied_is_refused(tmp_path: Path, refused) -> None:
+    raw = run._fresh_folder(tmp_path / "out") / "raw"
+    write_phantom_dataset(raw / "Dataset001_A", num_training=1, num_test=1, seed=0, width=32)
+    (tmp_path / "Dataset002_B").symlink_to(raw / "Dataset001_A")
+    write_phantom_dataset(tmp_path / "Dataset003_C", num_training=1, num_test=1, seed=0, width=32)
+    (raw / "Dataset004_D").symlink_to(tmp_path / "Dataset003_C")
+    for dataset in (raw / "Dataset001_A", tmp_path / "Dataset002_B", raw / "Dataset004_D"):
+        refused("demo --out", tmp_path / "out", "--dataset", dataset, saying="which is emptied")
+    assert (raw / "Dataset001_A" / "dataset.json").is_file() and (raw / "Dataset004_D").is_symlink()
+
+
 def test_labels_of_the_phantom_make_no_sense(tmp_path: Path, refused) -> None:
     refused("demo --labels 4 --out", tmp_path / "out", saying="--labels needs --dataset")

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from nnunet_topomae.networks import CoPretrainingNetwork, HybridSegmentationNetwork
+from nnunet_topomae.networks.foreign import as_pretraining
 from nnunet_topomae.networks.pretrained import repeat_channels, resample
 
 LARGER = (16, 24, 64)
@@ -63,6 +64,19 @@ def test_more_channels_answer_alike_to_a_repeated_image_whatever_a_first_stage_s
     changes += [f"{label_channels} label channels added, zero"] if label_channels else []
     assert {f"{key}.weight" for key in network.keys_to_in_proj} <= set(report.adapted)
     assert set(report.adapted.values()) == {", ".join(changes)}
+
+
+@pytest.mark.parametrize("label_channels", [0, 2])
+def test_of_a_cascade_only_the_image_is_taken(blueprint, label_channels):
+    """Weights of a second stage with one image channel and two of labels, for another one and for a plain network."""
+    cascade = HybridSegmentationNetwork(1 + 2, 2, *blueprint)
+    network = HybridSegmentationNetwork(1 + label_channels, 2, *blueprint)
+    weights = as_pretraining(cascade.state_dict(), network.pretrained_names)
+    report = network.load_pretrained(weights, label_channels, image_channels=1)
+    for stem in (f"{key}.weight" for key in network.keys_to_in_proj):
+        ours, theirs = network.state_dict()[stem], cascade.state_dict()[stem]
+        assert torch.equal(ours[:, :1], theirs[:, :1]) and not ours[:, 1:].any()
+        assert report.adapted[stem].startswith("2 label channels left out")
 
 
 def test_labels_are_told_from_an_image_of_as_many_channels(blueprint):

@@ -42,6 +42,12 @@ def test_fold_all_beside_others_does_not_count(results, trained):
     assert result(models(results)["A"]) == "Dice 0.600 over 1 case"
 
 
+def test_a_model_of_fold_all_alone_is_compared_with_none(results, trained):
+    trained("TopoMAEFinetuner", SCORES + 0.1, fold="all")
+    trained("nnUNetTrainer", SCORES)
+    assert comparisons(list(models(results).values())) == []
+
+
 def test_cases_without_a_class_are_no_missing_validation(results):
     results.summary(results.segmentation(), {"a": {"1": float("nan")}, "b": {"1": float("nan")}})
     assert result(models(results)["nnUNetTrainer"]) == "Dice not defined: no class in any of 2 cases"

@@ -128,10 +128,11 @@ def test_a_resumed_training_remembers_what_it_saw_before(workshop, cases, pretra
     assert sorted(names.values()) == [*cases[:3], cases[4]]
 
 
-def test_validation_alone_is_refused_where_the_split_was_changed(workshop, cases):
-    started(workshop.build(TopoMAEFinetunerFromScratch))
+@pytest.mark.parametrize("trainer_class", [TopoMAEPretrainer, TopoMAEFinetunerFromScratch])
+def test_validation_alone_is_refused_where_the_split_was_changed(workshop, cases, trainer_class):
+    started(workshop.build(trainer_class, weight_topology=0))
     split(workshop, cases[1:4], cases[:1])
-    trainer = workshop.build(TopoMAEFinetunerFromScratch)
+    trainer = workshop.build(trainer_class)
     maybe_load_checkpoint(trainer, continue_training=False, validation_only=True)
     with pytest.raises(ValueError, match=f"validation cases of fold 0.*: {cases[0]}"):
         trainer.perform_actual_validation()

@@ -6,14 +6,13 @@ The literature uses the same 30 labelled volumes under two names: BTCV with all 
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
-from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
+from nnunet_topomae.data.conversion.new_dataset import new_dataset
 from nnunet_topomae.data.raw_images import require_whole, write_image
 
 ENDING = ".nii.gz"
@@ -73,30 +72,25 @@ def convert_abdomen(source: str | Path, raw: str | Path, dataset_id: int, datase
     """
     source, raw = Path(source), Path(raw)
     name, organs = DATASETS[dataset]
-    taken = [*find_candidate_datasets(dataset_id)]
-    if taken:
-        raise FileExistsError(f"the id {dataset_id} is taken by {', '.join(taken)}: choose another one with -d")
-    pairs, unlabelled = _pairs(source), _unlabelled(source)
-    require_whole([file for pair in pairs.values() for file in pair] + unlabelled)
-    raw.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".converting", dir=raw) as folder:
-        partial = Path(folder, f"Dataset{dataset_id:03d}_{name}")
+    with new_dataset(raw, dataset_id, name) as folder:
+        pairs, unlabelled = _pairs(source), _unlabelled(source)
+        require_whole([file for pair in pairs.values() for file in pair] + unlabelled)
         for part in ("imagesTr", "labelsTr"):
-            (partial / part).mkdir(parents=True)
+            (folder / part).mkdir()
         faults = []
         for case, (image, label) in pairs.items():
-            shutil.copyfile(image, partial / "imagesTr" / f"{case}_0000{ENDING}")
+            shutil.copyfile(image, folder / "imagesTr" / f"{case}_0000{ENDING}")
             try:
-                _convert_label(image, label, partial / "labelsTr" / f"{case}{ENDING}", organs)
+                _convert_label(image, label, folder / "labelsTr" / f"{case}{ENDING}", organs)
             except ValueError as error:
                 faults.append(str(error))
         if faults:
             raise ValueError("; ".join(faults))
         for image in unlabelled:
-            (partial / "imagesTs").mkdir(exist_ok=True)
-            shutil.copyfile(image, partial / "imagesTs" / f"{image.name.removesuffix(ENDING)}_0000{ENDING}")
+            (folder / "imagesTs").mkdir(exist_ok=True)
+            shutil.copyfile(image, folder / "imagesTs" / f"{image.name.removesuffix(ENDING)}_0000{ENDING}")
         generate_dataset_json(
-            str(partial),
+            str(folder),
             channel_names={0: "CT"},
             labels={organ: value for value, organ in enumerate(organs)},
             num_training_cases=len(pairs),
@@ -106,7 +100,7 @@ def convert_abdomen(source: str | Path, raw: str | Path, dataset_id: int, datase
             license="see the challenge's page",
             converted_by="nnunet-topomae",
         )
-        return partial.rename(raw / partial.name)
+    return raw / folder.name
 
 
 def _pairs(source: Path) -> dict[str, tuple[Path, Path]]:
