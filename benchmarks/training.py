@@ -81,7 +81,12 @@ class Stopwatch:
     def watch(self, owner: Any, name: str, part: str) -> None:
         """From now on the calls of an attribute count for a part."""
         function = getattr(owner, name)
-        setattr(owner, name, functools.wraps(function)(functools.partial(self.time, part, function)))
+
+        @functools.wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:  # a partial would be no method of a class
+            return self.time(part, function, *args, **kwargs)
+
+        setattr(owner, name, timed)
 
 
 def watch_engine(seconds: dict[str, float]) -> None:

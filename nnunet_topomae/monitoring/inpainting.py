@@ -28,7 +28,8 @@ def harmonic_inpainting(image: torch.Tensor, voxel_mask: torch.Tensor) -> torch.
 
 
 def _fill(crop: np.ndarray, hidden: np.ndarray) -> None:
-    laplacian = LaplacianNd(hidden.shape, boundary_conditions="neumann", dtype=float).tosparse().tocsr()
+    sides = [side for side in hidden.shape if side > 1]  # SciPy lets what lies along a side of 1 flow out
+    laplacian = LaplacianNd(sides, boundary_conditions="neumann", dtype=float).tosparse().tocsr()
     rows, hidden = -laplacian[hidden.ravel()], hidden.ravel()
     inner, outer = rows[:, hidden], rows[:, ~hidden]
     for channel in crop:

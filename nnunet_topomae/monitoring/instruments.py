@@ -90,8 +90,8 @@ class PretrainingInstruments:
         self.constant_error = position_loss(_means_by_padding(points, padded), points).item()
 
     @torch.no_grad()
-    def read(self, network: CoPretrainingNetwork, device: torch.device) -> dict[str, float]:
-        """Of a network in evaluation mode, by the names of `PRETRAINING_INSTRUMENTS`."""
+    def read(self, network: CoPretrainingNetwork, device: torch.device, scale: float = 1.0) -> dict[str, float]:
+        """Of a network in evaluation mode, by `PRETRAINING_INSTRUMENTS`' names; `scale` is the gradient scaler's."""
         features: list[torch.Tensor] = []
         handle = network.vit.encoder.register_forward_hook(lambda module, inputs, output: features.append(output.cpu()))
         batches = zip(*(value.split(self.batch_size) for value in (self.image, self.masks)), strict=True)
@@ -113,10 +113,10 @@ class PretrainingInstruments:
             if self.weights["position"]:
                 error = position_loss(points, self.points).item()
                 readings[f"points_over_constant_{name}"] = _ratio(error, self.constant_error)
-        return {**readings, **self._pulls(network, device), TOKEN_STD: token_std(torch.cat(features))}
+        return {**readings, **self._pulls(network, device, scale), TOKEN_STD: token_std(torch.cat(features))}
 
     @torch.enable_grad()
-    def _pulls(self, network: CoPretrainingNetwork, device: torch.device) -> dict[str, float]:
+    def _pulls(self, network: CoPretrainingNetwork, device: torch.device, scale: float) -> dict[str, float]:
         """On the first batch."""
         terms = [name for name in PULLING if self.weights[name]]
         if not terms:
@@ -131,7 +131,7 @@ class PretrainingInstruments:
             values = self.loss(branch, outputs, target)
             weights = list(getattr(network, branch).encoder.parameters())
             of_term = {
-                name: self.weights[name] * pull(values[f"{name}_{branch}"], weights)
+                name: pull(self.weights[name] * values[f"{name}_{branch}"], weights, scale)
                 for name in ("reconstruction", *terms)
             }
             pulls |= {f"{name}_pull_{branch}": _ratio(of_term[name], of_term["reconstruction"]) for name in terms}
@@ -147,10 +147,13 @@ def _means_by_padding(points: torch.Tensor, padded: torch.Tensor) -> torch.Tenso
     return torch.einsum("bcx,cpx->bpx", alike / alike.sum(dim=1, keepdim=True), points)
 
 
-def pull(term: torch.Tensor, weights: Sequence[torch.Tensor]) -> float:
-    """Norm of the gradient of a scalar with respect to all these weights together."""
-    gradients = torch.autograd.grad(term, weights, retain_graph=True, allow_unused=True)
-    return math.hypot(*(gradient.norm().item() for gradient in gradients if gradient is not None))
+def pull(term: torch.Tensor, weights: Sequence[torch.Tensor], scale: float) -> float:
+    """Norm of the gradient of a scalar with respect to all these weights together.
+
+    It is computed at `scale` times its size, since half precision knows nothing below 6e-8.
+    """
+    gradients = torch.autograd.grad(scale * term, weights, retain_graph=True, allow_unused=True)
+    return math.hypot(*(gradient.norm().item() for gradient in gradients if gradient is not None)) / scale
 
 
 def _ratio(error: float, yardstick: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,23 +46,25 @@ class BettiNumbersOfLevels:
         )
 
 
-@torch.enable_grad()
 def hidden_share(
     loss: TopologicalLoss, completed: torch.Tensor, diagrams: Sequence[Diagrams], hidden: torch.Tensor
 ) -> float:
     """Part of the topological loss that hangs on hidden voxels: what a network can do something about.
 
-    The rest is classes of the image that nothing answers, and classes whose critical voxels it shows. A coordinate that
-    is off by δ costs weight · δ² and pulls at its voxel by 2 · weight · δ, so that slopes tell the costs; at the points
-    of a low-pass the voxels around count as they weigh there.
+    The rest is classes of the image that nothing answers, classes whose critical voxels it shows, and, with a place,
+    how far apart matched classes lie. A coordinate that is off by δ costs δ² and pulls at its voxel by 2 δ, so that
+    slopes tell the costs; at the points of a low-pass the voxels around count as they weigh there.
 
     Args:
         completed: [B, C, D, H, W].
         diagrams: of the true crops, as of `loss.diagrams`.
         hidden: [B, 1, D, H, W] bool.
     """
-    pending = loss.submit(completed.detach().requires_grad_(), None, diagrams)
-    terms = pending.result()
-    (slopes,) = torch.autograd.grad(terms.loss, pending.pooled)
-    of_hidden = loss.pooled(hidden.expand_as(completed).float())
-    return ((slopes**2 * of_hidden).sum() / (4 * pending.weight * terms.loss)).item()
+    pending = loss.submit(completed.detach(), None, diagrams)
+    if not pending.result().loss > 0:
+        return math.nan
+    comparisons = [comparison.result() for comparison in pending.comparisons]  # of each volume one a dimension
+    of_hidden = loss.pooled(hidden.expand_as(completed).float()).flatten(2).flatten(0, 1).cpu().numpy()
+    of_hidden = of_hidden.repeat(len(loss.dimensions), axis=0)
+    costs = (np.dot(c.slopes**2 / 4, weights[c.voxels]) for c, weights in zip(comparisons, of_hidden, strict=True))
+    return float(sum(costs) / sum(c.cost for c in comparisons))

@@ -92,8 +92,8 @@ class TopologicalLoss(nn.Module):
         self.scale = tuple(scale) if isinstance(scale, Sequence) else (scale,) * 3
         if len(self.scale) != 3 or not all(is_integer(step) and step >= 1 for step in self.scale):
             raise ValueError(f"scale must be one integer of at least 1 voxel, or one an axis; got {scale!r}")
-        if not is_number(place) or place < 0:
-            raise ValueError(f"place must be 0 or more, got {place!r}")
+        if not is_number(place) or not 0 <= place < math.inf:
+            raise ValueError(f"place must be 0 or more and finite, got {place!r}")
         for name, value, choices in (
             ("normalisation", normalisation, Normalisation),
             ("backend", backend, Backend),
@@ -370,14 +370,15 @@ def _to_numpy(*volumes: Tensor) -> list[np.ndarray]:
     detached = [v.detach() for v in volumes]
     if len({v.device for v in detached}) == 1:
         return list(torch.stack(detached).cpu().numpy())
-    return [v.cpu().numpy() for v in detached]
+    return [v.cpu().numpy().copy() for v in detached]
 
 
 def _to_host(volumes: Tensor) -> np.ndarray | Future[np.ndarray]:
-    """A tensor in host memory; of a CUDA device on its way there, after what computes it."""
+    """A copy in host memory, since the caller may change the tensor in the meantime; of a CUDA device on its way there,
+    after what computes it."""
     device = volumes.device
     if not _has_streams(device):
-        return volumes.detach().cpu().numpy()
+        return volumes.detach().cpu().numpy().copy()
     accelerator = getattr(torch, device.type)
     copy = volumes.detach().to("cpu", non_blocking=True)  # which PyTorch pins
     event = accelerator.Event(blocking=True)  # who waits sleeps

@@ -58,10 +58,11 @@ class PersistenceDiagram:
             row = getattr(self, name)
             if type(row) is not np.ndarray or row.dtype is not kind or row.ndim != 1 or len(row) != len(self.birth):
                 row = as_array(row, name)
-                if row.shape != (len(self.birth),) or row.dtype.kind not in "biuf":
+                kinds, what = ("biuf", "numbers") if kind is _REAL else ("iu", "integers")
+                if row.shape != (len(self.birth),) or row.size and row.dtype.kind not in kinds:
                     shape = list(row.shape)
                     raise ValueError(
-                        f"{name} must be a row of {len(self.birth)} numbers; got {row.dtype} of shape {shape}"
+                        f"{name} must be a row of {len(self.birth)} {what}; got {row.dtype} of shape {shape}"
                     )
                 object.__setattr__(self, name, row.astype(kind))
 
@@ -92,6 +93,9 @@ class PersistenceDiagram:
 
     def where(self, keep: np.ndarray) -> PersistenceDiagram:
         """The diagram of the classes for which `keep` [n] is true."""
+        keep = as_array(keep, "keep")
+        if keep.dtype != bool:
+            raise TypeError(f"keep must be boolean, one a class; got {keep.dtype}")
         return replace(self, **{name: getattr(self, name)[keep] for name in _ROWS})
 
 

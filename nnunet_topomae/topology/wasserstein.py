@@ -253,13 +253,14 @@ def _diagonal_cost(diagram: np.ndarray) -> float:
 
 def _placed(diagram: np.ndarray, places: np.ndarray, name: str) -> np.ndarray:
     """A diagram [n, 2] with places [n, d] behind: [n, 2 + d]."""
-    places = np.asarray(places, dtype=np.float64)
-    if places.ndim != 2 or len(places) != len(diagram) or not np.isfinite(places).all():
+    places = as_array(places, f"the places of diagram {name}")
+    is_real = places.dtype.kind in "biuf"
+    if not is_real or places.ndim != 2 or len(places) != len(diagram) or not np.isfinite(places).all():
         raise ValueError(
             f"the places of diagram {name} must be finite numbers of the shape [{len(diagram)}, d], one row a class; "
-            f"got the shape {list(places.shape)}"
+            f"got {places.dtype} of the shape {list(places.shape)}"
         )
-    return np.hstack([diagram, places])
+    return np.hstack([diagram, places.astype(np.float64)])
 
 
 def _checked(diagram: PersistenceDiagram | Any, name: str) -> np.ndarray:

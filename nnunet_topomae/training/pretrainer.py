@@ -294,7 +294,8 @@ class TopoMAEPretrainer(StartedTrainer, UnlabelledCasesTrainer):
         for phase in ("train", "val"):
             self.print_to_log_file(f"{phase}_loss", round(log.get_value(f"{phase}_losses", step=-1), 4))
         if self.instruments is not None:
-            readings = self.instruments.read(self.plain_network, self.device)
+            scale = self.grad_scaler.get_scale() if self.grad_scaler else 1.0
+            readings = self.instruments.read(self.plain_network, self.device, scale)
             for name, value in readings.items():
                 log.log(name, value, epoch)
             self.print_to_log_file(
@@ -373,5 +374,10 @@ def _means(outputs: list[Readings], names: Sequence[str]) -> dict[str, float]:
     """Over the steps that have the value; NaN where none has. One transfer from the device for all of them."""
     values = {name: [output[name] for output in outputs if name in output] for name in names}
     there = [name for name in names if values[name]]
-    means = torch.stack([torch.stack(values[name]).mean() for name in there]).tolist()
+    means = torch.stack([_mean(name, torch.stack(values[name])) for name in there]).tolist()
     return dict.fromkeys(names, math.nan) | dict(zip(there, means, strict=True))
+
+
+def _mean(name: str, values: torch.Tensor) -> torch.Tensor:
+    """A gradient that overflowed counts for nothing: the gradient scaler skips its step."""
+    return values.where(values.isfinite(), math.nan).nanmean() if name in GRADIENTS else values.mean()

@@ -215,9 +215,13 @@ class TopoMAETrainer(DeviceAugmentingTrainer, CaseRecordingTrainer, ConfiguredTr
         super().on_validation_epoch_start()
 
     def _refuse_divergence(self, steps_taken: int) -> None:
-        """Raises FloatingPointError after an epoch of which nothing good can come."""
-        loss = self.logger.get_value("train_losses", step=-1)
-        if not math.isfinite(loss):
+        """Raises FloatingPointError after an epoch of which nothing good can come.
+
+        A gradient scaler skips a step whose loss is not finite, which may come once; not in two epochs running.
+        """
+        *before, loss = self.logger.get_value("train_losses", step=None)[-2:]
+        may_be_skipped = bool(self.grad_scaler and steps_taken) and all(map(math.isfinite, before))
+        if not math.isfinite(loss) and not may_be_skipped:
             raise self.diverged(f"the mean loss of epoch {self.current_epoch} is {loss}")
         if self.grad_scaler and not steps_taken and not is_searching(self.grad_scaler, self.optimizer):
             raise self.diverged(

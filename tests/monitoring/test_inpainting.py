@@ -29,3 +29,9 @@ def test_each_masked_voxel_is_the_mean_of_its_neighbours_also_at_the_border():
     assert filled[1, 1, 1].item() == pytest.approx(torch.stack(around).mean().item(), abs=1e-3)
     corner = torch.stack([filled[1, 0, 0], filled[0, 1, 0], filled[0, 0, 1]]).mean()
     assert filled[0, 0, 0].item() == pytest.approx(corner.item(), abs=1e-3)
+
+
+def test_along_a_side_of_one_voxel_nothing_flows_out():
+    mask = torch.tensor([False, True, True, False]).view(1, 1, 1, 1, 4)
+    image = torch.tensor([4.0, torch.nan, torch.nan, 4]).view(1, 1, 1, 1, 4)
+    assert torch.allclose(harmonic_inpainting(image, mask), torch.tensor(4.0), atol=1e-3)

@@ -16,6 +16,7 @@ from nnunet_topomae.monitoring.instruments import (
     cosines,
     is_dead,
     label_share,
+    pull,
     token_std,
 )
 from nnunet_topomae.networks import CoPretrainingNetwork, HybridSegmentationNetwork
@@ -96,6 +97,12 @@ def test_a_term_pulls_as_many_times_as_strongly_as_its_weight_is_larger(name):
     term, points = name.split("_")[0], torch.rand(2, 9, 3)
     weak, strong = (readings_at(points, **{f"weight_{term}": weight}) for weight in (1, 3))
     assert strong[name] == pytest.approx(3 * weak[name], rel=1e-4) and weak[name] > 0
+
+
+def test_a_pull_is_not_lost_in_half_precision():
+    weight = torch.ones(1, requires_grad=True)
+    term = ((weight.half() * 2**-13).float() * 2**-13).sum()
+    assert pull(term, [weight], scale=1) == 0 and pull(term, [weight], scale=2**16) == 2**-26
 
 
 def test_where_all_crops_lie_at_one_place_a_constant_is_no_yardstick():

@@ -40,3 +40,15 @@ def test_classes_that_nothing_answers_are_no_share_of_what_is_hidden():
     completed[..., 5, 5, 5] = 10
     everything, loss = torch.ones(1, 1, 8, 8, 8, dtype=torch.bool), TopologicalLoss()
     assert hidden_share(loss, completed, loss.diagrams(image), everything) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_voxel_of_several_classes_counts_for_each_by_itself():
+    """Six wells meet in one voxel, where the truth is flat: each costs what its depth says, and all is hidden."""
+    completed = torch.ones(1, 1, 3, 3, 3)
+    for axis in range(3):
+        for side in (0, 2):
+            completed[(0, 0, *(side if other == axis else 1 for other in range(3)))] = 0
+    completed[0, 0, 1, 1, 1] = 0.5
+    everything, loss = torch.ones(1, 1, 3, 3, 3, dtype=torch.bool), TopologicalLoss()
+    share = hidden_share(loss, completed, loss.diagrams(torch.zeros(1, 1, 3, 3, 3)), everything)
+    assert share == pytest.approx(1)

@@ -253,6 +253,15 @@ def test_submit_does_not_wait_for_a_reconstruction_that_is_on_its_way(
     assert x.grad.isfinite().all() == (bad is None)
 
 
+def test_what_the_caller_does_to_the_volumes_after_submit_is_not_seen() -> None:
+    loss, reconstruction, target = TopologicalLoss(), torch.randn(1, 1, 12, 12, 12), torch.randn(1, 1, 12, 12, 12)
+    expected, volumes = loss(reconstruction, target), (reconstruction.clone(), target.clone())
+    pending = loss.submit(volumes[0], None, loss.submit_diagrams(volumes[1]))
+    for volume in volumes:
+        volume.zero_()
+    assert torch.equal(pending.result().loss, expected)
+
+
 @needs_cuda
 def test_submit_does_not_wait_for_a_gpu() -> None:
     x, y = volumes(2, 1, 12, 12, 12).cuda(), volumes(2, 1, 12, 12, 12, seed=1)

@@ -10,6 +10,7 @@ import gudhi.wasserstein
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
@@ -364,8 +365,16 @@ def test_with_places_it_is_the_best_assignment_in_all_coordinates(sizes: tuple[i
         assert result.cost - result.lower_bound <= rel_tol * result.cost
 
 
+def test_places_may_be_tensors() -> None:
+    (a, b), places = with_places(0, (3, 4), 1.0)
+    tensors = tuple(torch.from_numpy(place).requires_grad_() for place in places)
+    assert squared_wasserstein(a, b, places=tensors) == squared_wasserstein(a, b, places=places)
+
+
 def test_places_that_do_not_fit_are_refused() -> None:
     (a, b), places = with_places(0, (3, 4), 1.0)
+    with pytest.raises(ValueError, match="finite numbers"):
+        squared_wasserstein(a, b, places=(places[0] * 1j, places[1]))
     with pytest.raises(ValueError, match="diagram a"):
         squared_wasserstein(a, b, places=(places[1], places[1]))
     with pytest.raises(ValueError, match="6 coordinates in a and 3 in b"):

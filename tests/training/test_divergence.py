@@ -1,6 +1,8 @@
 """A training that has diverged ends with advice and leaves its last good checkpoint, with a gradient scaler too."""
 
 import math
+from collections import Counter
+from collections.abc import Container
 from pathlib import Path
 
 import pytest
@@ -33,14 +35,17 @@ def spoil_gradients(trainer, first_epoch: int, last_epoch: int = 1000) -> None:
         parameter.register_hook(spoil)
 
 
-def spoil_loss(trainer, first_epoch: int) -> None:
-    """From this epoch on the loss is NaN."""
+def spoil_loss(trainer, first_epoch: int, last_epoch: int = 1000, only: Container[int] = range(1000)) -> None:
+    """In these epochs the loss is NaN, or `only` in calls of these numbers, counted in an epoch."""
+    calls = Counter()
     criterion = trainer.loss
     owner, name = (criterion, "total") if isinstance(trainer, TopoMAEPretrainer) else (trainer, "loss")
     original = getattr(owner, name)
 
     def spoiled(*arguments):
-        return original(*arguments) * (math.nan if trainer.current_epoch >= first_epoch else 1)
+        calls[epoch := trainer.current_epoch] += 1
+        is_bad = first_epoch <= epoch <= last_epoch and calls[epoch] in only
+        return original(*arguments) * (math.nan if is_bad else 1)
 
     object.__setattr__(owner, name, spoiled)
 
@@ -97,6 +102,22 @@ def test_an_epoch_whose_mean_loss_is_not_finite_ends_the_training(workshop, trai
     with pytest.raises(FloatingPointError, match=f"the mean loss of epoch 1 is nan. {REMEDY[trainer_class]}.*--c"):
         trainer.run_training()
     assert "checkpoint_latest.pth" in good and checkpoints(trainer) == good
+
+
+@BOTH
+def test_one_loss_that_a_scaler_skips_ends_no_training_unless_it_comes_again(workshop, trainer_class):
+    """Pre-training takes a step of the ViT alone (calls 1, 2), then one of both: a backward pass each, and the sum."""
+    of_one_step = {TopoMAEPretrainer: (3, 4, 5), TopoMAEFinetunerFromScratch: (2,)}[trainer_class]
+    trainer = scaled(workshop, trainer_class)
+    spoil_loss(trainer, first_epoch=1, last_epoch=1, only=of_one_step)
+    trainer.run_training()
+    losses = trainer.logger.get_value("train_losses", step=None)
+    assert [math.isfinite(loss) for loss in losses] == [True, False, True]
+
+    trainer = scaled(workshop, trainer_class)
+    spoil_loss(trainer, first_epoch=1, only=of_one_step)
+    with pytest.raises(FloatingPointError, match="the mean loss of epoch 2 is nan"):
+        trainer.run_training()
 
 
 @BOTH

@@ -1,5 +1,6 @@
 import errno
 import json
+import math
 from pathlib import Path
 
 import blosc2
@@ -10,7 +11,7 @@ import torch
 from nnunet_topomae.losses.pretraining import CURVES
 from nnunet_topomae.monitoring.instruments import PRETRAINING_INSTRUMENTS
 from nnunet_topomae.networks.presets import PRESETS
-from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
+from nnunet_topomae.training.pretrainer import TopoMAEPretrainer, _means
 
 
 def logged(trainer) -> dict[str, list[float]]:
@@ -130,6 +131,11 @@ def test_topology_is_computed_in_one_of_so_many_steps_and_curves_are_means_over_
     assert ["topology_vit" in step for step in seen] == [True, False, True, False, True, False]
     expected = [(seen[0]["topology_vit"] + seen[2]["topology_vit"]).item() / 2, seen[4]["topology_vit"].item()]
     assert logged(trainer)["train_topology_vit"] == pytest.approx(expected)
+
+
+def test_a_gradient_that_overflowed_counts_for_no_mean():
+    steps = [{"loss": torch.tensor(x), "gradient_norm_vit": torch.tensor(y)} for x, y in ((1.0, 2.0), (3.0, math.inf))]
+    assert _means(steps, ("loss", "gradient_norm_vit")) == {"loss": 2, "gradient_norm_vit": 2}
 
 
 def test_validation_computes_topology_in_one_of_so_many_batches_too(workshop):
