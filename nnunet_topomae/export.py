@@ -85,6 +85,8 @@ def export_encoders(
         raise FileExistsError(f"{', '.join(map(str, existing))}: not overwritten")
     answers = read_answers(files[CARD]) if files[CARD] in existing else Answers()
     card = model_card(description, training, list(files), (PRETRAINING_CITATION, blueprint.partner.citation), answers)
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise NotADirectoryError(f"{folder} is a file: name a folder with -o")
     Path(folder).mkdir(parents=True, exist_ok=True)
     try:
         for name, part in numbers.items():

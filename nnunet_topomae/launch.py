@@ -101,7 +101,7 @@ def load_pretrained_weights(network: torch.nn.Module, checkpoint: str) -> None:
     Raises:
         ValueError: names or shapes differ.
     """
-
+    network = getattr(network, "_orig_mod", network)  # torch.compile's
     theirs = read_trusted_checkpoint(checkpoint)["network_weights"]
     merged, unfit = network.state_dict(), []
     for name, weight in merged.items():

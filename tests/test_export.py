@@ -177,6 +177,11 @@ def test_whoever_may_read_one_of_the_files_may_read_all(exported):
     assert len({file.stat().st_mode for file in files}) == 1
 
 
+def test_a_file_is_no_folder(checkpoint):
+    with pytest.raises(NotADirectoryError, match="is a file: name a folder with -o"):
+        export_encoders(checkpoint, checkpoint, overwrite=True)
+
+
 def test_other_checkpoints_are_refused_and_nothing_is_written(checkpoint, tmp_path):
     content = torch.load(checkpoint, weights_only=True)
     finetuned = HybridSegmentationNetwork(2, 3, *blueprint_of(PLANS)).state_dict()

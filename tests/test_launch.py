@@ -139,6 +139,10 @@ def test_pretrained_weights_fill_all_but_the_segmentation_layers(tmp_path):
     assert torch.equal(ours["encoder"].weight, pretrained["encoder"].weight)
     assert ours["decoder"]["seg_layers"][0].weight.shape == (5, 3)
 
+    ours = network(3, 5)
+    launch.load_pretrained_weights(torch.compile(ours), str(tmp_path / "weights.pth"))
+    assert torch.equal(ours["encoder"].weight, pretrained["encoder"].weight)
+
     with pytest.raises(ValueError, match="weights.pth does not fit this network.* encoder.weight, encoder.bias"):
         launch.load_pretrained_weights(network(7, 2), str(tmp_path / "weights.pth"))
 

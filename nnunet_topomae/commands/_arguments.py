@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,15 @@ def add_configuration(parser: argparse.ArgumentParser) -> None:
 
 def add_memory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--memory", metavar="GIB", type=float, default=8.0, help="memory of the GPU in GiB (default: %(default)g)"
+        "--memory", metavar="GIB", type=gibibytes, default=8.0, help="memory of the GPU in GiB (default: %(default)g)"
     )
+
+
+def gibibytes(text: str) -> float:
+    """A size of a memory, for `argparse`."""
+    if not 0 < (size := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no size of a memory")
+    return size
 
 
 def read_dataset(options: argparse.Namespace) -> tuple[Path, dict[str, Any], dict[str, Any]]:

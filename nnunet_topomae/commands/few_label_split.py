@@ -1,6 +1,8 @@
 """Write a fold with few labelled cases, the rest unlabelled.
 
 Write splits_final.json of a preprocessed dataset: one fold, whose unlabelled cases are used for pre-training alone.
+Its cases are listed in a file of yours, by the number of those with labels:
+{"2": {"labelled": ["a", "b"], "unlabelled": ["c", "d", "e"], "val": ["f"]}}
 """
 
 from __future__ import annotations

@@ -67,6 +67,9 @@ def _plans_for(reference: str, plans: dict[str, Any], new_name: str, partner: st
 
     from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig
     from nnunet_topomae.hub import local_weights
+    from nnunet_topomae.networks.copretrain import PARTNER_ENCODER
+    from nnunet_topomae.networks.foreign import contents
+    from nnunet_topomae.networks.pretrained import ENOUGH
     from nnunet_topomae.planning.blueprint import Blueprint
     from nnunet_topomae.planning.dataset_preset import CONFIGURATION
     from nnunet_topomae.planning.like import plans_like
@@ -82,5 +85,9 @@ def _plans_for(reference: str, plans: dict[str, Any], new_name: str, partner: st
     blueprint = Blueprint.of(new["configurations"][CONFIGURATION], TopoMAEConfig.from_plans({PLANS_SECTION: knobs}))
     with torch.device("meta"):
         network = blueprint.partner.build(1, 1)
-    checkpoint.as_pretraining(f"partner.{name}" for name in network.state_dict())  # an error says which plans would do
+    wanted = [f"partner.{name}" for name in network.state_dict()]
+    found = checkpoint.as_pretraining(wanted)  # an error says which plans would do
+    encoder = [name for name in wanted if name.startswith(PARTNER_ENCODER)]
+    if sum(name in found for name in encoder) < ENOUGH * len(encoder):
+        raise ValueError(f"{reference} has another encoder than these plans. {contents(checkpoint.weights)}")
     return new

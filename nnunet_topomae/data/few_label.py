@@ -10,6 +10,9 @@ from nnunet_topomae.data.raw_files import labels_by_case
 from nnunet_topomae.files import read_json, write_json
 
 LISTS = ("labelled", "unlabelled", "val")
+FORMAT = (
+    '{"4": {"labelled": [CASE, ...], "unlabelled": [...], "val": [...]}, ...}, 4 being the number of labelled cases'
+)
 
 
 def write_few_label_split(
@@ -17,43 +20,54 @@ def write_few_label_split(
 ) -> Path:
     """Turn one entry of `few_label_splits.json` into a `splits_final.json` with a single fold; return its path.
 
-    The description maps a number of labelled cases to `{"labelled": [...], "unlabelled": [...], "val": [...]}`. nnU-Net
-    reads the fold's `train` and `val`; only TopoMAEPretrainer looks at the third list, `unlabelled`.
+    nnU-Net reads the fold's `train` and `val`; only TopoMAEPretrainer looks at the third list, `unlabelled`.
 
     Raises:
         FileNotFoundError: no description, or the dataset is not preprocessed.
         FileExistsError: there is a split already, and `overwrite` is not set.
-        ValueError: no entry of that number; cases that the dataset does not have, or that stand in two lists.
+        ValueError: as of `few_label_lists`; cases that the dataset does not have.
     """
     description, preprocessed_dataset = Path(description), Path(preprocessed_dataset)
     split_file = preprocessed_dataset / "splits_final.json"
-    if not description.is_file():
-        raise FileNotFoundError(f"{description} does not exist: name the file that describes the few-label splits")
+    lists = few_label_lists(description, num_labelled)
     labels = preprocessed_dataset / "gt_segmentations"
     if not labels.is_dir():
         raise FileNotFoundError(f"{labels} does not exist: run nnUNetv2_plan_and_preprocess first")
     if split_file.exists() and not overwrite:
         raise FileExistsError(f"{split_file} exists; overwriting it changes what every fold means")
+    ending = read_dataset_json(preprocessed_dataset)["file_ending"]
+    missing = sorted({case for cases in lists.values() for case in cases} - set(labels_by_case(labels, ending)))
+    if missing:
+        raise ValueError(f"{description}, entry {num_labelled}: not in {preprocessed_dataset}: {', '.join(missing)}")
+    return write_json(split_file, [as_fold(lists)])
 
+
+def few_label_lists(description: Path, num_labelled: int) -> dict[str, list[str]]:
+    """An entry of a file that maps numbers of labelled cases to lists of cases, as `FORMAT` says.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no entry of that number, or one of another form; cases that stand in two lists.
+    """
+    if not description.is_file():
+        raise FileNotFoundError(f"{description} does not exist: name a file with {FORMAT}")
     entries = read_json(description)
     if not isinstance(entries, dict):
-        raise ValueError(f"{description} must map numbers of labelled cases to lists of cases")
+        raise ValueError(f"{description} must have {FORMAT}")
     if str(num_labelled) not in entries:
         raise ValueError(f"{description} has no split with {num_labelled} labelled cases, only {', '.join(entries)}")
-    entry = entries[str(num_labelled)]
+    entry, where = entries[str(num_labelled)], f"{description}, entry {num_labelled}"
     if not (isinstance(entry, dict) and all(_is_list_of_names(entry.get(name)) for name in LISTS)):
-        raise ValueError(f"{description}, entry {num_labelled}: there must be lists of cases {', '.join(LISTS)}")
+        raise ValueError(f"{where}: there must be lists of cases {', '.join(LISTS)}")
     lists = {name: entry[name] for name in LISTS}
     listed = [case for cases in lists.values() for case in cases]
     repeated = sorted({case for case in listed if listed.count(case) > 1})
     if repeated:
-        raise ValueError(f"{description}, entry {num_labelled}: more than once: {', '.join(repeated)}")
-    ending = read_dataset_json(preprocessed_dataset)["file_ending"]
-    missing = sorted(set(listed) - set(labels_by_case(labels, ending)))
-    if missing:
-        raise ValueError(f"{description}, entry {num_labelled}: not in {preprocessed_dataset}: {', '.join(missing)}")
-
-    return write_json(split_file, [as_fold(lists)])
+        raise ValueError(f"{where}: more than once: {', '.join(repeated)}")
+    if len(lists["labelled"]) != num_labelled or not lists["val"]:
+        numbers = " and ".join(f"{len(lists[name])} in {name}" for name in ("labelled", "val"))
+        raise ValueError(f"{where}: there are {numbers}, instead of {num_labelled} and at least one")
+    return lists
 
 
 def _is_list_of_names(value: object) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 
 from nnunet_topomae.data.dataset_json import read_dataset_json
-from nnunet_topomae.data.few_label import write_few_label_split
+from nnunet_topomae.data.few_label import few_label_lists, write_few_label_split
 from nnunet_topomae.data.phantom import write_phantom_dataset
 from nnunet_topomae.data.raw_files import images_by_case, labels_by_case
 from nnunet_topomae.data.raw_images import require_whole_dataset
@@ -170,8 +170,8 @@ def _check_dataset(dataset: Path, num_labelled: int | None) -> None:
             raise FileNotFoundError(f"{dataset} has no {needed}: it is not a dataset in nnU-Net's raw format")
     if not re.match(r"Dataset\d{3}_", dataset.resolve().name):
         raise ValueError(f"{dataset} must be named DatasetXXX_Name, XXX a number of three digits, as nnU-Net wants it")
-    if num_labelled is not None and not (dataset / "few_label_splits.json").is_file():
-        raise FileNotFoundError(f"--labels needs {dataset / 'few_label_splits.json'}, which does not exist")
+    if num_labelled is not None:
+        few_label_lists(dataset / "few_label_splits.json", num_labelled)
     require_whole_dataset(dataset)
 
 

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig
-from nnunet_topomae.files import write_json
+from nnunet_topomae.files import read_json, write_json
 from nnunet_topomae.folders import shipped_folder
 from nnunet_topomae.planning.configuration import Strides, with_patch
 from nnunet_topomae.planning.plans_file import Plans, configuration_of, new_plans_file, read_plans, require_new
 
 CONFIGURATION = "3d_fullres"
+
+NEEDED = {"convert", "patch_size", "topomae", "split"}
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,18 @@ def load_preset(name: str) -> DatasetPreset:
     """A preset of `plans/` by its name, or one of yours by the path of its file.
 
     Raises:
-        ValueError: no such preset; a case that is listed twice.
+        ValueError: no such preset, or no preset in the file; a case that is listed twice.
         ConfigError: a bad knob.
     """
     file = Path(name) if name.endswith(".json") else shipped_folder("plans") / f"{name}.json"
     if not file.is_file():
         raise ValueError(f"no preset {name!r}: take one of {', '.join(preset_names())}, or the path of a .json file")
-    content = {"strides": None, "spacing": None, **json.loads(file.read_text())}
+    content = read_json(file)
+    missing = sorted(NEEDED - content.keys()) if isinstance(content, dict) else sorted(NEEDED)
+    if missing or not isinstance(content["split"], dict) or len(content["patch_size"]) != 3:
+        what = f"has no {', '.join(missing)}" if missing else "has no lists in split, or no three sides of a patch"
+        raise ValueError(f"{file} {what}: see plans/README.md")
+    content = {"strides": None, "spacing": None, **content}
     TopoMAEConfig.from_plans(content)
     cases = [case for part in content["split"].values() for case in part]
     twice = sorted({case for case in cases if cases.count(case) > 1})

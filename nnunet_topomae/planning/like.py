@@ -26,9 +26,12 @@ def plans_like(plans: Plans, theirs: Mapping[str, Any], transpose_forward: Seque
         new_name: of the variant.
 
     Raises:
-        ValueError: no 3d_fullres in the plans; their channels were normalised each in its own way, and are not as many.
+        ValueError: no 3d_fullres in the plans; theirs is of 2D images; their channels were normalised each in its own
+            way, and are not as many.
     """
     planned = configuration_of(plans, CONFIGURATION).configuration
+    if len(theirs.get("patch_size") or (0, 0, 0)) != 3:
+        raise ValueError(f"the weights know patches of {theirs['patch_size']} voxels: take those of a 3D configuration")
     axes = axes_order(transpose_forward, plans.get("transpose_forward", (0, 1, 2)))
     spacing, patch = (
         planned[key] if theirs.get(key) is None else [theirs[key][axis] for axis in axes]

@@ -40,6 +40,8 @@ def test_one_fold_with_the_unlabelled_cases_beside_it(dataset: Path) -> None:
         ({"unlabelled": ["c", "x"]}, 2, "not in .*: x"),
         ({"unlabelled": None}, 2, "must be lists of cases labelled, unlabelled, val"),
         ({"val": [3]}, 2, "must be lists of cases labelled, unlabelled, val"),
+        ({"labelled": ["a"]}, 2, "1 in labelled and 2 in val, instead of 2 and at least one"),
+        ({"val": []}, 2, "2 in labelled and 0 in val"),
         ({"val": "e"}, 2, "must be lists of cases labelled, unlabelled, val"),
     ],
 )

@@ -12,7 +12,10 @@ import pytest
 import torch
 
 from nnunet_topomae import cli
+from nnunet_topomae.config import TopoMAEConfig
+from nnunet_topomae.networks import CoPretrainingNetwork
 from nnunet_topomae.networks.partners.plan import PlanPartner
+from nnunet_topomae.planning.blueprint import Blueprint
 from nnunet_topomae.planning.dataset_preset import preset_names
 from nnunet_topomae.training.pretrainer import TopoMAEPretrainer
 
@@ -67,6 +70,15 @@ def test_plan_like_weights_is_for_images_as_they_know_them(
     assert "preprocess before: nnUNetv2_preprocess -d 100 -plans_name like -c 3d_fullres" in capsys.readouterr().out
     (configuration,) = json.loads((dataset / "like.json").read_text())["configurations"].values()
     assert configuration["spacing"] == [2, 2, 2] and configuration["data_identifier"] == "like_3d_fullres"
+
+    refused(f"plan -d 100 --like {file} --partner unetrpp -o other", saying="is not in it. It holds a plain U-Net")
+    pretraining = CoPretrainingNetwork(1, *Blueprint.of(plans["configurations"]["3d_fullres"], TopoMAEConfig()))
+    origin = {"init_args": {"plans": plans, "configuration": "3d_fullres", "fold": 0}}
+    torch.save({"network_weights": pretraining.state_dict(), **origin}, file)
+    refused(f"plan -d 100 --like {file} --partner unetrpp -o other", saying="another encoder .* It holds a plain U-Net")
+    flat = {"pretrain_plan": {"configurations": {"2d": known | {"spacing": [1, 1], "patch_size": [64, 64]}}}}
+    torch.save({"network_weights": network.state_dict(), "nnssl_adaptation_plan": flat}, file)
+    refused(f"plan -d 100 --like {file} -o other", saying="take those of a 3D configuration")
 
     residual = {"encoder.stages.0.blocks.0.conv1.conv.weight": torch.ones(1)}
     torch.save({"network_weights": residual, "nnssl_adaptation_plan": plan}, file)

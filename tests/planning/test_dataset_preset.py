@@ -143,6 +143,12 @@ def test_a_preset_of_ones_own(tmp_path: Path) -> None:
     file.write_text(json.dumps(content | {"split": {"train": ["a"], "val": ["a"]}}))
     with pytest.raises(ValueError, match="mine.json: listed more than once: a"):
         load_preset(str(file))
+    file.write_text(json.dumps({"convert": "-", "topomae": {}}))
+    with pytest.raises(ValueError, match="mine.json has no patch_size, split: see plans/README.md"):
+        load_preset(str(file))
+    file.write_text(json.dumps(content | {"split": ["a"]}))
+    with pytest.raises(ValueError, match="mine.json has no lists in split"):
+        load_preset(str(file))
     file.write_text(json.dumps(content | {"topomae": {"epochs": 3}}))
     with pytest.raises(ConfigError, match="unknown knob 'epochs'"):
         load_preset(str(file))
