@@ -59,6 +59,11 @@ AT_EIGHT = {
     "UNETR++ of `tiny`, pre-trained, without the ViT": Runs("unetrpp"),
     "UNETR++ of `tiny`, pre-trained, with the ViT": Runs("full"),
 }
+LARGEST = "steps, largest components"
+LATER = f"points in mm, 2,400 {LARGEST}"
+ADAM_LATER, OURS_LATER = f"nnunet_adam: 5,400 {LARGEST}", f"plan_full: {LATER}"
+EQUAL = {"nnU-Net's AdamW": ADAM_LATER, "pseudo-labels": f"pseudo_labels: 2,400 {LARGEST}", "ours": OURS_LATER}
+EQUAL_SEEDS = ((4, 1), (8, 1), (16, 1), (40, 1))
 Difference = tuple[str, int, int, str, str]  # what, labels, seeds, the runs and what is taken off them
 NO_TERM, TWO_RUNS = "plan_full: weight_topology 0", "scratch: second machine | second machine, again"
 DIFFERENCES: list[Difference] = [
@@ -67,7 +72,6 @@ DIFFERENCES: list[Difference] = [
     ("ours − nnU-Net with AdamW", 40, 2, "plan_full", "nnunet_adam"),
     ("ours − our fine-tuning from scratch, no ViT", 4, 2, "plan_full", "plan_scratch_no_vit: 1e-3"),
     ("ours − our fine-tuning from scratch, no ViT", 8, 3, "plan_full", "plan_scratch_no_vit: 1e-3"),
-    ("ours − our fine-tuning from scratch, no ViT", 16, 1, "plan_full", "plan_scratch_no_vit: 1e-3"),
     ("ours − the same with the ViT from scratch", 8, 3, "plan_full", "plan_scratch"),
     ("ours − the same with the ViT from scratch", 40, 3, "plan_full", "plan_scratch"),
     ("with − without the ViT", 4, 3, "plan_full", "plan_full_no_vit"),
@@ -84,13 +88,10 @@ DIFFERENCES: list[Difference] = [
         *(8, 3, "scratch: finetune_weight_topology 0.1 | finetune_weight_topology 0.1, again", TWO_RUNS),
     ),
     ("UNETR++: pre-trained with the ViT − from scratch", 8, 3, "full", "scratch"),
-    ("UNETR++: with − without the ViT", 8, 5, "full", "unetrpp"),
     ("2,400 steps: ours without the term − AdamW", 4, 2, f"{NO_TERM}, 2,400 steps", "nnunet_adam: 2,400 steps"),
-    ("the same, AdamW with 5,400: equal computing", 4, 2, f"{NO_TERM}, 2,400 steps", "nnunet_adam: 5,400 steps"),
-    ("2,400 steps: ours − nnU-Net", 8, 1, "plan_full: 2,400 steps", "nnunet: 2,400 steps"),
+    *(("equal computing: ours − AdamW*", labels, seeds, OURS_LATER, ADAM_LATER) for labels, seeds in EQUAL_SEEDS),
 ]
-SECOND, LARGEST, SCANNER = "full: second pre-training", "steps, largest components", "another scanner"
-LATER = f"points in mm, 2,400 {LARGEST}"
+SECOND, SCANNER = "full: second pre-training", "another scanner"
 TRIED: list[Difference] = [
     ("fusion `token_grid` − `stages`", 8, 3, "token_grid", "full"),
     ("fusion `bottleneck` − `stages`", 8, 3, "bottleneck", "full"),
@@ -128,7 +129,6 @@ TRIED: list[Difference] = [
     ("plan: exported, by AdamW − by ours, no ViT", 8, 2, "plan_exported_adam", "plan_full_no_vit: weight_topology 0"),
     ("plan: exported, by SGD − by AdamW", 8, 1, "plan_exported", "plan_exported_adam"),
     ("plan: with − without the ViT, 2,400 steps*", 4, 1, f"plan_full: {LATER}", f"plan_full_no_vit: {LATER}"),
-    ("plan: 2,400 steps − AdamW with 5,400*", 4, 1, f"plan_full: {LATER}", f"nnunet_adam: 5,400 {LARGEST}"),
     (
         "pseudo-labels − their teachers, AdamW with 5,400*",
         *(4, 1, f"pseudo_labels: 2,400 {LARGEST}", f"nnunet_adam: 5,400 {LARGEST}"),
@@ -165,6 +165,27 @@ TRIED: list[Difference] = [
         *(4, 1, *(f"{arm}: {SCANNER}, 2,400 {LARGEST}" for arm in ("more_mean_teacher", "more_labels"))),
     ),
 ]
+
+
+def at_equal_computing() -> str:
+    """README's: Dice of each arm, as many seeds as were run; distances of all, in the same order."""
+    rows = []
+    for labels, _ in EQUAL_SEEDS:
+        run = {title: Runs(arm, seeds=_seeds(arm, labels)) for title, arm in EQUAL.items()}
+        results = {title: runs.results(labels) for title, runs in run.items() if runs.seeds}
+        dice = [spread(results[title].of_seeds("Dice"), 3) if title in results else "" for title in EQUAL]
+        distances = [
+            ", ".join(f"{result.mean(name):.{digits}f}" for result in results.values())
+            for name, digits in (("HD95", 1), ("NSD_1mm", 3))
+        ]
+        seeds = ", ".join(str(len(result.seeds)) for result in results.values())
+        rows.append([labels, *dice, *distances, seeds])
+    return markdown_table(["labels", *EQUAL, "HD95 (mm)", "NSD 1 mm", "seeds"], rows)
+
+
+def _seeds(arm: str, labels: int) -> int:
+    name, _, setting = arm.partition(": ")
+    return sum(key[:3] == (name, labels, setting) for key in kept_runs())
 
 
 def by_labels() -> str:
@@ -208,6 +229,7 @@ def _minus(mine: Runs, theirs: Runs, labels: int, metric: str, digits: int, half
 
 
 SECTIONS = {
+    ("../README.md", "equal-computing"): at_equal_computing,
     ("benchmarks.md", "few-labels"): by_labels,
     ("benchmarks.md", "eight-labels"): at_eight,
     ("benchmarks.md", "differences"): lambda: differences(DIFFERENCES),
