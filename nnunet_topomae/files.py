@@ -52,3 +52,8 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is no valid JSON: {error}") from error
+
+
+def is_list_of_names(value: object) -> bool:
+    """Of what a JSON file may hold where cases are to be listed."""
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)

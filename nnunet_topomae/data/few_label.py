@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nnunet_topomae.data.dataset_json import read_dataset_json
 from nnunet_topomae.data.raw_files import labels_by_case
-from nnunet_topomae.files import read_json, write_json
+from nnunet_topomae.files import is_list_of_names, read_json, write_json
 
 LISTS = ("labelled", "unlabelled", "val")
 FORMAT = (
@@ -57,7 +57,7 @@ def few_label_lists(description: Path, num_labelled: int) -> dict[str, list[str]
     if str(num_labelled) not in entries:
         raise ValueError(f"{description} has no split with {num_labelled} labelled cases, only {', '.join(entries)}")
     entry, where = entries[str(num_labelled)], f"{description}, entry {num_labelled}"
-    if not (isinstance(entry, dict) and all(_is_list_of_names(entry.get(name)) for name in LISTS)):
+    if not (isinstance(entry, dict) and all(is_list_of_names(entry.get(name)) for name in LISTS)):
         raise ValueError(f"{where}: there must be lists of cases {', '.join(LISTS)}")
     lists = {name: entry[name] for name in LISTS}
     listed = [case for cases in lists.values() for case in cases]
@@ -68,10 +68,6 @@ def few_label_lists(description: Path, num_labelled: int) -> dict[str, list[str]
         numbers = " and ".join(f"{len(lists[name])} in {name}" for name in ("labelled", "val"))
         raise ValueError(f"{where}: there are {numbers}, instead of {num_labelled} and at least one")
     return lists
-
-
-def _is_list_of_names(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(case, str) for case in value)
 
 
 def as_fold(entry: Mapping[str, list[str]]) -> dict[str, list[str]]:

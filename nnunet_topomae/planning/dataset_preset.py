@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_topomae.config import PLANS_SECTION, TopoMAEConfig
-from nnunet_topomae.files import read_json, write_json
+from nnunet_topomae.files import is_list_of_names, read_json, write_json
 from nnunet_topomae.folders import shipped_folder
 from nnunet_topomae.planning.configuration import Strides, with_patch
 from nnunet_topomae.planning.plans_file import Plans, configuration_of, new_plans_file, read_plans, require_new
@@ -60,10 +60,8 @@ def load_preset(name: str) -> DatasetPreset:
     if not file.is_file():
         raise ValueError(f"no preset {name!r}: take one of {', '.join(preset_names())}, or the path of a .json file")
     content = read_json(file)
-    missing = sorted(NEEDED - content.keys()) if isinstance(content, dict) else sorted(NEEDED)
-    if missing or not isinstance(content["split"], dict) or len(content["patch_size"]) != 3:
-        what = f"has no {', '.join(missing)}" if missing else "has no lists in split, or no three sides of a patch"
-        raise ValueError(f"{file} {what}: see plans/README.md")
+    if fault := _fault(content):
+        raise ValueError(f"{file} {fault}: see plans/README.md")
     content = {"strides": None, "spacing": None, **content}
     TopoMAEConfig.from_plans(content)
     cases = [case for part in content["split"].values() for case in part]
@@ -71,6 +69,29 @@ def load_preset(name: str) -> DatasetPreset:
     if twice:
         raise ValueError(f"{file}: listed more than once: {', '.join(twice)}")
     return DatasetPreset(file.stem, **{field.name: content[field.name] for field in fields(DatasetPreset)[1:]})
+
+
+def _fault(content: Any) -> str:
+    """What keeps the content of a file from being a preset, in words; empty if nothing does."""
+    missing = sorted(NEEDED - content.keys()) if isinstance(content, dict) else sorted(NEEDED)
+    if missing:
+        return f"has no {', '.join(missing)}"
+    split, strides, spacing = (content.get(key) for key in ("split", "strides", "spacing"))
+    if not isinstance(split, dict) or not all(map(is_list_of_names, split.values())):
+        return "has no lists of cases in split"
+    if not split.get("train") or not split.get("val"):
+        return "has no cases of train or val in split"
+    if not _is_triple(content["patch_size"], int):
+        return "has no three sides of a patch, in voxels"
+    if strides is not None and not (isinstance(strides, list) and all(_is_triple(row, int) for row in strides)):
+        return "has strides that are no rows of three"
+    return "" if spacing is None or _is_triple(spacing, int, float) else "has a spacing that is not three numbers"
+
+
+def _is_triple(values: Any, *kinds: type) -> bool:
+    """Of positive numbers."""
+    is_list = isinstance(values, list) and len(values) == 3
+    return is_list and all(type(value) in kinds and value > 0 for value in values)
 
 
 def apply_preset(

@@ -146,9 +146,18 @@ def test_a_preset_of_ones_own(tmp_path: Path) -> None:
     file.write_text(json.dumps({"convert": "-", "topomae": {}}))
     with pytest.raises(ValueError, match="mine.json has no patch_size, split: see plans/README.md"):
         load_preset(str(file))
-    file.write_text(json.dumps(content | {"split": ["a"]}))
-    with pytest.raises(ValueError, match="mine.json has no lists in split"):
-        load_preset(str(file))
+    for change, message in (
+        ({"split": ["a"]}, "no lists of cases in split"),
+        ({"split": {"train": [1], "val": []}}, "no lists of cases in split"),
+        ({"split": {"train": ["a"]}}, "no cases of train or val in split"),
+        ({"patch_size": 64}, "no three sides of a patch"),
+        ({"patch_size": [-40, 48, 40]}, "no three sides of a patch"),
+        ({"strides": [1, 2, 2]}, "strides that are no rows of three"),
+        ({"spacing": [0, 1, 1]}, "a spacing that is not three numbers"),
+    ):
+        file.write_text(json.dumps(content | change))
+        with pytest.raises(ValueError, match=f"mine.json has {message}"):
+            load_preset(str(file))
     file.write_text(json.dumps(content | {"topomae": {"epochs": 3}}))
     with pytest.raises(ConfigError, match="unknown knob 'epochs'"):
         load_preset(str(file))
