@@ -37,9 +37,16 @@ class Runs:
     seeds: int = 3
 
     def results(self, labels: int, half: str = REPORTED) -> Results:
+        runs = [kept_runs()[key] for key in self._keys(labels)]
+        return replace(results_of(runs, half), meaning=self.title)
+
+    def kept(self, labels: int) -> Runs:
+        """As many of them as there are."""
+        return replace(self, seeds=sum(key in kept_runs() for key in self._keys(labels)))
+
+    def _keys(self, labels: int) -> list[tuple[str, int, str, int]]:
         arm, _, settings = self.arm.partition(": ")
-        keys = [(arm, labels, setting, seed) for setting in settings.split(" | ") for seed in range(self.seeds)]
-        return replace(results_of([kept_runs()[key] for key in keys], half), meaning=self.title)
+        return [(arm, labels, setting, seed) for setting in settings.split(" | ") for seed in range(self.seeds)]
 
 
 @cache
@@ -171,8 +178,8 @@ def at_equal_computing() -> str:
     """README's: Dice of each arm, as many seeds as were run; distances of all, in the same order."""
     rows = []
     for labels, _ in EQUAL_SEEDS:
-        run = {title: Runs(arm, seeds=_seeds(arm, labels)) for title, arm in EQUAL.items()}
-        results = {title: runs.results(labels) for title, runs in run.items() if runs.seeds}
+        kept = {title: Runs(arm).kept(labels) for title, arm in EQUAL.items()}
+        results = {title: runs.results(labels) for title, runs in kept.items() if runs.seeds}
         dice = [spread(results[title].of_seeds("Dice"), 3) if title in results else "" for title in EQUAL]
         distances = [
             ", ".join(f"{result.mean(name):.{digits}f}" for result in results.values())
@@ -181,11 +188,6 @@ def at_equal_computing() -> str:
         seeds = ", ".join(str(len(result.seeds)) for result in results.values())
         rows.append([labels, *dice, *distances, seeds])
     return markdown_table(["labels", *EQUAL, "HD95 (mm)", "NSD 1 mm", "seeds"], rows)
-
-
-def _seeds(arm: str, labels: int) -> int:
-    name, _, setting = arm.partition(": ")
-    return sum(key[:3] == (name, labels, setting) for key in kept_runs())
 
 
 def by_labels() -> str:

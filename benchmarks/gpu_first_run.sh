@@ -32,7 +32,8 @@ if [ -n "$dry_run" ]; then
     export NNUNET_TOPOMAE_PARTNER=unetrpp NNUNET_TOPOMAE_PRESET=tiny NNUNET_TOPOMAE_VIT_STEPS=2 nnUNet_n_proc_DA=1
     export NNUNET_TOPOMAE_TOPOLOGY_MAX_SIDE=12
 else
-    device=cuda width=128 iterations=30 compile=t sanitise=(env TORCH_CUDA_SANITIZER=1 nnUNet_n_proc_DA=0) # it calls CUDA in each process
+    device=cuda width=128 iterations=30 compile=t
+    sanitise=(env TORCH_CUDA_SANITIZER=1 nnUNet_n_proc_DA=0) # it calls CUDA in each process
     "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
         { echo "PyTorch sees no CUDA device here: --dry-run runs on the CPU" >&2; exit 2; }
 fi

@@ -132,15 +132,15 @@ def _bad_names(
 
 def _refuse_other_files(target: UnlabelledImages, files: Mapping[str, Mapping[int, Path]]) -> None:
     records = {case: target.record(case) for case in files}
-    others = [case for case, record in records.items() if record is None or record.files != _stamps(files[case])]
+    others = [case for case, record in records.items() if record is None or record.files != _stamps(case, files[case])]
     if others:
         raise FileExistsError(f"{target.folder} holds these cases already, made from other files: {', '.join(others)}")
 
 
-def _stamps(channels: Mapping[int, Path]) -> dict[str, list[int]]:
+def _stamps(case: str, channels: Mapping[int, Path]) -> dict[str, list[int]]:
     """Size in bytes and time of change in ns; of the CASE.json with the spacing of TIFFs, too."""
-    files, first = [*channels.values()], channels[0]
-    if first.suffix in (".tif", ".tiff") and (spacing := first.with_name(f"{first.stem[:-5]}.json")).is_file():
+    files, spacing = [*channels.values()], channels[0].with_name(f"{case}.json")
+    if channels[0].suffix in (".tif", ".tiff") and spacing.is_file():
         files.append(spacing)
     return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
 
@@ -196,7 +196,7 @@ def _preprocess_all(
         preprocessing: the last arguments of `_preprocess`.
     """
     bad, partial = {}, target.folder.with_name(f"{target.folder.name}_partial")
-    stamps = {case: _stamps(channels) for case, channels in to_do.items()}
+    stamps = {case: _stamps(case, channels) for case, channels in to_do.items()}
     partial.mkdir(exist_ok=True)
     tasks = {
         case: (str(partial), case, list(map(str, channels.values())), *preprocessing)

@@ -10,7 +10,7 @@ import torch
 
 from nnunet_topomae.losses.topology import scale_of_tokens
 from nnunet_topomae.networks.geometry import Geometry
-from nnunet_topomae.topology import Diagrams, TopologicalLoss, batched_persistence_diagrams, betti_curve
+from nnunet_topomae.topology import Diagrams, TopologicalLoss, batched_persistence_diagrams, betti_curve, pool
 from nnunet_topomae.topology.low_pass import low_pass
 
 LEVELS = (0.5, 0.7, 0.9)  # of the voxels lie below
@@ -60,11 +60,12 @@ def hidden_share(
         diagrams: of the true crops, as of `loss.diagrams`.
         hidden: [B, 1, D, H, W] bool.
     """
-    pending = loss.submit(completed.detach(), None, diagrams)
-    if not pending.result().loss > 0:
+    if not completed.isfinite().all():
         return math.nan
-    comparisons = [comparison.result() for comparison in pending.comparisons]  # of each volume one a dimension
+    # Of each volume one a dimension.
+    comparisons = pool.collect(loss.submit(completed.detach(), None, diagrams).comparisons)
     of_hidden = loss.pooled(hidden.expand_as(completed).float()).flatten(2).flatten(0, 1).cpu().numpy()
     of_hidden = of_hidden.repeat(len(loss.dimensions), axis=0)
     costs = (np.dot(c.slopes**2 / 4, weights[c.voxels]) for c, weights in zip(comparisons, of_hidden, strict=True))
-    return float(sum(costs) / sum(c.cost for c in comparisons))
+    whole = sum(c.cost for c in comparisons)
+    return float(sum(costs) / whole) if whole else math.nan

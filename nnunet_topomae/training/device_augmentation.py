@@ -110,12 +110,11 @@ class DeviceAugmentingTrainer(nnUNetTrainer):
         }
         validation = self.get_validation_transforms(scales, **labels)
         val_loader = nnUNetDataLoader(val, patch_size=patch_size, transforms=validation, **options)
-        options["patch_size"] = initial_patch_size
-        if halves is None:
-            train_batches = self.in_background(nnUNetDataLoader(train, transforms=pipeline, **options))
-        else:
-            train_loader = SampleDataLoader(train, transforms=halves.in_worker, **options)
-            train_batches = self.prefetched(train_loader, halves.on_device)
+        kind, transforms = (nnUNetDataLoader, pipeline) if halves is None else (SampleDataLoader, halves.in_worker)
+        train_loader = kind(train, patch_size=initial_patch_size, transforms=transforms, **options)
+        train_batches = (
+            self.in_background(train_loader) if halves is None else self.prefetched(train_loader, halves.on_device)
+        )
         return train_batches, self.in_background(val_loader, validation=True)
 
     def in_background(self, loader: nnUNetDataLoader, validation: bool = False) -> Iterator[Batch]:

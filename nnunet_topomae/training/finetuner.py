@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 from copy import deepcopy
 from dataclasses import replace
@@ -30,7 +31,6 @@ from nnunet_topomae.networks.checkpointing import with_checkpoints
 from nnunet_topomae.networks.hybrid import HybridSegmentationNetwork
 from nnunet_topomae.planning.blueprint import Blueprint
 from nnunet_topomae.private_names import init_args, set_deep_supervision_weights
-from nnunet_topomae.training.provenance import recorded_provenance
 from nnunet_topomae.training.schedule import ParameterGroup, WarmupCosineSchedule, adamw, peak_rates
 from nnunet_topomae.training.start import FROM_SCRATCH, KNOB, Start, StartedTrainer
 
@@ -193,10 +193,9 @@ class TopoMAEFinetuner(StartedTrainer):
         """For a training that goes on after an interruption, from the checkpoint that it began with."""
         try:
             network = deepcopy(self.plain_network)
-            chain = recorded_provenance({"init_args": init_args(self)})
-            # -pretrained_weights is not given again, and whoever has moved the results folder has moved the file.
-            is_there = bool(chain) and Path(chain[-1]["source"]).is_file()
-            if reference := chain[-1]["source"] if is_there else self.starting_weights():
+            # -pretrained_weights is not given again; who has moved the results folder may have moved that file.
+            recorded = [link["source"] for link in init_args(self).get("provenance", ())][-1:]
+            if reference := next(filter(os.path.isfile, recorded), None) or self.starting_weights():
                 self.fill(network, super().read_start(reference))
         except (OSError, ValueError) as error:
             self.print_to_log_file(f"The distance to the pre-trained weights is not logged any more: {error}")

@@ -165,7 +165,7 @@ def test_the_spacing_beside_a_tiff_is_a_part_of_the_image(tmp_path):
     image = tmp_path / "scan.a_0000.tif"
     image.touch()
     (tmp_path / "scan.a.json").write_text('{"spacing": [2, 1, 1]}')
-    assert set(_stamps({0: image})) == {"scan.a_0000.tif", "scan.a.json"}
+    assert set(_stamps("scan.a", {0: image})) == {"scan.a_0000.tif", "scan.a.json"}
 
 
 def test_an_empty_folder_is_said(add, tmp_path):

@@ -87,6 +87,8 @@ REFUSED = {  # the call, and what its error must say
     "all to differentiate": (partial(differentiable_points, A, torch.tensor(VOLUMES[0])), "one diagram"),
     "points for a diagram": (partial(bottleneck_distance, POINTS, POINTS), "one diagram"),
     "points to draw": (partial(plot_diagrams, POINTS), "one diagram"),
+    "a voxel that is no index": (partial(PersistenceDiagram, [0], [1], [0.5], [1]), "row of 1 integers; got float64"),
+    "classes by number": (partial(A[0].where, [0, 1]), "keep must be boolean"),
     "nothing to draw": (partial(plot_diagrams, []), "no diagram"),
     "another's matching": (partial(plot_diagrams, A[0], B[0], squared_wasserstein(A[1], B[1])), "other diagrams"),
     "an array to differentiate": (partial(differentiable_points, A[0], VOLUMES[0]), "floating-point tensor"),

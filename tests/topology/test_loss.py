@@ -354,6 +354,7 @@ def test_descent_recovers_the_betti_numbers_of_a_torus() -> None:
         ({"place": -1}, "0 or more"),
         ({"normalisation": "mean"}, "none, voxels"),
         ({"backend": "cuda"}, "numba, gudhi"),
+        ({"place": float("inf")}, "0 or more and finite"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict, message: str) -> None:

@@ -52,6 +52,15 @@ def test_the_distance_to_the_pretrained_weights_is_logged_also_after_an_interrup
     assert len(cosines) == 3 and cosines[1] >= cosines[2] > 0
 
 
+def test_what_a_training_began_with_is_recalled_though_nobody_names_it_again(trained, workshop, monkeypatch):
+    """As after -pretrained_weights, which is not given with --c."""
+    resumed = workshop.build(TopoMAEFinetuner)
+    resumed.load_checkpoint(str(Path(trained.finetuner.output_folder, "checkpoint_final.pth")))
+    monkeypatch.setattr(resumed, "starting_weights", lambda: pytest.fail("no other weights are asked for"))
+    resumed._recall_pretrained_weights()
+    assert resumed.pretrained_weights["partner"] and resumed.pretrained_weights["vit"]
+
+
 def test_shape_counts_after_a_third_of_the_training(trained):
     """From step 1.2 of four, so in the second epoch; validation's loss is nnU-Net's."""
     trainer = trained.finetuner

@@ -31,12 +31,12 @@ def convert_acdc(source: str | Path, raw: str | Path, dataset_id: int) -> Path:
         ValueError: damaged files.
     """
     source, raw = Path(source), Path(raw)
-    parts = [source / "training", source / "testing"]
-    for part in parts:
-        if not any(part.glob("patient*/*_frame*.nii.gz")):
-            raise FileNotFoundError(f"no patient*/*_frame*.nii.gz in {part}: name the folder with training and testing")
+    files = {part: sorted((source / part).glob("patient*/*_frame*.nii.gz")) for part in ("training", "testing")}
+    if empty := [part for part, found in files.items() if not found]:
+        where = source / empty[0]
+        raise FileNotFoundError(f"no patient*/*_frame*.nii.gz in {where}: name the folder with training and testing")
     with new_dataset(raw, dataset_id, "ACDC") as dataset:
-        require_whole([file for part in parts for file in sorted(part.glob("patient*/*_frame*.nii.gz"))])
+        require_whole([file for found in files.values() for file in found])
         folders = [dataset / name for name in ("imagesTr", "labelsTr", "imagesTs")]
         for folder in folders:
             folder.mkdir()
